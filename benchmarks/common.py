@@ -1,0 +1,85 @@
+"""What the benchmarks share: data, the machine's description, JSON results."""
+
+import json
+import os
+import pathlib
+import platform
+import time
+
+import keras
+import numpy as np
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def load_mnist(npz=None):
+    """MNIST as float32 `(n, 28, 28, 1)` in [0, 1] and int32 labels.
+
+    Args:
+        npz: file with x_train, y_train, x_test, y_test; None reads the TFDS copy
+            under `TFDS_DATA_DIR`.
+    """
+    if npz is not None:
+        data = np.load(npz)
+        splits = [(data[f"x_{s}"], data[f"y_{s}"]) for s in ("train", "test")]
+    else:
+        import tensorflow_datasets as tfds
+
+        splits = [
+            tfds.as_numpy(
+                tfds.load(
+                    "mnist", split=s, batch_size=-1, as_supervised=True, download=False
+                )
+            )
+            for s in ("train", "test")
+        ]
+    return [
+        (x.reshape(-1, 28, 28, 1).astype("float32") / 255.0, y.astype("int32"))
+        for x, y in splits
+    ]
+
+
+def machine():
+    """The machine and the versions that a result was measured with."""
+    description = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "backend": keras.backend.backend(),
+        "keras": keras.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    module = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
+    backend = __import__(module[keras.backend.backend()])
+    description[keras.backend.backend()] = backend.__version__
+    if keras.backend.backend() == "jax":
+        description["device"] = str(backend.devices()[0].device_kind)
+    return description
+
+
+def _processor():
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor()
+
+
+def save(name, result):
+    """Writes `results/<name>.json` and prints where."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine(), **result}, indent=1) + "\n")
+    print(f"wrote {path}")
+
+
+def mean_and_error(values):
+    """Mean and standard error of a list."""
+    values = np.asarray(values, "float64")
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None
+    return {
+        "mean": float(values.mean()),
+        "standard_error": None if error is None else float(error),
+        "values": values.tolist(),
+    }

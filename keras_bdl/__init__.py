@@ -1,0 +1,37 @@
+"""Bayesian deep learning for Keras 3."""
+
+from keras_bdl import callbacks as callbacks
+from keras_bdl import layers as layers
+from keras_bdl import losses as losses
+from keras_bdl import metrics as metrics
+from keras_bdl import models as models
+from keras_bdl import ops as ops
+from keras_bdl import priors as priors
+from keras_bdl.layers import VariationalConv1D as VariationalConv1D
+from keras_bdl.layers import VariationalConv2D as VariationalConv2D
+from keras_bdl.layers import VariationalConv3D as VariationalConv3D
+from keras_bdl.layers import VariationalDense as VariationalDense
+from keras_bdl.models import BayesianClassifier as BayesianClassifier
+from keras_bdl.prediction import predict as predict
+from keras_bdl.prediction import predict_uncertainty as predict_uncertainty
+from keras_bdl.training import set_num_examples as set_num_examples
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BayesianClassifier",
+    "VariationalConv1D",
+    "VariationalConv2D",
+    "VariationalConv3D",
+    "VariationalDense",
+    "callbacks",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "ops",
+    "predict",
+    "predict_uncertainty",
+    "priors",
+    "set_num_examples",
+]

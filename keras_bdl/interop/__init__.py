@@ -1,0 +1,1 @@
+"""What must touch a backend or TensorFlow Probability. Imported lazily."""

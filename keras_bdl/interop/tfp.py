@@ -1,0 +1,48 @@
+"""The only module that imports TensorFlow Probability (it takes about a second)."""
+
+import numpy as np
+import tensorflow_probability as tfp
+from keras import backend, ops
+
+tfd = tfp.distributions
+
+
+def make_distribution(name, parameters):
+    """A TensorFlow Probability distribution by the name of its class.
+
+    Raises:
+        ValueError: if there is no such distribution or it refuses the parameters.
+    """
+    cls = getattr(tfd, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, tfd.Distribution)):
+        raise ValueError(
+            "Expected the name of a class in `tensorflow_probability.distributions`, "
+            f"like 'Horseshoe'. Received: distribution={name!r}"
+        )
+    try:
+        return cls(**parameters)
+    except Exception as error:
+        raise ValueError(
+            f"`tfp.distributions.{name}` refuses these parameters: {error}. "
+            f"Received: parameters={parameters}"
+        ) from error
+
+
+def independent_normals(parameters):
+    """Joint distribution of named independent normals.
+
+    Args:
+        parameters: dict of name to `(mean, log_stddev)`, tensors of any backend.
+    """
+
+    def as_tensor(x):
+        return x if backend.backend() == "tensorflow" else ops.convert_to_numpy(x)
+
+    components = {}
+    for name, (mean, log_stddev) in parameters.items():
+        mean = as_tensor(ops.convert_to_tensor(mean))
+        stddev = as_tensor(ops.exp(log_stddev))
+        components[name] = tfd.Independent(
+            tfd.Normal(mean, stddev), reinterpreted_batch_ndims=np.ndim(mean)
+        )
+    return tfd.JointDistributionNamed(components)

@@ -1,0 +1,323 @@
+"""The contract of a Bayesian layer, kept in one place.
+
+`BayesianLayer` is a mixin put before a public Keras layer. It owns the KL term,
+the number of examples, the noise, saving, and the choice between the mean and a
+sample. A subclass says what its posterior is: `kl()` and three forward passes,
+`call_mean`, `call_noisy` (training) and `call_sampled` (inside the scope).
+"""
+
+import math
+import operator
+
+import keras
+from keras import backend, ops
+
+from keras_bdl import priors, sampling
+
+PACKAGE = "keras_bdl"
+REGISTRY = {}
+
+_REFUSED = {
+    "kernel_regularizer": "the prior is the regularizer: use `prior`",
+    "bias_regularizer": "the prior is the regularizer: use `prior`",
+    "depthwise_regularizer": "the prior is the regularizer: use `prior`",
+    "kernel_constraint": "a posterior has no constraint: use `prior`",
+    "bias_constraint": "a posterior has no constraint: use `prior`",
+    "lora_rank": "convert with `keras_bdl.to_keras` first",
+    "quantization_config": "convert with `keras_bdl.to_keras` first",
+}
+
+
+def register(cls):
+    """Registers a Bayesian layer class for serialisation and for the tools."""
+    REGISTRY[cls.__name__] = cls
+    return keras.saving.register_keras_serializable(PACKAGE)(cls)
+
+
+def flatten_layers(model):
+    """The model and every layer below it, also inside custom layers, once each.
+
+    `model.layers` stops at custom layers; this one private method does not.
+    """
+    seen = {id(layer): layer for layer in model._flatten_layers()}
+    return list(seen.values())
+
+
+def bayesian_layers(model):
+    """Every Bayesian layer of a model (or the layer itself), in order."""
+    return [
+        layer for layer in flatten_layers(model) if isinstance(layer, BayesianLayer)
+    ]
+
+
+class KLTerm(keras.layers.Layer):
+    """Adds a KL to the loss once per forward pass, however often it is called."""
+
+    def __init__(self, **kwargs):
+        super().__init__(dtype="float32", autocast=False, **kwargs)
+        self.built = True
+
+    def call(self, kl):
+        # Its losses are its own: no regularizer or sublayer can hide the guard.
+        if not self.losses:
+            self.add_loss(kl)
+        return kl
+
+
+class BayesianLayer:
+    """Mixin of all layers with a posterior over weights.
+
+    Args:
+        *args: positional arguments of the Keras layer.
+        prior: a `keras_bdl.priors.Prior` or its name.
+        num_examples: number N of training examples, so that the KL term added
+            to the loss is `kl_weight * kl() / N`. May be given later by
+            `keras_bdl.set_num_examples` or read off the data by a keras_bdl
+            model.
+        kl_weight: factor of the KL; a variable, `layer.kl_weight`.
+        sample_at_inference: whether to sample outside training too.
+        seed: integer for the noise, or None for a random one. Layers of equal
+            seed and different name have independent noise.
+        **kwargs: keyword arguments of the Keras layer.
+    """
+
+    def __init__(
+        self,
+        *args,
+        prior="normal",
+        num_examples=None,
+        kl_weight=1.0,
+        sample_at_inference=False,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        for name, fix in _REFUSED.items():
+            if getattr(self, name, None) is not None:
+                raise ValueError(
+                    f"`{type(self).__name__}` takes no `{name}`; {fix}. "
+                    f"Received: {name}={getattr(self, name)!r}"
+                )
+        self.prior = priors.get(prior)
+        self.num_examples = check_num_examples(num_examples)
+        self.sample_at_inference = check_bool(
+            "sample_at_inference", sample_at_inference
+        )
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+            raise TypeError(
+                f"Expected `seed` to be an integer. Received: seed={seed!r}"
+            )
+        self.seed = seed
+        self.full_kl_weight = check_kl_weight(kl_weight)
+        self.kl_weight = self._scalar("kl_weight", self.full_kl_weight)
+        # 0 stands for unknown; an inferred N is here and not in `num_examples`.
+        self._num_examples = self._scalar("num_examples", self.num_examples or 0)
+        self._num_examples_known = self.num_examples is not None
+        self._kl_term = KLTerm(name="kl")
+        self.noise = sampling.NoiseGenerator(seed, salt=self.name)
+
+    def _scalar(self, name, value):
+        return self.add_weight(
+            name=name,
+            shape=(),
+            initializer=keras.initializers.Constant(value),
+            dtype="float32",
+            trainable=False,
+        )
+
+    def add_weight(self, *args, **kwargs):
+        # Posterior parameters stay in their own dtype under mixed precision.
+        kwargs["autocast"] = False
+        return super().add_weight(*args, **kwargs)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.build_posterior()
+        self._prior_variables = self.prior.build(self.add_weight)
+        for name, variable in self._prior_variables.items():
+            setattr(self, name, variable)
+        if not self._num_examples_known:
+            # Called only when somebody reads `losses`: fit and evaluate.
+            self._guarded_variable().regularizer = self._require_num_examples
+
+    def build_posterior(self):
+        """Makes the posterior's variables beside those of the Keras layer."""
+
+    def _guarded_variable(self):
+        return next(iter(self.saved_variables().values()))
+
+    def _require_num_examples(self, _):
+        raise ValueError(
+            f"Layer '{self.name}' does not know the number of training examples, "
+            "by which its KL term is divided. Give it in one of three ways: "
+            f"`{type(self).__name__}(..., num_examples=n)`, "
+            "`keras_bdl.set_num_examples(model, n)`, or train a keras_bdl model "
+            "such as `keras_bdl.BayesianClassifier`, which reads it off the data. "
+            f"Received: num_examples={self.num_examples}"
+        )
+
+    def set_num_examples(self, num_examples, inferred=False):
+        """Sets N. An inferred N never overrides one that the user gave."""
+        num_examples = check_num_examples(num_examples, required=True)
+        if inferred and self.num_examples is not None:
+            return
+        if not inferred:
+            self.num_examples = num_examples
+        self._num_examples.assign(num_examples)
+        self._num_examples_now_known()
+
+    def _num_examples_now_known(self):
+        self._num_examples_known = True
+        if self.built:
+            self._guarded_variable().regularizer = None
+
+    def kl(self):
+        """KL(posterior || prior) in nats, summed over weights: a float32 scalar."""
+        raise NotImplementedError
+
+    def posterior(self):
+        """The weight posterior as a TensorFlow Probability joint distribution."""
+        raise NotImplementedError
+
+    def call(self, inputs, training=None):
+        scope = sampling.current_scope()
+        if scope is not None:
+            scope.restart(self.noise)
+            return self.call_sampled(inputs, scope)
+        self._add_kl(training)
+        if training or self.sample_at_inference:
+            return self.call_noisy(inputs)
+        return self.call_mean(inputs)
+
+    def measured_kl(self):
+        """`kl()` without using up training noise."""
+        with sampling.frozen_noise():
+            return self.kl()
+
+    def _add_kl(self, training):
+        if not (self.trainable and self._num_examples_known):
+            return
+        kl = self.kl() if training else self.measured_kl()
+        factor = ops.convert_to_tensor(self.kl_weight) / ops.convert_to_tensor(
+            self._num_examples
+        )
+        self._kl_term(ops.cast(factor, kl.dtype) * kl)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "prior": keras.saving.serialize_keras_object(self.prior),
+            "num_examples": self.num_examples,
+            "kl_weight": self.full_kl_weight,
+            "sample_at_inference": self.sample_at_inference,
+            "seed": self.seed,
+        }
+
+    def saved_variables(self):
+        """Variables by the name under which they are saved; the posterior's first."""
+        variables = {
+            "kl_weight": self.kl_weight,
+            "num_examples": self._num_examples,
+            **self._prior_variables,
+        }
+        return {name: v for name, v in variables.items() if v is not None}
+
+    def save_own_variables(self, store):
+        if not self.built:
+            return
+        for name, variable in self.saved_variables().items():
+            store[name] = ops.convert_to_numpy(variable)
+        store["seed_state"] = ops.convert_to_numpy(self.noise.state).astype("int64")
+
+    def load_own_variables(self, store):
+        if not self.built:
+            raise ValueError(
+                f"Layer '{self.name}' has no variables yet; build the model (call it "
+                "on a batch) before loading weights."
+            )
+        for name, variable in self.saved_variables().items():
+            if name not in store.keys():
+                raise ValueError(
+                    f"The file has no variable '{name}' for layer '{self.name}' of "
+                    f"class {type(self).__name__}: it holds another layer's weights. "
+                    f"Received: {sorted(store.keys())}"
+                )
+            value = store[name][()] if hasattr(store[name], "shape") else store[name]
+            if tuple(value.shape) != tuple(variable.shape):
+                raise ValueError(
+                    f"Expected shape {tuple(variable.shape)} for '{name}' of layer "
+                    f"'{self.name}'. Received: shape={tuple(value.shape)}"
+                )
+            if name == "kl_weight":
+                continue  # the constructor's holds; a checkpoint may be mid-warm-up
+            if name == "num_examples":
+                if self.num_examples is None and value > 0:
+                    variable.assign(value)
+                    self._num_examples_now_known()
+                continue
+            variable.assign(value)
+        if "seed_state" in store.keys():
+            state = store["seed_state"][()]
+            self.noise.state.assign(state.astype(self.noise.state.dtype))
+
+    def enable_lora(self, *args, **kwargs):
+        raise ValueError(
+            f"`{type(self).__name__}` has no LoRA; convert the model with "
+            f"`keras_bdl.to_keras` first. Received: layer='{self.name}'"
+        )
+
+    def quantize(self, mode=None, **kwargs):
+        raise ValueError(
+            f"`{type(self).__name__}` cannot be quantized; convert the model with "
+            f"`keras_bdl.to_keras` first. Received: mode={mode!r}"
+        )
+
+
+def wide(variable):
+    """A variable's value in float32, or in float64 if that is what it is."""
+    value = ops.convert_to_tensor(variable)
+    if backend.standardize_dtype(value.dtype) == "float64":
+        return value
+    return ops.cast(value, "float32")
+
+
+def check_bool(name, value):
+    if not isinstance(value, bool):
+        raise TypeError(f"Expected `{name}` to be a bool. Received: {name}={value!r}")
+    return value
+
+
+def check_num_examples(value, required=False):
+    if value is None and not required:
+        return None
+    if isinstance(value, bool):
+        raise TypeError(
+            "Expected `num_examples` to be an integer. "
+            f"Received: num_examples={value!r}"
+        )
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            "Expected `num_examples` to be an integer. "
+            f"Received: num_examples={value!r}"
+        ) from None
+    if count <= 0:
+        raise ValueError(
+            "Expected `num_examples` to be at least 1. "
+            f"Received: num_examples={value!r}"
+        )
+    return count
+
+
+def check_kl_weight(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"Expected `kl_weight` to be a number. Received: kl_weight={value!r}"
+        )
+    if not (math.isfinite(value) and value >= 0.0):
+        raise ValueError(
+            "Expected `kl_weight` to be finite and at least 0. "
+            f"Received: kl_weight={value!r}"
+        )
+    return float(value)

@@ -1,0 +1,87 @@
+"""Monte Carlo dropout: plain Dropout layers that draw from the sampling scope."""
+
+import contextlib
+
+import keras
+from keras import ops
+
+from keras_bdl import sampling
+from keras_bdl.layers import base
+
+
+class DropoutSampling:
+    """Makes plain Dropout layers draw masks from the sampling scope.
+
+    One mask per sample, shared by rows and batches: a draw of the weights that
+    the mask multiplies.
+    """
+
+    def __init__(self, model):
+        self.layers = []
+        for layer in base.flatten_layers(model):
+            if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
+                self.layers.append(layer)
+            _refuse_recurrent_dropout(layer)
+        self._noise = {
+            id(layer): sampling.NoiseGenerator(index, salt=layer.name)
+            for index, layer in enumerate(self.layers)
+        }
+
+    def affects(self, layer):
+        inner = {id(inner) for inner in base.flatten_layers(layer)}
+        return any(id(dropout) in inner for dropout in self.layers)
+
+    @contextlib.contextmanager
+    def active(self):
+        """Within, `call` of each Dropout layer samples; its class is untouched."""
+        for layer in self.layers:
+            object.__setattr__(layer, "call", self._sampled_call(layer))
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                object.__delattr__(layer, "call")
+
+    def _sampled_call(self, layer):
+        noise = self._noise[id(layer)]
+
+        def call(inputs, training=None):
+            scope = sampling.current_scope()
+            scope.restart(noise)
+            shape = list(ops.shape(inputs))
+            for axis, size in enumerate(_noise_shape(layer, inputs)):
+                if size is not None:
+                    shape[axis] = size
+            ones = ops.ones((scope.num_samples, *shape[1:]), dtype=inputs.dtype)
+            mask = keras.random.dropout(ones, layer.rate, seed=noise)
+            rows = ops.reshape(inputs, (scope.num_samples, -1, *ops.shape(inputs)[1:]))
+            masked = rows * ops.expand_dims(mask, 1)
+            return ops.reshape(masked, (-1, *ops.shape(inputs)[1:]))
+
+        return call
+
+
+def _noise_shape(layer, inputs):
+    """Sizes of the mask where they differ from the inputs', None elsewhere."""
+    sizes = [None] * len(inputs.shape)
+    if layer.noise_shape is not None:
+        sizes = list(layer.noise_shape)
+    elif isinstance(layer, keras.layers.SpatialDropout1D):
+        sizes[1] = 1
+    elif isinstance(
+        layer, (keras.layers.SpatialDropout2D, keras.layers.SpatialDropout3D)
+    ):
+        first = 1 if layer.data_format == "channels_last" else 2
+        for axis in range(first, first + len(sizes) - 2):
+            sizes[axis] = 1
+    return sizes
+
+
+def _refuse_recurrent_dropout(layer):
+    for name in ("dropout", "recurrent_dropout"):
+        rate = getattr(layer, name, 0)
+        if isinstance(layer, keras.layers.RNN) and isinstance(rate, float) and rate > 0:
+            raise ValueError(
+                "`mc_dropout` cannot sample dropout inside a recurrent layer; put a "
+                f"Dropout layer before it. Received: layer='{layer.name}', {name}={rate}"
+            )

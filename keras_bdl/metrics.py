@@ -1,0 +1,171 @@
+"""Streaming Keras metrics of calibration and uncertainty."""
+
+import keras
+from keras import ops
+
+from keras_bdl.losses import check_logits
+from keras_bdl.ops import uncertainty
+
+PACKAGE = "keras_bdl"
+
+
+def _probabilities(y_pred, from_logits):
+    y_pred = ops.cast(ops.convert_to_tensor(y_pred), "float32")
+    check_logits(y_pred.shape[-1])
+    return ops.softmax(y_pred, axis=-1) if from_logits else y_pred
+
+
+class _MeanOverRows(keras.metrics.Mean):
+    """Weighted mean of one value per row; subclasses implement `row_values`."""
+
+    def __init__(self, from_logits=False, name=None, dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        if not isinstance(from_logits, bool):
+            raise TypeError(
+                "Expected `from_logits` to be a bool. "
+                f"Received: from_logits={from_logits!r}"
+            )
+        self.from_logits = from_logits
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch: labels `(n,)`, `(n, 1)` or one-hot, predictions `(n, k)`."""
+        values = self.row_values(y_true, ops.convert_to_tensor(y_pred))
+        super().update_state(values, sample_weight=_row_weights(sample_weight, values))
+
+    def get_config(self):
+        return {
+            "from_logits": self.from_logits,
+            "name": self.name,
+            "dtype": self.dtype,
+        }
+
+
+def _row_weights(sample_weight, values):
+    if sample_weight is None:
+        return None
+    weights = ops.cast(ops.convert_to_tensor(sample_weight), "float32")
+    if len(weights.shape) == len(values.shape) + 1 and weights.shape[-1] == 1:
+        weights = ops.squeeze(weights, axis=-1)
+    return ops.broadcast_to(weights, ops.shape(values))
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class NegativeLogLikelihood(_MeanOverRows):
+    """Mean of -log p(label) in nats.
+
+    Args:
+        from_logits: whether predictions are logits; else probabilities.
+        name, dtype: as in `keras.metrics.Metric`.
+
+    Example:
+
+    >>> metric = keras_bdl.metrics.NegativeLogLikelihood()
+    >>> metric.update_state([0, 1], [[0.5, 0.5], [0.25, 0.75]])
+    >>> float(metric.result())  # 0.4904
+    """
+
+    def __init__(self, from_logits=False, name="nll", dtype=None):
+        super().__init__(from_logits, name, dtype)
+
+    def row_values(self, y_true, y_pred):
+        check_logits(y_pred.shape[-1])
+        labels = uncertainty.class_indices(y_true, y_pred.shape)
+        if self.from_logits:  # stable where a softmax would round to 0
+            return ops.sparse_categorical_crossentropy(
+                labels, ops.cast(y_pred, "float32"), from_logits=True
+            )
+        return uncertainty.negative_log_likelihood(labels, y_pred)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class BrierScore(_MeanOverRows):
+    """Mean of sum_k (p_k - [k = label])^2, from 0 (best) to 2 (Brier, 1950).
+
+    Args:
+        from_logits: whether predictions are logits; else probabilities.
+        name, dtype: as in `keras.metrics.Metric`.
+    """
+
+    def __init__(self, from_logits=False, name="brier_score", dtype=None):
+        super().__init__(from_logits, name, dtype)
+
+    def row_values(self, y_true, y_pred):
+        probabilities = _probabilities(y_pred, self.from_logits)
+        labels = uncertainty.class_indices(y_true, probabilities.shape)
+        return uncertainty.brier_score(labels, probabilities)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class PredictiveEntropy(_MeanOverRows):
+    """Mean entropy of the predictions in nats; labels are ignored.
+
+    Args:
+        from_logits: whether predictions are logits; else probabilities.
+        name, dtype: as in `keras.metrics.Metric`.
+    """
+
+    def __init__(self, from_logits=False, name="predictive_entropy", dtype=None):
+        super().__init__(from_logits, name, dtype)
+
+    def row_values(self, y_true, y_pred):
+        return uncertainty.entropy(_probabilities(y_pred, self.from_logits))
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ExpectedCalibrationError(keras.metrics.Metric):
+    """Expected calibration error over equal-width bins of confidence, in [0, 1].
+
+    Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks",
+    2017, eq. 3.
+
+    Args:
+        num_bins: positive integer, default 15.
+        from_logits: whether predictions are logits; else probabilities.
+        name, dtype: as in `keras.metrics.Metric`.
+    """
+
+    def __init__(self, num_bins=15, from_logits=False, name="ece", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        if isinstance(num_bins, bool) or not isinstance(num_bins, int):
+            raise TypeError(
+                f"Expected `num_bins` to be an integer. Received: num_bins={num_bins!r}"
+            )
+        if num_bins < 1:
+            raise ValueError(
+                f"Expected `num_bins` to be at least 1. Received: num_bins={num_bins}"
+            )
+        if not isinstance(from_logits, bool):
+            raise TypeError(
+                "Expected `from_logits` to be a bool. "
+                f"Received: from_logits={from_logits!r}"
+            )
+        self.num_bins = num_bins
+        self.from_logits = from_logits
+        self.bins = self.add_variable((3, num_bins), "zeros", name="bins")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch: labels `(n,)`, `(n, 1)` or one-hot, predictions `(n, k)`."""
+        probabilities = _probabilities(y_pred, self.from_logits)
+        labels = uncertainty.class_indices(y_true, probabilities.shape)
+        self.bins.assign_add(
+            ops.cast(
+                uncertainty.calibration_bins(
+                    labels,
+                    probabilities,
+                    self.num_bins,
+                    _row_weights(sample_weight, labels),
+                ),
+                self.bins.dtype,
+            )
+        )
+
+    def result(self):
+        return uncertainty.calibration_error(ops.convert_to_tensor(self.bins))
+
+    def get_config(self):
+        return {
+            "num_bins": self.num_bins,
+            "from_logits": self.from_logits,
+            "name": self.name,
+            "dtype": self.dtype,
+        }

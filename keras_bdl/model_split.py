@@ -1,0 +1,191 @@
+"""Cutting a model before its first sampled layer, so that the rest runs alone."""
+
+import keras
+from keras import ops
+
+from keras_bdl import sampling
+
+
+class Parts:
+    """A model in two parts: what is run once, and what is run per sample.
+
+    Args:
+        prefix: callable, inputs -> boundary tensors.
+        suffix: callable, (boundary, scope) -> outputs, sample-major.
+        batched: whether the suffix takes several samples at once.
+        moment_layers: ids of the layers that may be sampled from their moments:
+            called once, in the graph itself, on inputs without positions.
+    """
+
+    def __init__(self, prefix, suffix, batched, moment_layers=frozenset()):
+        self.prefix = prefix
+        self.suffix = suffix
+        self.batched = batched
+        self.moment_layers = moment_layers
+
+
+def split(model, is_sampled, moments):
+    """Cuts a functional or Sequential model; others run whole, sample by sample.
+
+    Args:
+        model: Keras model.
+        is_sampled: function of a layer: whether its outputs differ by sample.
+        moments: whether a first Dense layer may be sampled from its moments,
+            which are then part of the prefix.
+    """
+    if not _is_graph(model):
+        return Parts(lambda x: x, lambda x, scope: model(x, training=False), False)
+    return _GraphSplitter(model, is_sampled, moments).parts()
+
+
+def _is_graph(model):
+    """Whether a model is the plain graph of its layers, without a `call` of its own."""
+    if isinstance(model, keras.Sequential):
+        return model.built and type(model).call is keras.Sequential.call
+    inputs = keras.Input((1,))
+    functional = type(keras.Model(inputs, inputs + 1.0))
+    return isinstance(model, functional) and type(model).call is functional.call
+
+
+class _GraphSplitter:
+    """Calls the layers of a graph anew, on the way noting what differs by sample."""
+
+    def __init__(self, model, is_sampled, moments):
+        if isinstance(model, keras.Sequential):
+            self.graph = keras.Model(model.inputs[0], model.outputs[0])
+        else:
+            self.graph = keras.Model(model.input, model.output)
+        self.is_sampled = is_sampled
+        self.moments = moments
+        self.sampled = {}  # id -> tensor that differs by sample
+        self.boundary = {}  # id -> (tensor, whether it is tiled)
+        self.moment_layers = set()
+
+    def parts(self):
+        self.num_calls = self._count_calls()
+        rewired = self._rewire(self._call)
+        outputs = keras.tree.map_structure(self._sampled_output, rewired.output)
+        tensors = [tensor for tensor, _ in self.boundary.values()]
+        tiled = [tile for _, tile in self.boundary.values()]
+        prefix = keras.Model(
+            rewired.input, [keras.layers.Identity()(tensor) for tensor in tensors]
+        )
+        suffix = keras.Model(tensors, outputs)
+
+        def run_suffix(boundary, scope):
+            if scope.num_samples > 1:
+                boundary = [
+                    _tile_rows(tensor, scope.num_samples) if tile else tensor
+                    for tensor, tile in zip(boundary, tiled)
+                ]
+            return suffix(boundary, training=False)
+
+        batched = all(t.shape[0] is None for t in keras.tree.flatten(rewired.input))
+        return Parts(
+            lambda x: keras.tree.flatten(prefix(x, training=False)),
+            run_suffix,
+            batched,
+            frozenset(self.moment_layers),
+        )
+
+    def _rewire(self, call):
+        return keras.models.clone_model(
+            self.graph, clone_function=lambda layer: layer, call_function=call
+        )
+
+    def _count_calls(self):
+        counts = {}
+
+        def call(layer, *args, **kwargs):
+            counts[id(layer)] = counts.get(id(layer), 0) + 1
+            return layer(*args, **kwargs)
+
+        self._rewire(call)
+        return counts
+
+    def _call(self, layer, *args, **kwargs):
+        tensors = [
+            leaf
+            for leaf in keras.tree.flatten((args, kwargs))
+            if isinstance(leaf, keras.KerasTensor)
+        ]
+        meets_sample = any(id(tensor) in self.sampled for tensor in tensors)
+        samples = isinstance(layer, keras.layers.Layer) and self.is_sampled(layer)
+        if not (meets_sample or samples):
+            return layer(*args, **kwargs)
+        has_moments = samples and self._has_moments(layer)
+        if has_moments:
+            self.moment_layers.add(id(layer))
+        if has_moments and not meets_sample:
+            outputs = self._moments_call(layer, tensors[0])
+        else:
+            for tensor in tensors:
+                self._add_boundary(tensor, tile=True)
+            outputs = layer(*args, **kwargs)
+        for tensor in keras.tree.flatten(outputs):
+            self.sampled[id(tensor)] = tensor
+        return outputs
+
+    def _has_moments(self, layer):
+        # A layer called twice has one weight draw for both calls: no moments.
+        return (
+            self.moments
+            and self.num_calls[id(layer)] == 1
+            and hasattr(layer, "supports_moments")
+            and layer.supports_moments()
+        )
+
+    def _moments_call(self, layer, tensor):
+        mean, stddev = Moments(layer)(tensor)
+        self._add_boundary(mean, tile=False)
+        self._add_boundary(stddev, tile=False)
+        return SampleMoments(layer)([mean, stddev])
+
+    def _add_boundary(self, tensor, tile):
+        if id(tensor) not in self.sampled and id(tensor) not in self.boundary:
+            self.boundary[id(tensor)] = (tensor, tile)
+
+    def _sampled_output(self, tensor):
+        if id(tensor) in self.sampled:
+            return tensor
+        self._add_boundary(tensor, tile=True)
+        return keras.layers.Identity()(tensor)
+
+
+def _tile_rows(tensor, num_samples):
+    return ops.tile(tensor, (num_samples,) + (1,) * (len(tensor.shape) - 1))
+
+
+class Moments(keras.layers.Layer):
+    """Mean and standard deviation of a Bayesian layer's outputs."""
+
+    def __init__(self, layer):
+        super().__init__(autocast=False, dtype=layer.dtype_policy)
+        self.layer = layer
+        self.built = True
+
+    def call(self, inputs):
+        return self.layer.moments(ops.cast(inputs, self.layer.compute_dtype))
+
+    def compute_output_spec(self, inputs):
+        shape = self.layer.compute_output_shape(inputs.shape)
+        wide = self.layer.kernel_log_stddev.dtype
+        return (
+            keras.KerasTensor(shape, dtype=self.layer.compute_dtype),
+            keras.KerasTensor(shape, dtype="float32" if wide != "float64" else wide),
+        )
+
+
+class SampleMoments(keras.layers.Layer):
+    """Outputs of a Bayesian layer drawn from their moments."""
+
+    def __init__(self, layer):
+        super().__init__(autocast=False, dtype=layer.dtype_policy)
+        self.layer = layer
+        self.built = True
+
+    def call(self, moments):
+        return self.layer.sample_moments(*moments, sampling.current_scope())
+
+    def compute_output_spec(self, moments):
+        return keras.KerasTensor(moments[0].shape, dtype=self.layer.compute_dtype)

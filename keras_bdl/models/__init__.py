@@ -1,0 +1,5 @@
+"""Model classes that know their likelihood."""
+
+from keras_bdl.models.classifier import BayesianClassifier as BayesianClassifier
+
+__all__ = ["BayesianClassifier"]

@@ -1,0 +1,162 @@
+"""Kullback-Leibler divergences KL(q || p) in nats, one value per element.
+
+Arguments broadcast; nothing is summed, so that callers choose the event axes.
+"""
+
+import math
+
+from keras import ops
+
+_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+def kl_normal_normal(q_mean, q_stddev, p_mean, p_stddev):
+    """KL(N(q_mean, q_stddev^2) || N(p_mean, p_stddev^2)).
+
+    log(p/q) + (q^2 + (q_mean - p_mean)^2) / (2 p^2) - 1/2.
+    """
+    return kl_normal_normal_log(
+        q_mean, ops.log(q_stddev), p_mean, ops.log(ops.convert_to_tensor(p_stddev))
+    )
+
+
+def kl_normal_normal_log(q_mean, q_log_stddev, p_mean, p_log_stddev):
+    """`kl_normal_normal` from log standard deviations: no division by a stddev."""
+    difference = p_log_stddev - q_log_stddev
+    distance = ops.square(q_mean - p_mean) * ops.exp(-2.0 * p_log_stddev)
+    return difference + 0.5 * (ops.exp(-2.0 * difference) + distance - 1.0)
+
+
+def normal_entropy(log_stddev):
+    """Differential entropy of N(., exp(log_stddev)^2)."""
+    return log_stddev + _HALF_LOG_2PI + 0.5
+
+
+def normal_log_prob(x, mean, log_stddev):
+    """log N(x | mean, exp(log_stddev)^2), in the dtype of x."""
+    log_stddev = ops.cast(log_stddev, x.dtype)
+    z = (x - mean) * ops.exp(-log_stddev)
+    return -0.5 * ops.square(z) - log_stddev - _HALF_LOG_2PI
+
+
+def kl_normal_laplace(q_mean, q_log_stddev, p_mean, p_scale):
+    """KL(N(q_mean, s^2) || Laplace(p_mean, p_scale)), in closed form.
+
+    Uses E|w - c| = s sqrt(2/pi) exp(-d^2/(2 s^2)) + d erf(d / (s sqrt 2)) with
+    d = q_mean - c, the mean of a folded normal (Leone, Nelson and Nottingham,
+    "The folded normal distribution", 1961).
+    """
+    stddev = ops.exp(q_log_stddev)
+    offset = q_mean - p_mean
+    z = offset / stddev
+    distance = stddev * math.sqrt(2.0 / math.pi) * ops.exp(
+        -0.5 * ops.square(z)
+    ) + offset * ops.erf(z / math.sqrt(2.0))
+    return math.log(2.0 * p_scale) + distance / p_scale - normal_entropy(q_log_stddev)
+
+
+def kl_categorical(q_probabilities, p_probabilities, axis=-1):
+    """sum_k q_k log(q_k / p_k); terms with q_k = 0 are 0."""
+    q = ops.convert_to_tensor(q_probabilities)
+    p = ops.convert_to_tensor(p_probabilities)
+    ratio = ops.log(ops.maximum(q, 1e-30)) - ops.log(ops.maximum(p, 1e-30))
+    return ops.sum(q * ratio, axis=axis)
+
+
+def kl_bernoulli(q_probability, p_probability):
+    """KL(Bernoulli(q) || Bernoulli(p))."""
+    q = ops.convert_to_tensor(q_probability)
+    p = ops.convert_to_tensor(p_probability)
+    return kl_categorical(
+        ops.stack([q, 1.0 - q], axis=-1), ops.stack([p, 1.0 - p], axis=-1)
+    )
+
+
+def kl_monte_carlo(q_log_stddev, sample_log_prob):
+    """-H(q) - log p(w) at one draw w of a normal q: an unbiased KL.
+
+    Args:
+        q_log_stddev: log standard deviations of q.
+        sample_log_prob: log p(w) at a draw w from q, same shape.
+    """
+    return -normal_entropy(q_log_stddev) - sample_log_prob
+
+
+# --- Log-uniform prior -----------------------------------------------------
+
+# Rational functions of s = u^2 / (c + u^2), fitted (weighted linearised
+# minimax) to 60-digit values on [0, inf):
+#   2 int_0^u Dawson = 1/2 log(1 + u^2 P/Q), relative error 6.4e-7, c = 4;
+#   Dawson(u) = u / (1 + u^2 P/Q),           relative error 9.6e-8, c = 14.
+# All terms are positive, so float32 loses little (8e-7 and 5e-7 in all).
+_INTEGRAL_P = (1.99999873, -2.3306934, 2.93948039, -4.40374006, 4.0854975, 3.03325325)
+_INTEGRAL_Q = (1.0, -3.83202203, 7.59814389, -8.21105648, 4.74599496, -0.553791753)
+_DAWSON_P = (
+    0.666663736, -1.37312615, 6.10956345, -3.14539502,
+    9.05162301, 48.4603433, -110.723194, 290.564307,
+)  # fmt: skip
+_DAWSON_Q = (
+    1.0, -5.79360936, 22.1092565, -41.7655479,
+    57.947786, -20.9334045, -25.2669642, 132.507866,
+)  # fmt: skip
+
+
+def _horner(x, coefficients):
+    total = ops.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        total = total * x + coefficient
+    return total
+
+
+def _rational(u_squared, scale, p, q):
+    s = u_squared / (scale + u_squared)
+    return _horner(s, p) / _horner(s, q)
+
+
+def dawson(u):
+    """Dawson's integral exp(-u^2) int_0^u exp(t^2) dt, 5e-7 relative in float32."""
+    square = ops.square(u)
+    return u / (1.0 + square * _rational(square, 14.0, _DAWSON_P, _DAWSON_Q))
+
+
+def _twice_dawson_integral(u):
+    @ops.custom_gradient
+    def value_and_gradient(u):
+        square = ops.square(u)
+        value = 0.5 * ops.log1p(
+            square * _rational(square, 4.0, _INTEGRAL_P, _INTEGRAL_Q)
+        )
+
+        def gradient(*args, upstream=None):
+            if upstream is None:
+                (upstream,) = args
+            return upstream * 2.0 * dawson(u)
+
+        return value, gradient
+
+    # `custom_gradient` has no symbolic mode; shapes are those of u.
+    return value_and_gradient(u)
+
+
+def kl_normal_log_uniform(log_alpha):
+    """KL(N(m, alpha m^2) || log-uniform), up to an infinite constant; exact.
+
+    With u = 1/sqrt(2 alpha) it is 2 int_0^u Dawson(t) dt, its gradient in log
+    alpha is -u Dawson(u), and it falls to 0 as alpha grows. The divergence is
+    the one that Molchanov, Ashukha and Vetrov, "Variational dropout sparsifies
+    deep neural networks", 2017, eq. 14 approximate; the closed form is that of
+    Hron, Matthews and Ghahramani, "Variational Bayesian dropout: pitfalls and
+    fixes", 2018.
+    """
+    # Beyond 80, exp overflows in float32 and the divergence is log-linear or 0.
+    log_u = -0.5 * (ops.clip(log_alpha, -80.0, 80.0) + math.log(2.0))
+    return _twice_dawson_integral(ops.exp(log_u))
+
+
+def kl_normal_log_uniform_approximate(log_alpha):
+    """The fit of Molchanov, Ashukha and Vetrov (2017), eq. 14, made >= 0.
+
+    k1 - k1 sigmoid(k2 + k3 log alpha) + 1/2 log(1 + 1/alpha).
+    """
+    k1, k2, k3 = 0.63576, 1.87320, 1.48695
+    return k1 * ops.sigmoid(-k2 - k3 * log_alpha) + 0.5 * ops.softplus(-log_alpha)

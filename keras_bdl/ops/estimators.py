@@ -1,0 +1,131 @@
+"""Noisy linear maps: three unbiased ways to apply a Gaussian weight.
+
+Every estimator takes the linear map as a function `linear(inputs, kernel)`, so
+that one formula serves matrix products and convolutions alike. Means arrive in
+the compute dtype; log standard deviations arrive in float32 (or float64), where
+variances and square roots are formed, because s^2 underflows and x^2 overflows
+in float16.
+"""
+
+from keras import ops, random
+
+# Keeps the gradient of the square root finite where the variance is zero.
+TINY_VARIANCE = 1e-16
+
+
+def moments(linear, inputs, mean, log_stddev, bias_mean=None, bias_log_stddev=None):
+    """Mean and standard deviation of `linear(inputs, w) + b` over Gaussian w, b.
+
+    For independent w ~ N(m, s^2) the map is Gaussian with mean `x m + b` and
+    variance `x^2 s^2 + s_b^2` (Kingma, Salimans and Welling, "Variational
+    dropout and the local reparameterization trick", 2015, eq. 6).
+
+    Args:
+        linear: function `(inputs, kernel) -> outputs`, linear in both.
+        inputs: tensor, float.
+        mean: kernel means, in the dtype of `inputs`.
+        log_stddev: log standard deviations of the kernel, float32 or float64.
+        bias_mean: optional bias means, broadcastable to the outputs.
+        bias_log_stddev: optional log standard deviations of the bias.
+
+    Returns:
+        `(mean, stddev)` of the outputs: the mean in the dtype of `inputs`, the
+        standard deviation in the dtype of `log_stddev`.
+    """
+    outputs = linear(inputs, mean)
+    if bias_mean is not None:
+        outputs = outputs + bias_mean
+    wide = ops.cast(inputs, log_stddev.dtype)
+    variance = linear(ops.square(wide), ops.exp(2.0 * log_stddev))
+    if bias_log_stddev is not None:
+        variance = variance + ops.exp(2.0 * bias_log_stddev)
+    return outputs, ops.sqrt(variance + TINY_VARIANCE)
+
+
+def local_reparameterization(
+    linear, inputs, mean, log_stddev, bias_mean=None, bias_log_stddev=None, *, seed
+):
+    """Samples the outputs instead of the weights: fresh noise per row and unit.
+
+    Args:
+        linear, inputs, mean, log_stddev, bias_mean, bias_log_stddev: as in
+            `moments`.
+        seed: `keras.random.SeedGenerator` or integer.
+
+    Returns:
+        One draw of the outputs, in the dtype of `inputs`. Exact for every
+        position by itself, not for functions that join positions.
+    """
+    centre, stddev = moments(
+        linear, inputs, mean, log_stddev, bias_mean, bias_log_stddev
+    )
+    noise = random.normal(ops.shape(centre), dtype=stddev.dtype, seed=seed)
+    return centre + ops.cast(stddev * noise, centre.dtype)
+
+
+def flipout(
+    linear,
+    inputs,
+    mean,
+    log_stddev,
+    bias_mean=None,
+    bias_log_stddev=None,
+    *,
+    channel_axis=-1,
+    seed,
+):
+    """One weight perturbation per batch, decorrelated across rows by signs.
+
+    `y = x m + b + ((x o r) dW + db) o c` with dW = s eps and with signs r, c of
+    +-1 drawn per row and channel (Wen, Vicol, Ba, Tran and Grosse, "Flipout:
+    efficient pseudo-independent weight perturbations on mini-batches", 2018,
+    eq. 4). All positions of a row share its signs, so a row sees one weight.
+
+    Args:
+        linear, inputs, mean, log_stddev, bias_mean, bias_log_stddev: as in
+            `moments`.
+        channel_axis: axis of the channels in inputs and outputs.
+        seed: `keras.random.SeedGenerator` or integer.
+
+    Returns:
+        One draw of the outputs, in the dtype of `inputs`.
+    """
+    outputs = linear(inputs, mean)
+    if bias_mean is not None:
+        outputs = outputs + bias_mean
+    delta = gaussian_noise(log_stddev, inputs.dtype, seed)
+    noise = linear(inputs * row_signs(inputs, channel_axis, seed), delta)
+    if bias_log_stddev is not None:
+        noise = noise + gaussian_noise(bias_log_stddev, inputs.dtype, seed)
+    return outputs + noise * row_signs(outputs, channel_axis, seed)
+
+
+def reparameterization(
+    linear, inputs, mean, log_stddev, bias_mean=None, bias_log_stddev=None, *, seed
+):
+    """One weight draw `w = m + s eps` for the whole call (Blundell et al., 2015)."""
+    outputs = linear(inputs, mean + gaussian_noise(log_stddev, mean.dtype, seed))
+    if bias_mean is not None:
+        outputs = outputs + bias_mean
+    if bias_log_stddev is not None:
+        outputs = outputs + gaussian_noise(bias_log_stddev, mean.dtype, seed)
+    return outputs
+
+
+def gaussian_noise(log_stddev, dtype, seed, num_samples=None):
+    """`exp(log_stddev) * eps`, with `num_samples` leading draws if given."""
+    shape = tuple(log_stddev.shape)
+    if num_samples is not None:
+        shape = (num_samples, *shape)
+    noise = random.normal(shape, dtype=log_stddev.dtype, seed=seed)
+    return ops.cast(ops.exp(log_stddev) * noise, dtype)
+
+
+def row_signs(tensor, channel_axis, seed):
+    """Signs +-1, one per row and channel of `tensor`, broadcast over positions."""
+    shape = list(ops.shape(tensor))
+    for axis in range(1, len(shape)):
+        if axis != channel_axis % len(shape):
+            shape[axis] = 1
+    uniform = random.uniform(shape, dtype="float32", seed=seed)
+    return ops.cast(ops.where(uniform < 0.5, -1.0, 1.0), tensor.dtype)

@@ -1,0 +1,149 @@
+"""Randomness: one seed generator per layer, and the private sampling scope.
+
+Outside the scope a `NoiseGenerator` hashes its (key, counter) state, so every
+draw differs; inside, it hashes the scope's seed with the layer's key and the
+index of the sample, so draws repeat and no variable is assigned.
+"""
+
+import contextlib
+import random as python_random
+import threading
+import zlib
+
+import numpy as np
+from keras import backend, ops, random
+
+_MASK = 0xFFFFFFFF
+_local = threading.local()
+
+
+class NoiseGenerator(random.SeedGenerator):
+    """A `keras.random.SeedGenerator` whose streams never overlap.
+
+    Keras's own generator hands out (seed, counter), which its torch backend
+    adds up, so that neighbouring seeds share noise, and which is the same on
+    every replica of a `tf.distribute` strategy. Here seed and name of the layer
+    are hashed into a key, and key, counter and replica into each draw.
+
+    Args:
+        seed: integer, or None for a random one (set by
+            `keras.utils.set_random_seed`).
+        salt: string that sets layers of equal seed apart: the layer's name.
+    """
+
+    def __init__(self, seed=None, salt="", **kwargs):
+        if seed is None:
+            key = python_random.getrandbits(31)
+        else:
+            key = zlib.crc32(f"{seed}/{salt}".encode()) >> 1
+        super().__init__(seed=key, **kwargs)
+
+    def next(self, ordered=True):
+        """The next seed: two words of 32 bits, as an integer tensor `(2,)`."""
+        key, counter = _words(self.state[0]), _words(self.state[1])
+        scope = current_scope()
+        if scope is not None:
+            words = _hash(_hash(key, scope.seed), scope.block)
+            return _hash(words, scope.count_draw(self))
+        words = _hash(key, counter)
+        replica = _replica_id()
+        if replica is not None:
+            words = _hash(words, replica)
+        if not getattr(_local, "frozen", False):
+            step = ops.convert_to_tensor(np.array([0, 1]), dtype=self.state.dtype)
+            self.state.assign(ops.add(self.state, step))
+        return words
+
+
+class SamplingScope:
+    """While active on this thread, layers draw weights from its seed.
+
+    Private: entered only inside a traced function, because a function traced
+    outside would be reused inside.
+
+    Args:
+        seed: integer tensor of shape ().
+        block: index of this block of samples, integer tensor or int.
+        num_samples: number of samples in a block, a Python int. Tensors hold
+            them sample-major: `(num_samples * rows, ...)`.
+        moment_layers: ids of layers that may draw outputs from their moments
+            instead of weights, because only the marginals of rows are asked for.
+    """
+
+    def __init__(self, seed, block, num_samples, moment_layers=frozenset()):
+        self.seed = seed
+        self.block = block
+        self.num_samples = num_samples
+        self.moment_layers = moment_layers
+        self._draws = {}
+
+    def restart(self, generator):
+        """Rewinds a generator, so that a layer called twice repeats its draw."""
+        self._draws[id(generator)] = 0
+
+    def count_draw(self, generator):
+        draw = self._draws.get(id(generator), 0)
+        self._draws[id(generator)] = draw + 1
+        return draw
+
+    def __enter__(self):
+        self._outer = current_scope()
+        _local.scope = self
+        return self
+
+    def __exit__(self, *exc):
+        _local.scope = self._outer
+
+
+def current_scope():
+    """The active `SamplingScope` of this thread, or None."""
+    return getattr(_local, "scope", None)
+
+
+@contextlib.contextmanager
+def frozen_noise():
+    """Draws inside repeat the next training draw without using it up."""
+    outer = getattr(_local, "frozen", False)
+    _local.frozen = True
+    try:
+        yield
+    finally:
+        _local.frozen = outer
+
+
+def _words(x):
+    """An integer as a tensor of 32-bit words in a type that holds them."""
+    dtype = "uint32" if backend.backend() == "jax" else "int64"
+    if isinstance(x, int):
+        x = np.array(x & _MASK, dtype)
+    x = ops.cast(x, dtype)
+    return x if dtype == "uint32" else ops.bitwise_and(x, np.array(_MASK, dtype))
+
+
+def _hash(a, b):
+    """Mixes integers (or word pairs) a and b into a pair of 32-bit words.
+
+    Linear forms of odd determinant keep distinct (a, b) distinct; each word is
+    then scrambled by the `lowbias32` permutation (C. Wellons, "Prospecting for
+    hash functions", 2018).
+    """
+    a, b = _words(a), _words(b)
+    dtype = backend.standardize_dtype(a.dtype)
+
+    def constant(*values):
+        return ops.convert_to_tensor(np.array(values, dtype))
+
+    x = a * constant(0x9E3779B1, 0x85EBCA76) + b * constant(0xC2B2AE3C, 0x27D4EB2F)
+    x = _words(x + constant(0x165667B1))
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = ops.bitwise_xor(x, ops.right_shift(x, constant(shift)))
+        x = _words(x * constant(factor))
+    return ops.bitwise_xor(x, ops.right_shift(x, constant(16)))
+
+
+def _replica_id():
+    if backend.backend() != "tensorflow":
+        return None
+    from keras_bdl.interop import tensorflow
+
+    return tensorflow.replica_id()

@@ -1,0 +1,110 @@
+"""The number of training examples: setting it, and reading it off the data."""
+
+import math
+import warnings
+
+import keras
+
+from keras_bdl.layers import base
+
+
+def set_num_examples(model, num_examples):
+    """Tells every Bayesian layer of a model the number N of training examples.
+
+    Args:
+        model: a Keras model or layer that contains keras_bdl layers.
+        num_examples: positive integer.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if the model has no Bayesian layer or N is below 1.
+        TypeError: if N is no integer.
+
+    Example:
+
+    >>> keras_bdl.set_num_examples(model, len(x_train))
+    """
+    num_examples = base.check_num_examples(num_examples, required=True)
+    layers = base.bayesian_layers(model)
+    if not layers:
+        raise ValueError(
+            "Expected a model with keras_bdl layers; this one has none. "
+            f"Received: model={model!r}"
+        )
+    check_no_recurrent_cells(model)
+    for layer in layers:
+        layer.set_num_examples(num_examples)
+    return model
+
+
+def check_no_recurrent_cells(model):
+    """Refuses Bayesian layers in RNN cells: their KL cannot leave the time loop."""
+    for layer in base.flatten_layers(model):
+        if isinstance(layer, keras.layers.RNN):
+            inner = base.bayesian_layers(layer)
+            if inner:
+                raise ValueError(
+                    f"Layer '{inner[0].name}' is in the cell of the recurrent layer "
+                    f"'{layer.name}', where its KL term cannot reach the loss; use it "
+                    "outside the cell (`TimeDistributed` works). "
+                    f"Received: layer={inner[0].name!r}"
+                )
+
+
+def infer_num_examples(
+    x, batch_size=None, validation_split=0.0, validation_data=None, steps_per_epoch=None
+):
+    """Number of training rows in what `fit` was given, or None if it is unknown.
+
+    Arrays: the rows left after `validation_split`. A finite `tf.data.Dataset`:
+    its rows, by one counted pass. A torch `DataLoader`: its data set's length.
+    Otherwise steps times the rows of a batch, with a warning that says the
+    number.
+    """
+    if hasattr(x, "cardinality"):
+        return _count_tf_data(x, steps_per_epoch)
+    if isinstance(x, keras.utils.PyDataset):
+        steps = steps_per_epoch or x.num_batches
+        return _steps_times_batch(steps, lambda: _num_rows(x[0]))
+    if hasattr(x, "dataset") and hasattr(x.dataset, "__len__"):
+        return len(x.dataset)
+    if hasattr(x, "__next__") or callable(x):
+        return None
+    rows = _num_rows(x)
+    if rows is None:
+        return None
+    if validation_split and validation_data is None:
+        rows = int(math.floor(rows * (1.0 - validation_split)))
+    return rows
+
+
+def _num_rows(batch):
+    """Rows of the first array in a batch or nest of arrays, None without one."""
+    for leaf in keras.tree.flatten(batch):
+        if hasattr(leaf, "shape"):
+            return int(leaf.shape[0])
+    return None
+
+
+def _count_tf_data(dataset, steps_per_epoch):
+    cardinality = int(dataset.cardinality())  # -1: infinite, -2: unknown
+    if cardinality >= 0 or (cardinality == -2 and steps_per_epoch is None):
+        return sum(_num_rows(batch) for batch in dataset)
+    return _steps_times_batch(
+        steps_per_epoch, lambda: _num_rows(next(iter(dataset.take(1))))
+    )
+
+
+def _steps_times_batch(steps, rows_of_batch):
+    if steps is None:
+        return None
+    rows = int(steps) * rows_of_batch()
+    warnings.warn(
+        f"The number of training examples was taken to be {rows}: {steps} steps of "
+        "one batch each. It scales the KL term; give the true number as "
+        "`num_examples` if it differs.",
+        stacklevel=4,
+    )
+    return rows

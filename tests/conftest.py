@@ -1,0 +1,41 @@
+"""Shared fixtures. The backend is the one in KERAS_BACKEND (default TensorFlow)."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+
+BACKEND = keras.backend.backend()
+
+
+def pytest_generate_tests(metafunc):
+    """Gives every test of a `LayerContract` subclass each of its cases."""
+    if "case" in metafunc.fixturenames and metafunc.cls is not None:
+        cases = metafunc.cls.cases
+        if getattr(metafunc.function, "structural", False):
+            cases = [case for case in cases if case.thorough]
+        metafunc.parametrize("case", cases, ids=[case.name for case in cases])
+
+
+@pytest.fixture(autouse=True)
+def fresh_state():
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("float32")
+    yield
+    keras.config.set_dtype_policy("float32")
+    keras.backend.clear_session()
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def only_tensorflow():
+    if BACKEND != "tensorflow":
+        pytest.skip("a feature of the TensorFlow backend")

@@ -1,0 +1,546 @@
+"""The contract of a Bayesian layer (see DESIGN), one test per clause.
+
+A layer's test file subclasses `LayerContract` with a list of `Case`; a test by
+reflection fails when a registered layer has none.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_bdl
+from keras_bdl import sampling
+from keras_bdl.layers import base
+
+BACKEND = keras.backend.backend()
+N = 1000  # number of training examples in every case
+
+
+@dataclasses.dataclass
+class Case:
+    """One configuration of a layer.
+
+    Attributes:
+        name: test id.
+        make: builds the Bayesian layer; keyword arguments are added to its own.
+        plain: builds the Keras layer that it replaces.
+        input_shape: shape of one example.
+        oracle_kl: function of the built layer, its KL by independent means.
+        proper_prior: whether KL is 0 at the prior.
+        closed_kl: whether `kl()` has no noise.
+        thorough: whether the tests marked `structural` run too; they concern
+            Keras's machinery, so one case of a class and prior is enough.
+    """
+
+    name: str
+    make: Callable
+    plain: Callable
+    input_shape: tuple
+    oracle_kl: Callable
+    proper_prior: bool = True
+    closed_kl: bool = True
+    thorough: bool = True
+
+    def inputs(self, rows=4, seed=0, scale=1.0):
+        rng = np.random.default_rng(seed)
+        return (scale * rng.normal(size=(rows, *self.input_shape))).astype("float32")
+
+    def built(self, **options):
+        layer = self.make(**{"num_examples": N, **options})
+        layer.build((None, *self.input_shape))
+        return layer
+
+    def model(self, **options):
+        inputs = keras.Input(self.input_shape)
+        layer = self.make(**options)
+        return keras.Model(inputs, layer(inputs)), layer
+
+
+def structural(test):
+    """Marks a test of the contract for the thorough cases only."""
+    test.structural = True
+    return test
+
+
+def to_numpy(x):
+    return np.asarray(ops.convert_to_numpy(ops.stop_gradient(ops.convert_to_tensor(x))))
+
+
+def set_stddev(layer, stddev):
+    for name in ("kernel_log_stddev", "bias_log_stddev"):
+        variable = getattr(layer, name, None)
+        if variable is not None:
+            variable.assign(np.full(variable.shape, math.log(stddev), "float32"))
+
+
+def randomize(layer, seed=0):
+    """Means of scale .3 and stddevs of about .2, so that nothing is degenerate."""
+    rng = np.random.default_rng(seed)
+    for name, scale, centre in (
+        ("kernel", 0.3, 0.0),
+        ("bias", 0.3, 0.0),
+        ("kernel_log_stddev", 0.3, math.log(0.2)),
+        ("bias_log_stddev", 0.3, math.log(0.2)),
+    ):
+        attribute = "_kernel" if name == "kernel" else name
+        variable = getattr(layer, attribute, None)
+        if variable is not None:
+            variable.assign(centre + scale * rng.normal(size=variable.shape))
+
+
+def copy_means(layer, plain):
+    plain.build((None, *layer._build_shapes_dict["input_shape"][1:]))
+    plain.set_weights([to_numpy(v) for v in (layer._kernel, layer.bias) if v is not None])
+
+
+def closed_moments(layer, plain, x):
+    """Mean and variance of linear outputs, by the plain layer on m, and on s^2."""
+    copy_means(layer, plain)
+    mean = to_numpy(plain(x))
+    variances = [
+        np.exp(2 * to_numpy(getattr(layer, f"{name}_log_stddev")))
+        if getattr(layer, f"{name}_log_stddev") is not None
+        else np.zeros(getattr(layer, name).shape)
+        for name in ("kernel", "bias")
+        if getattr(layer, name) is not None
+    ]
+    plain.set_weights([v.astype("float32") for v in variances])
+    return mean, to_numpy(plain(x**2))
+
+
+def assert_moments(draws, mean, variance, standard_errors=5.0):
+    """Mean and variance of Gaussian draws `(S, ...)` against the exact ones."""
+    count = len(draws)
+    z_mean = (draws.mean(axis=0) - mean) / np.sqrt(variance / count)
+    assert np.abs(z_mean).max() < standard_errors
+    ratio = draws.var(axis=0, ddof=1) / variance
+    assert np.abs(ratio - 1).max() < standard_errors * math.sqrt(2 / (count - 1))
+
+
+def compile_zero_loss(model, **options):
+    """A compiled model whose loss is its `add_loss` terms alone."""
+    model.compile(
+        keras.optimizers.SGD(0.0), lambda y, p: 0.0 * ops.sum(p, axis=-1), **options
+    )
+    return model
+
+
+def evaluated_loss(model, x, y=None):
+    y = np.zeros((len(x), 1), "float32") if y is None else y
+    return float(model.evaluate(x, y, batch_size=len(x), verbose=0))
+
+
+class LayerContract:
+    """Every clause of the contract; subclasses set `cases`."""
+
+    cases: list = []
+
+    # Outputs
+
+    @pytest.mark.parametrize("training", [False, True])
+    def test_without_variance_it_is_the_keras_layer(self, case, training):
+        layer = case.built()
+        randomize(layer)
+        set_stddev(layer, 1e-9)
+        plain = case.plain()
+        copy_means(layer, plain)
+        x = case.inputs()
+        np.testing.assert_allclose(
+            to_numpy(layer(x, training=training)), to_numpy(plain(x)), atol=1e-5
+        )
+
+    def test_inference_is_the_mean_and_repeats(self, case):
+        layer, plain = case.built(), case.plain()
+        randomize(layer)
+        copy_means(layer, plain)
+        x = case.inputs()
+        first = to_numpy(layer(x, training=False))
+        np.testing.assert_array_equal(first, to_numpy(layer(x)))
+        np.testing.assert_allclose(first, to_numpy(plain(x)), atol=1e-6)
+
+    @pytest.mark.parametrize("sample_at_inference", [False, True])
+    def test_draws_have_the_exact_moments(self, case, sample_at_inference):
+        layer = case.built(sample_at_inference=sample_at_inference, activation=None)
+        randomize(layer)
+        x = case.inputs(rows=3)
+        mean, variance = closed_moments(layer, case.plain(activation=None), x)
+        draws = np.stack(
+            [to_numpy(layer(x, training=not sample_at_inference)) for _ in range(400)]
+        )
+        assert_moments(draws, mean, variance)
+
+    def test_draws_in_the_scope_have_the_exact_moments(self, case):
+        layer = case.built(activation=None)
+        randomize(layer)
+        x = case.inputs(rows=3)
+        mean, variance = closed_moments(layer, case.plain(activation=None), x)
+        count, block = 50, 8
+        tiled = np.tile(x, (block,) + (1,) * len(case.input_shape))
+        draws = []
+        for index in range(count):
+            with sampling.SamplingScope(0, index, block):
+                draws.append(to_numpy(layer(tiled)).reshape(block, *mean.shape))
+        assert_moments(np.concatenate(draws), mean, variance)
+
+    def test_the_scope_repeats_and_adds_no_loss(self, case):
+        layer = case.built()
+        x = case.inputs()
+        state = to_numpy(layer.noise.state)
+        outputs = []
+        for seed in (0, 0, 1):
+            with sampling.SamplingScope(seed, 0, 1):
+                outputs.append(to_numpy(layer(x)))
+                assert not layer.losses
+        np.testing.assert_array_equal(outputs[0], outputs[1])
+        assert np.abs(outputs[0] - outputs[2]).max() > 0
+        np.testing.assert_array_equal(state, to_numpy(layer.noise.state))
+
+    def test_a_sample_in_the_scope_is_one_function(self, case):
+        layer = case.built()
+        x = case.inputs(rows=6)
+        with sampling.SamplingScope(0, 0, 1):
+            whole = to_numpy(layer(x))
+        with sampling.SamplingScope(0, 0, 1):
+            parts = [to_numpy(layer(x[:2])), to_numpy(layer(x[2:]))]
+        np.testing.assert_allclose(whole, np.concatenate(parts), atol=1e-6)
+
+    def test_noise_in_a_traced_loop(self, case):
+        layer = case.built()
+        x = ops.convert_to_tensor(case.inputs())
+
+        def draw(index):
+            with sampling.SamplingScope(0, index, 1):
+                return layer(x)
+
+        stacked = to_numpy(ops.map(draw, ops.arange(3)))
+        looped = to_numpy(
+            ops.fori_loop(0, 3, lambda i, total: total + draw(i), ops.zeros_like(draw(0)))
+        )
+        assert np.abs(stacked[0] - stacked[1]).max() > 0
+        np.testing.assert_allclose(stacked.sum(axis=0), looped, atol=1e-4)
+
+    def test_noise_differs_between_calls_and_layers(self, case):
+        x = np.ones((1, *case.input_shape), "float32")
+        streams = []
+        for seed in (0, 1, 2, 0):
+            layer = case.built(seed=seed)
+            randomize(layer)
+            centre = to_numpy(layer(x))
+            streams += [
+                (to_numpy(layer(x, training=True)) - centre).ravel() for _ in range(5)
+            ]
+        for i in range(len(streams)):
+            for j in range(i):
+                assert np.abs(streams[i] - streams[j]).max() > 1e-6
+
+    # KL
+
+    def test_kl_equals_an_independent_value(self, case):
+        layer = case.built()
+        randomize(layer)
+        expected, tolerance = case.oracle_kl(layer)
+        if case.closed_kl:
+            value = float(to_numpy(layer.kl()))
+        else:
+            draws = [float(to_numpy(layer.kl())) for _ in range(200)]
+            value = float(np.mean(draws))
+            tolerance += 5 * float(np.std(draws, ddof=1)) / math.sqrt(len(draws))
+        assert abs(value - expected) <= tolerance
+        assert keras.backend.standardize_dtype(layer.kl().dtype) == "float32"
+
+    def test_kl_is_zero_at_the_prior_and_falls_on_the_way(self, case):
+        if not (case.proper_prior and case.closed_kl):
+            pytest.skip("the prior is improper, or no Gaussian equals it")
+        layer = case.built(prior=keras_bdl.priors.Normal(0.1, 0.5))
+        randomize(layer)
+        start = {n: (to_numpy(m), to_numpy(s)) for n, (m, s) in layer.gaussians().items()}
+        values = []
+        for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+            for name, (mean, log_stddev) in start.items():
+                variable = layer._kernel if name == "kernel" else layer.bias
+                variable.assign((1 - share) * mean + share * 0.1)
+                getattr(layer, f"{name}_log_stddev").assign(
+                    (1 - share) * log_stddev + share * math.log(0.5)
+                )
+            values.append(float(to_numpy(layer.kl())))
+        assert all(a > b for a, b in zip(values, values[1:]))
+        weights = sum(mean.size for mean, _ in start.values())
+        assert abs(values[-1]) < 1e-6 * weights
+
+    @structural
+    @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+    @pytest.mark.parametrize(
+        "shape", ["single", "shared", "siamese", "time", "time_unknown", "subclassed"]
+    )
+    def test_kl_counts_once(self, case, shape, policy):
+        keras.config.set_dtype_policy(policy)
+        layer = case.make(num_examples=N)
+        model, x = _use_layer(layer, case, shape)
+        compile_zero_loss(model)
+        y = np.zeros((len(x[0]) if isinstance(x, list) else len(x), 1), "float32")
+        rows = len(y)
+        history = model.fit(x, y, batch_size=rows, verbose=0).history["loss"][0]
+        loss = float(model.evaluate(x, y, batch_size=rows, verbose=0))
+        if case.closed_kl:
+            expected = float(to_numpy(layer.kl())) / N
+            assert history == pytest.approx(expected, rel=1e-5)
+            assert loss == pytest.approx(expected, rel=1e-5)
+        else:
+            draws = [float(to_numpy(layer.kl())) / N for _ in range(50)]
+            margin = 6 * np.std(draws)
+            assert abs(loss - np.mean(draws)) < margin
+            assert abs(history - np.mean(draws)) < margin
+
+    @structural
+    def test_kl_is_scaled_by_weight_and_examples(self, case):
+        model, layer = case.model(num_examples=50, kl_weight=0.25)
+        compile_zero_loss(model)
+        x = case.inputs()
+        kl = float(to_numpy(layer.measured_kl()))
+        assert evaluated_loss(model, x) == pytest.approx(0.25 * kl / 50, rel=1e-5)
+        layer.kl_weight.assign(0.5)  # no retracing: the value is a variable
+        assert evaluated_loss(model, x) == pytest.approx(0.5 * kl / 50, rel=1e-5)
+        keras_bdl.set_num_examples(model, 25)
+        assert evaluated_loss(model, x) == pytest.approx(0.5 * kl / 25, rel=1e-5)
+
+    @structural
+    def test_a_frozen_layer_adds_no_kl(self, case):
+        model, layer = case.model(num_examples=N)
+        layer.trainable = False
+        compile_zero_loss(model)
+        assert evaluated_loss(model, case.inputs()) == 0.0
+
+    @structural
+    def test_unknown_num_examples_raises_in_fit_and_evaluate_only(self, case):
+        x = case.inputs()
+        y = np.zeros((len(x), 1), "float32")
+        for method in ("fit", "evaluate"):
+            model, layer = case.model()
+            compile_zero_loss(model)
+            with pytest.raises(ValueError, match=f"'{layer.name}'.*set_num_examples"):
+                getattr(model, method)(x, y, verbose=0)
+            assert np.isfinite(model.predict(x, verbose=0)).all()
+            keras_bdl.set_num_examples(model, N)
+            getattr(model, method)(x, y, verbose=0)
+
+    # Training
+
+    def test_every_trainable_variable_gets_a_gradient(self, case):
+        model, layer = case.model(num_examples=10)
+        randomize(layer)
+        before = [to_numpy(v) for v in model.trainable_variables]
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        x = case.inputs(rows=8)
+        model.fit(x, model.predict(x, verbose=0) + 1.0, batch_size=8, verbose=0)
+        after = [to_numpy(v) for v in model.trainable_variables]
+        assert len(before) >= 2
+        for old, new in zip(before, after):
+            assert np.isfinite(new).all()
+            assert (old != new).mean() > 0.9
+
+    @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+    def test_zero_input_and_zero_variance_train(self, case, policy):
+        keras.config.set_dtype_policy(policy)
+        model, layer = case.model(num_examples=10)
+        set_stddev(layer, math.exp(-30))
+        model.compile(keras.optimizers.SGD(1e-3), "mse")
+        x = np.zeros((4, *case.input_shape), "float32")
+        model.fit(x, model.predict(x, verbose=0), epochs=2, verbose=0)
+        for variable in model.trainable_variables:
+            assert np.isfinite(to_numpy(variable)).all()
+
+    def test_jit_compiled_training(self, case):
+        if BACKEND == "torch":
+            pytest.skip("torch.compile needs a C++ toolchain and minutes")
+        model, layer = case.model(num_examples=10)
+        model.compile("sgd", "mse", jit_compile=True)
+        x = case.inputs()
+        history = model.fit(x, model.predict(x, verbose=0), epochs=2, verbose=0)
+        assert np.isfinite(history.history["loss"]).all()
+
+    # Numbers
+
+    @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
+    def test_half_precision_keeps_variance(self, case, policy):
+        keras.config.set_dtype_policy(policy)
+        layer = case.built(activation=None, sample_at_inference=True)
+        keras.config.set_dtype_policy("float32")
+        set_stddev(layer, math.exp(-9))
+        x = np.full((1, *case.input_shape), 300.0, "float32")
+        for call in (layer, lambda x: layer(x, training=True)):
+            assert np.isfinite(to_numpy(ops.cast(call(x), "float32"))).all()
+        assert np.isfinite(float(to_numpy(layer.kl())))
+        assert keras.backend.standardize_dtype(layer.kl().dtype) == "float32"
+
+    def test_float64_is_not_narrowed(self, case):
+        if BACKEND == "jax":
+            pytest.skip("JAX has no float64 unless it is enabled for the process")
+        layer = case.built(dtype="float64")
+        outputs = layer(case.inputs().astype("float64"), training=True)
+        assert keras.backend.standardize_dtype(outputs.dtype) == "float64"
+        assert keras.backend.standardize_dtype(layer.kl().dtype) == "float64"
+
+    # Serialisation
+
+    @structural
+    def test_config_is_json_and_round_trips(self, case):
+        layer = case.built(kl_weight=0.5, seed=3)
+        config = json.loads(json.dumps(layer.get_config()))
+        copy = type(layer).from_config(config)
+        assert copy.get_config() == layer.get_config()
+        copy.build((None, *case.input_shape))
+        assert [v.shape for v in copy.variables] == [v.shape for v in layer.variables]
+
+    @structural
+    @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+    def test_saved_model_continues_exactly(self, case, policy, tmp_path):
+        keras.config.set_dtype_policy(policy)
+        model, layer = case.model(num_examples=10)
+        randomize(layer)
+        model.compile("adam", "mse")
+        x = case.inputs()
+        y = model.predict(x, verbose=0) + 1.0
+        model.fit(x, y, verbose=0, shuffle=False)
+        path = tmp_path / "model.keras"
+        model.save(path)
+        copy = keras.models.load_model(path)  # safe_mode is the default
+        np.testing.assert_array_equal(
+            model.predict(x, verbose=0), copy.predict(x, verbose=0)
+        )
+        for m in (model, copy):
+            m.fit(x, y, verbose=0, shuffle=False)
+        for a, b in zip(model.weights, copy.weights):
+            np.testing.assert_allclose(to_numpy(a), to_numpy(b), atol=1e-6)
+
+    @structural
+    def test_weights_of_another_layer_are_refused(self, case, tmp_path):
+        model, layer = case.model(num_examples=10)
+        inputs = keras.Input(case.input_shape)
+        plain = keras.Model(inputs, case.plain()(inputs))
+        path = tmp_path / "plain.weights.h5"
+        plain.save_weights(path)
+        with pytest.raises(ValueError, match="Received"):
+            model.load_weights(path)
+
+    @structural
+    def test_clone_and_export(self, case, tmp_path):
+        model, layer = case.model(num_examples=10)
+        randomize(layer)
+        x = case.inputs()
+        clone = keras.models.clone_model(model)
+        clone.set_weights(model.get_weights())
+        expected = model.predict(x, verbose=0)
+        np.testing.assert_allclose(clone.predict(x, verbose=0), expected, atol=1e-6)
+        if BACKEND == "tensorflow":
+            import tensorflow as tf
+
+            model.export(str(tmp_path / "export"), verbose=False)
+            loaded = tf.saved_model.load(str(tmp_path / "export"))
+            served = loaded.serve(x)
+            np.testing.assert_allclose(served.numpy(), expected, atol=1e-5)
+
+    # Refusals
+
+    @structural
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"kernel_regularizer": "l2"},
+            {"bias_regularizer": "l2"},
+            {"kernel_constraint": "non_neg"},
+            {"bias_constraint": "non_neg"},
+            {"prior": "no such prior"},
+            {"num_examples": 0},
+            {"num_examples": -5},
+            {"kl_weight": -1.0},
+            {"kl_weight": float("nan")},
+        ],
+        ids=lambda options: next(iter(options)),
+    )
+    def test_bad_arguments_raise_value_errors(self, case, options):
+        with pytest.raises(ValueError, match="Received"):
+            case.make(**options)
+
+    @structural
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"num_examples": 2.5},
+            {"num_examples": True},
+            {"kl_weight": "1"},
+            {"sample_at_inference": 1},
+            {"seed": 1.5},
+        ],
+        ids=lambda options: next(iter(options)),
+    )
+    def test_arguments_of_wrong_type_raise_type_errors(self, case, options):
+        with pytest.raises(TypeError, match="Received"):
+            case.make(**options)
+
+    @structural
+    def test_inherited_methods_do_not_lie(self, case):
+        layer = case.built()
+        with pytest.raises(ValueError, match="to_keras.*Received"):
+            layer.enable_lora(2)
+        with pytest.raises(ValueError, match="to_keras.*Received"):
+            layer.quantize("int8")
+
+    # Use
+
+    def test_it_is_the_keras_layer(self, case):
+        layer, plain = case.built(), case.plain()
+        assert isinstance(layer, type(plain))
+        assert type(layer).__name__ in base.REGISTRY
+        shape = (7, *case.input_shape)
+        assert layer.compute_output_shape(shape) == plain.compute_output_shape(shape)
+
+    @pytest.mark.parametrize("rows", [1, 0])
+    def test_batch_of_one_and_none(self, case, rows):
+        if rows == 0 and BACKEND == "torch" and len(case.input_shape) > 1:
+            pytest.skip("torch's own convolution refuses an empty batch")
+        layer = case.built()
+        x = case.inputs(rows=rows)
+        expected = layer.compute_output_shape(x.shape)
+        assert tuple(layer(x, training=True).shape) == tuple(expected)
+
+
+def _use_layer(layer, case, shape):
+    """A model that uses a layer in one of several ways, and inputs for it."""
+    x = case.inputs()
+    pool = keras.layers.Lambda(
+        lambda t: ops.mean(ops.reshape(t, (ops.shape(t)[0], -1)), axis=-1, keepdims=True),
+        output_shape=(1,),
+    )
+    if shape == "single":
+        inputs = keras.Input(case.input_shape)
+        return keras.Model(inputs, pool(layer(inputs))), x
+    if shape == "shared":
+        inputs = keras.Input(case.input_shape)
+        return keras.Model(inputs, pool(layer(inputs) + layer(2.0 * inputs))), x
+    if shape == "siamese":
+        left, right = keras.Input(case.input_shape), keras.Input(case.input_shape)
+        return keras.Model([left, right], pool(layer(left) - layer(right))), [x, x]
+    if shape.startswith("time"):
+        steps = 5
+        inputs = keras.Input((steps if shape == "time" else None, *case.input_shape))
+        outputs = keras.layers.TimeDistributed(layer)(inputs)
+        return keras.Model(inputs, pool(outputs)), np.stack([x] * steps, axis=1)
+
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner = layer
+
+        def call(self, inputs, training=None):
+            outputs = self.inner(inputs, training=training)
+            return ops.mean(
+                ops.reshape(outputs, (ops.shape(outputs)[0], -1)), axis=-1, keepdims=True
+            )
+
+    return Subclassed(), x

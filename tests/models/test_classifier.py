@@ -1,0 +1,286 @@
+"""BayesianClassifier: what fit, evaluate and predict report, and that it survives."""
+
+import keras
+import numpy as np
+import pytest
+from contract import randomize, to_numpy
+from keras import ops
+
+import keras_bdl
+
+BACKEND = keras.backend.backend()
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(60, 4)).astype("float32")
+Y = (X[:, 0] > 0).astype("int32") + (X[:, 1] > 0.5)
+
+
+def network(**options):
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras_bdl.VariationalDense(8, activation="relu", **options),
+            keras_bdl.VariationalDense(3, **options),
+        ]
+    )
+
+
+def classifier(**options):
+    model = keras_bdl.BayesianClassifier(network(), num_samples=4, **options)
+    model.compile(keras.optimizers.Adam(0.01))
+    return model
+
+
+def fitted(**options):
+    model = classifier(**options)
+    model.fit(X, Y, epochs=2, verbose=0)
+    return model
+
+
+def total_kl(model):
+    return sum(float(to_numpy(layer.kl())) for layer in model.network.layers)
+
+
+def test_fit_reads_the_number_of_examples_and_learns():
+    model = classifier()
+    history = model.fit(X, Y, epochs=30, verbose=0, validation_split=0.25).history
+    assert [float(v._num_examples.value) for v in model.network.layers] == [45, 45]
+    assert set(history) == {
+        f"{prefix}{name}"
+        for prefix in ("", "val_")
+        for name in ("loss", "nll", "accuracy", "ece")
+    }
+    assert history["loss"][-1] < history["loss"][0]
+    assert history["val_accuracy"][-1] > 0.5
+
+
+def test_evaluate_is_the_sampled_bound_and_the_predictive_scores():
+    model = fitted()
+    for layer in model.network.layers:
+        randomize(layer)
+    big = keras_bdl.BayesianClassifier(model.network, num_samples=500, num_examples=60)
+    big.compile()
+    result = big.evaluate(X, Y, batch_size=20, verbose=0, return_dict=True)
+    draws = keras_bdl.predict(
+        big, X, 2000, outputs="logits", return_samples=True, verbose=0
+    )
+    chosen = np.log(draws[:, np.arange(60), Y])
+    bound = -chosen.mean() + total_kl(model) / 60
+    per_draw = chosen.mean(axis=1)
+    error = per_draw.std() * np.sqrt(1 / 500 + 1 / 2000)
+    assert abs(result["loss"] - bound) < 5 * error
+    mean = draws.mean(0)
+    assert result["nll"] == pytest.approx(
+        -np.log(mean[np.arange(60), Y]).mean(), abs=0.02
+    )
+    assert result["accuracy"] == pytest.approx((mean.argmax(-1) == Y).mean(), abs=0.06)
+    assert result["loss"] > result["nll"]  # Jensen, and the KL
+
+
+def test_evaluate_with_batches_of_unequal_size_and_weights():
+    model = fitted()
+    whole = model.evaluate(X, Y, batch_size=60, verbose=0, return_dict=True)
+    parts = model.evaluate(X, Y, batch_size=37, verbose=0, return_dict=True)
+    for name, value in whole.items():
+        assert parts[name] == pytest.approx(value, abs=1e-4)
+    weights = np.r_[np.ones(30), np.zeros(30)].astype("float32")
+    weighted = model.evaluate(
+        X, Y, sample_weight=weights, batch_size=60, verbose=0, return_dict=True
+    )
+    half = model.evaluate(X[:30], Y[:30], batch_size=60, verbose=0, return_dict=True)
+    for name in ("nll", "accuracy", "ece"):
+        assert weighted[name] == pytest.approx(half[name], abs=1e-4)
+
+
+def test_training_loss_is_nll_plus_kl():
+    model = classifier()
+    model.optimizer.learning_rate = 0.0
+    logs = model.fit(X, Y, verbose=0).history
+    assert logs["loss"][0] == pytest.approx(
+        logs["nll"][0] + total_kl(model) / 60, rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("form", ["(n,)", "(n, 1)", "one-hot"])
+def test_labels_in_every_form(form):
+    labels = {"(n,)": Y, "(n, 1)": Y[:, None], "one-hot": np.eye(3)[Y]}[form]
+    model = fitted(num_examples=60)
+    expected = model.evaluate(X, Y, verbose=0, return_dict=True)
+    result = model.evaluate(X, labels, verbose=0, return_dict=True)
+    assert result == pytest.approx(expected, abs=1e-5)
+    model.fit(X, labels, verbose=0)
+
+
+def test_calling_gives_mean_logits_and_predict_probabilities():
+    model = fitted()
+    logits = to_numpy(model(X))
+    np.testing.assert_allclose(logits, model.network.predict(X, verbose=0), atol=1e-5)
+    probabilities = model.predict(X, verbose=0, num_samples=8, seed=0)
+    assert probabilities.shape == (60, 3)
+    np.testing.assert_allclose(probabilities.sum(-1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(
+        probabilities,
+        keras_bdl.predict(
+            model.network, X, 8, seed=0, outputs="logits", verbose=0
+        ),
+        atol=1e-6,
+    )
+    result = model.predict_uncertainty(X, verbose=0)
+    assert isinstance(result, tuple) and result._fields[0] == "probabilities"
+    assert (result.mutual_information >= 0).all()
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_save_load_fit_continues_with_the_optimizer(tmp_path, policy):
+    keras.config.set_dtype_policy(policy)
+    model = fitted()
+    model.save(tmp_path / "c.keras")
+    copy = keras.models.load_model(tmp_path / "c.keras")
+    np.testing.assert_array_equal(
+        model.predict(X, seed=0, verbose=0), copy.predict(X, seed=0, verbose=0)
+    )
+    assert int(copy.optimizer.iterations.value) == int(model.optimizer.iterations.value)
+    assert copy.evaluate(X, Y, verbose=0) == pytest.approx(
+        model.evaluate(X, Y, verbose=0), rel=1e-4
+    )
+    for m in (model, copy):
+        m.fit(X, Y, shuffle=False, verbose=0)
+    for a, b in zip(model.weights, copy.weights):
+        np.testing.assert_allclose(to_numpy(a), to_numpy(b), atol=1e-5)
+
+
+def test_export_serves_mean_logits(tmp_path, only_tensorflow):
+    import tensorflow as tf
+
+    model = fitted()
+    model.export(str(tmp_path / "e"), verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "e"))
+    served = loaded.serve(X).numpy()
+    np.testing.assert_allclose(served, to_numpy(model(X)), atol=1e-5)
+
+
+def test_scikit_learn_wrapper():
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    model = classifier()
+    wrapped = keras.wrappers.SKLearnClassifier(model, fit_kwargs={"verbose": 0})
+    wrapped.fit(X, np.array(["a", "b", "c"])[Y], epochs=40)
+    predicted = wrapped.predict(X)
+    assert set(predicted.ravel()) <= {"a", "b", "c"}
+    assert (predicted.ravel() == np.array(["a", "b", "c"])[Y]).mean() > 0.5
+
+
+def test_clone_model():
+    model = fitted()
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    np.testing.assert_allclose(to_numpy(clone(X)), to_numpy(model(X)), atol=1e-6)
+
+
+def test_tf_data_and_pydataset():
+    tf = pytest.importorskip("tensorflow")
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(60).batch(16)
+    model = classifier()
+    model.fit(data, validation_data=data, verbose=0)
+    assert float(model.network.layers[0]._num_examples.value) == 60
+
+
+def test_a_generator_needs_an_explicit_number():
+    def batches():
+        while True:
+            yield X[:8], Y[:8]
+
+    model = classifier()
+    with pytest.raises(ValueError, match="num_examples.*Received"):
+        model.fit(batches(), steps_per_epoch=2, verbose=0)
+    explicit = classifier(num_examples=60)
+    explicit.fit(batches(), steps_per_epoch=2, verbose=0)
+
+
+def test_an_inferred_number_is_read_again_and_an_explicit_one_wins():
+    model = classifier()
+    model.fit(X, Y, verbose=0)
+    model.fit(X[:20], Y[:20], verbose=0)
+    assert float(model.network.layers[0]._num_examples.value) == 20
+    explicit = classifier(num_examples=7)
+    explicit.fit(X, Y, verbose=0)
+    assert float(explicit.network.layers[0]._num_examples.value) == 7
+
+
+def test_an_unbuilt_network():
+    model = keras_bdl.BayesianClassifier(
+        keras.Sequential(
+            [keras_bdl.VariationalDense(4), keras_bdl.VariationalDense(3)]
+        ),
+        num_samples=3,
+    )
+    model.compile()
+    model.fit(X, Y, verbose=0)
+    assert model.predict(X, verbose=0).shape == (60, 3)
+
+
+def test_a_subclassed_network_and_extra_metrics():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.layer = keras_bdl.VariationalDense(3)
+
+        def call(self, inputs, training=None):
+            return self.layer(inputs, training=training)
+
+    model = keras_bdl.BayesianClassifier(Net(), num_samples=3)
+    model.compile(metrics=[keras_bdl.metrics.BrierScore(from_logits=True)])
+    history = model.fit(X, Y, validation_data=(X, Y), verbose=0).history
+    assert 0 < history["val_brier_score"][0] < 2
+    assert model.predict(X, verbose=0).shape == (60, 3)
+
+
+@pytest.mark.parametrize("num_samples", [4, 20])  # without and with a loop
+def test_other_add_loss_terms_stay_in_the_evaluated_loss(num_samples):
+    def loss(l2):
+        net = keras.Sequential(
+            [
+                keras.Input((4,)),
+                keras_bdl.VariationalDense(3, num_examples=60, seed=0, name="d"),
+                keras.layers.ActivityRegularization(l2=l2),
+            ]
+        )
+        net.layers[0].kernel.assign(np.arange(12.0).reshape(4, 3) / 10)
+        model = keras_bdl.BayesianClassifier(net, num_samples=num_samples)
+        model.compile()
+        penalty = float((to_numpy(model(X)) ** 2).sum() / 60)
+        return model.evaluate(X, Y, batch_size=60, verbose=0)[0], penalty
+
+    (with_penalty, penalty), (without, _) = loss(1.0), loss(0.0)
+    assert with_penalty - without == pytest.approx(penalty, rel=0.02)
+    assert without > total_kl_of_a_layer() / 60
+
+
+def total_kl_of_a_layer():
+    layer = keras_bdl.VariationalDense(3)
+    layer.build((None, 4))
+    layer.kernel.assign(np.arange(12.0).reshape(4, 3) / 10)
+    return float(to_numpy(layer.kl()))
+
+
+def test_refusals():
+    with pytest.raises(TypeError, match="network.*Received"):
+        keras_bdl.BayesianClassifier(keras.layers.Dense(2))
+    plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match="Nothing in model.*Received"):
+        keras_bdl.BayesianClassifier(plain)
+    single = keras.Sequential([keras.Input((4,)), keras_bdl.VariationalDense(1)])
+    with pytest.raises(ValueError, match="2 units.*Received"):
+        keras_bdl.BayesianClassifier(single)
+    with pytest.raises(ValueError, match="own likelihood.*Received"):
+        keras_bdl.BayesianClassifier(network()).compile("adam", "mse")
+
+
+def test_labels_outside_the_classes_are_refused():
+    model = classifier()
+    with pytest.raises(ValueError, match="labels.*Received"):
+        model.fit(X, Y + 5, verbose=0)
+
+
+def test_losses_are_finite_for_extreme_logits():
+    logits = ops.convert_to_tensor(np.array([[1e4, -1e4, 0.0]], "float32"))
+    loss = keras_bdl.losses.CategoricalNLL()
+    assert float(to_numpy(loss(np.array([1]), logits))) == pytest.approx(2e4)

@@ -1,0 +1,241 @@
+"""Uncertainty measures against SciPy, NumPy and a calibration error in a loop."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from contract import to_numpy
+from scipy import stats
+
+from keras_bdl.ops import uncertainty
+
+
+def probabilities(rng, *shape, classes=4, concentration=0.5):
+    return rng.dirichlet(np.full(classes, concentration), size=shape).astype("float32")
+
+
+# Entropies
+
+
+def test_entropy_is_that_of_scipy(rng):
+    p = probabilities(rng, 5, 3)
+    np.testing.assert_allclose(
+        to_numpy(uncertainty.entropy(p)), stats.entropy(p, axis=-1), atol=1e-6
+    )
+
+
+def test_entropy_goes_from_0_to_log_classes():
+    p = np.array([[0, 1, 0, 0], [0.5, 0, 0.5, 0], [0.25] * 4], "float32")
+    entropy = to_numpy(uncertainty.entropy(p))
+    np.testing.assert_allclose(entropy, [0.0, math.log(2), math.log(4)], atol=1e-6)
+
+
+def test_entropies_of_samples_are_those_of_scipy(rng):
+    samples = probabilities(rng, 7, 5, 3)
+    total = uncertainty.predictive_entropy(samples)
+    aleatoric = uncertainty.expected_entropy(samples)
+    np.testing.assert_allclose(
+        to_numpy(total), stats.entropy(samples.mean(axis=0), axis=-1), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        to_numpy(aleatoric), stats.entropy(samples, axis=-1).mean(axis=0), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("concentration", [0.05, 1.0, 1e4])
+def test_mutual_information_is_the_mean_kl_to_the_mean(rng, concentration):
+    samples = probabilities(rng, 6, 200, concentration=concentration)
+    mean = np.broadcast_to(samples.mean(axis=0), samples.shape)
+    expected = stats.entropy(samples, mean, axis=-1).mean(axis=0)
+    information = to_numpy(uncertainty.mutual_information(samples))
+    assert (information >= 0.0).all()
+    np.testing.assert_allclose(information, expected, atol=2e-6)
+
+
+def test_mutual_information_is_0_when_samples_agree_and_log_classes_when_certain(rng):
+    agreeing = np.repeat(probabilities(rng, 1, 200), 9, axis=0)
+    information = to_numpy(uncertainty.mutual_information(agreeing))
+    assert (information >= 0.0).all() and information.max() < 1e-6
+    disagreeing = np.eye(4, dtype="float32")[:, None]
+    information = to_numpy(uncertainty.mutual_information(disagreeing))
+    np.testing.assert_allclose(information, [math.log(4)], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        uncertainty.entropy,
+        uncertainty.expected_entropy,
+        lambda p: uncertainty.brier_score(np.zeros(p.shape[:-1], "int32"), p),
+        lambda p: uncertainty.negative_log_likelihood(
+            np.zeros(p.shape[:-1], "int32"), p
+        ),
+    ],
+    ids=["entropy", "expected entropy", "brier", "nll"],
+)
+def test_half_precision_is_widened(rng, measure):
+    half = probabilities(rng, 300, 2, concentration=5.0).astype("float16")
+    value = measure(half)
+    assert keras.backend.standardize_dtype(value.dtype) == "float32"
+    np.testing.assert_array_equal(
+        to_numpy(value), to_numpy(measure(half.astype("float32")))
+    )
+
+
+# Labels
+
+
+@pytest.mark.parametrize("shape", [(6,), (3, 4, 5)], ids=["rows", "segmentation"])
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "float32"])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_labels_come_in_three_forms(rng, shape, dtype, classes):
+    indices = rng.integers(0, classes, size=shape)
+    one_hot = np.eye(classes)[indices]
+    for labels in (indices, indices[..., None], one_hot):
+        found = uncertainty.class_indices(labels.astype(dtype), (*shape, classes))
+        assert keras.backend.standardize_dtype(found.dtype) == "int32"
+        np.testing.assert_array_equal(to_numpy(found), indices)
+
+
+def test_one_row_and_as_many_rows_as_classes_are_no_special_cases():
+    found = uncertainty.class_indices(np.array([[2]]), (1, 3))
+    np.testing.assert_array_equal(to_numpy(found), [2])
+    found = uncertainty.class_indices(np.array([2, 0, 1]), (3, 3))
+    np.testing.assert_array_equal(to_numpy(found), [2, 0, 1])
+    found = uncertainty.class_indices(np.eye(3)[[2, 0, 1]], (3, 3))
+    np.testing.assert_array_equal(to_numpy(found), [2, 0, 1])
+
+
+# Scores
+
+
+@pytest.mark.parametrize("shape", [(20,), (5, 3, 2)])
+def test_scores_are_those_of_numpy(rng, shape):
+    p = probabilities(rng, *shape, concentration=2.0)
+    labels = rng.integers(0, 4, size=shape)
+    flat, flat_labels = p.reshape(-1, 4), labels.ravel()
+    brier, nll = np.zeros(len(flat)), np.zeros(len(flat))
+    for row, (q, label) in enumerate(zip(flat, flat_labels)):
+        truth = [1.0 if k == label else 0.0 for k in range(4)]
+        brier[row] = sum((q[k] - truth[k]) ** 2 for k in range(4))
+        nll[row] = -math.log(q[label])
+    np.testing.assert_allclose(
+        to_numpy(uncertainty.brier_score(labels, p)), brier.reshape(shape), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        to_numpy(uncertainty.negative_log_likelihood(labels, p)),
+        nll.reshape(shape),
+        atol=1e-5,
+    )
+
+
+def test_scores_of_certain_predictions():
+    p = np.array([[1.0, 0.0, 0.0]] * 2, "float32")
+    labels = np.array([0, 2])
+    brier = to_numpy(uncertainty.brier_score(labels, p))
+    np.testing.assert_allclose(brier, [0.0, 2.0])
+    nll = to_numpy(uncertainty.negative_log_likelihood(labels, p))
+    assert nll[0] == 0.0 and 60.0 < nll[1] < 100.0
+
+
+# Calibration
+
+
+def bins_in_a_loop(labels, p, num_bins, weights):
+    """Weight, correct weight and confidence per bin, closed on the right."""
+    edges = [np.float32(b) / np.float32(num_bins) for b in range(num_bins + 1)]
+    bins = np.zeros((3, num_bins))
+    for label, row, weight in zip(labels, p, weights):
+        confidence = max(row)
+        correct = list(row).index(confidence) == label
+        for b in range(num_bins):
+            if edges[b] < confidence <= edges[b + 1]:
+                bins[:, b] += weight, weight * correct, weight * confidence
+    return bins
+
+
+def error_in_a_loop(labels, p, num_bins, weights):
+    count, correct, confidence = bins_in_a_loop(labels, p, num_bins, weights)
+    error = 0.0
+    for b in range(num_bins):
+        if count[b] > 0.0:
+            gap = abs(correct[b] / count[b] - confidence[b] / count[b])
+            error += count[b] / count.sum() * gap
+    return error
+
+
+def rows_of_confidence(confidences, classes=40):
+    confidences = np.asarray(confidences, "float32")
+    p = np.repeat((1.0 - confidences)[:, None] / (classes - 1), classes, axis=1)
+    p[:, 3] = confidences
+    return p.astype("float32")
+
+
+def assert_calibration(labels, p, num_bins, weights=None):
+    loop_weights = np.ones(len(p)) if weights is None else weights
+    bins = uncertainty.calibration_bins(labels, p, num_bins, weights)
+    expected = bins_in_a_loop(labels, p, num_bins, loop_weights)
+    np.testing.assert_allclose(to_numpy(bins), expected, rtol=1e-5, atol=1e-5)
+    error = float(to_numpy(uncertainty.calibration_error(bins)))
+    assert error == pytest.approx(
+        error_in_a_loop(labels, p, num_bins, loop_weights), abs=1e-6
+    )
+    return error
+
+
+@pytest.mark.parametrize("num_bins", [1, 5, 10, 15])
+@pytest.mark.parametrize("weighting", ["none", "uniform", "some zero"])
+def test_calibration_error_is_that_of_a_loop(rng, num_bins, weighting):
+    p = probabilities(rng, 400)
+    labels = np.where(rng.random(400) < 0.6, p.argmax(axis=-1), rng.integers(0, 4, 400))
+    weights = {
+        "none": None,
+        "uniform": rng.random(400).astype("float32"),
+        "some zero": rng.integers(0, 3, 400).astype("float32"),
+    }[weighting]
+    assert assert_calibration(labels, p, num_bins, weights) > 0.0
+
+
+@pytest.mark.parametrize("step", [-1, 0, 1], ids=["below", "on", "above"])
+def test_confidences_at_the_edges_of_15_bins(rng, step):
+    edges = np.arange(1, 16, dtype="float32") / np.float32(15)
+    if step:
+        edges = np.nextafter(edges, np.float32(step * np.inf))
+    edges = edges[edges <= 1.0]
+    p = rows_of_confidence(edges)
+    np.testing.assert_array_equal(p.max(axis=-1), edges)
+    assert_calibration(rng.integers(2, 5, size=len(p)), p, 15)
+    count = to_numpy(uncertainty.calibration_bins(np.zeros(len(p)), p, 15))[0]
+    np.testing.assert_array_equal(count, ([0.0] if step > 0 else []) + [1.0] * len(p))
+
+
+def test_default_is_15_bins(rng):
+    p, labels = probabilities(rng, 50), rng.integers(0, 4, size=50)
+    bins = to_numpy(uncertainty.calibration_bins(labels, p))
+    np.testing.assert_allclose(
+        bins, bins_in_a_loop(labels, p, 15, np.ones(50)), rtol=1e-5
+    )
+
+
+def test_calibration_counts_every_position(rng):
+    p, labels = probabilities(rng, 6, 3, 2), rng.integers(0, 4, size=(6, 3, 2))
+    weights = rng.random((6, 3, 2)).astype("float32")
+    bins = uncertainty.calibration_bins(labels, p, 15, weights)
+    expected = bins_in_a_loop(labels.ravel(), p.reshape(-1, 4), 15, weights.ravel())
+    np.testing.assert_allclose(to_numpy(bins), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_calibrated_predictions_have_no_error_and_wrong_ones_their_confidence():
+    p = np.array([[0.75, 0.25]] * 4, "float32")
+    bins = uncertainty.calibration_bins(np.array([0, 0, 1, 0]), p)
+    assert float(uncertainty.calibration_error(bins)) == pytest.approx(0.0, abs=1e-7)
+    bins = uncertainty.calibration_bins(np.ones(4, "int32"), p)
+    assert float(uncertainty.calibration_error(bins)) == pytest.approx(0.75)
+
+
+def test_calibration_error_without_data_is_0():
+    assert float(uncertainty.calibration_error(np.zeros((3, 15), "float32"))) == 0.0
+    p = np.array([[0.75, 0.25]], "float32")
+    bins = uncertainty.calibration_bins(np.array([1]), p, 15, np.zeros(1))
+    assert float(uncertainty.calibration_error(bins)) == 0.0

@@ -1,0 +1,556 @@
+"""Sampled prediction against brute-force weight sampling, on every kind of model."""
+
+import gc
+import weakref
+
+import keras
+import numpy as np
+import pytest
+from contract import randomize, to_numpy
+from keras import ops
+
+import keras_bdl
+from keras_bdl import model_split, prediction
+from keras_bdl.layers import base
+
+BACKEND = keras.backend.backend()
+
+
+def dense(units, **options):
+    return keras_bdl.VariationalDense(units, **options)
+
+
+def sequential():
+    return keras.Sequential(
+        [keras.Input((4,)), dense(6, activation="tanh"), dense(3)]
+    )
+
+
+def pooled_convolution():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 2)),
+            keras_bdl.VariationalConv2D(4, 3, activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.GlobalAveragePooling2D(),
+            dense(3),
+        ]
+    )
+
+
+def deterministic_prefix():
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(5, activation="relu")(inputs)
+    outputs = dense(3)(keras.layers.Dense(4)(hidden))
+    return keras.Model(inputs, outputs)
+
+
+def merged():
+    """Deterministic tensors meet sampled ones after the first sampled layer."""
+    inputs = keras.Input((4,))
+    plain = keras.layers.Dense(6)(inputs)
+    sampled = dense(6, activation="tanh")(inputs)
+    joined = keras.layers.Add()([plain, sampled])
+    return keras.Model(inputs, dense(3)(keras.layers.Concatenate()([joined, plain])))
+
+
+def shared():
+    """One layer called twice: both calls see the same weights."""
+    inputs = keras.Input((4,))
+    layer = dense(3)
+    return keras.Model(inputs, layer(inputs) - layer(0.5 * inputs))
+
+
+def nested():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, dense(3)(sequential()(inputs)))
+
+
+def positions():
+    return keras.Sequential(
+        [
+            keras.Input((5, 4)),
+            dense(6, activation="tanh"),
+            keras.layers.GlobalAveragePooling1D(),
+            dense(3),
+        ]
+    )
+
+
+def fixed_batch():
+    return keras.Sequential([keras.Input(batch_shape=(8, 4)), dense(3)])
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.first = dense(6, activation="tanh")
+        self.second = dense(3)
+
+    def call(self, inputs, training=None):
+        return self.second(self.first(inputs, training=training), training=training)
+
+
+def subclassed():
+    model = Subclassed()
+    model(np.zeros((1, 4), "float32"))
+    return model
+
+
+MODELS = [
+    sequential,
+    pooled_convolution,
+    deterministic_prefix,
+    merged,
+    shared,
+    nested,
+    positions,
+    fixed_batch,
+    subclassed,
+]
+
+
+def prepared(make):
+    model = make()
+    for index, layer in enumerate(base.bayesian_layers(model)):
+        randomize(layer, seed=index)
+    return model
+
+
+def inputs_of(model, rows=8):
+    shape = model.input_shape[1:] if hasattr(model, "input_shape") else (4,)
+    return np.random.default_rng(0).normal(size=(rows, *shape)).astype("float32")
+
+
+def brute_force(model, x, count):
+    """Outputs for `count` draws of all weights, set one after the other."""
+    rng = np.random.default_rng(1)
+    layers = base.bayesian_layers(model)
+    means = {
+        id(v): to_numpy(v) for layer in layers for v in (layer._kernel, layer.bias)
+    }
+    draws = []
+    for _ in range(count):
+        for layer in layers:
+            for mean, log_stddev in (
+                (layer._kernel, layer.kernel_log_stddev),
+                (layer.bias, layer.bias_log_stddev),
+            ):
+                noise = rng.normal(size=mean.shape)
+                mean.assign(means[id(mean)] + np.exp(to_numpy(log_stddev)) * noise)
+        draws.append(to_numpy(model(x, training=False)))
+    for layer in layers:
+        for mean in (layer._kernel, layer.bias):
+            mean.assign(means[id(mean)])
+    return np.stack(draws)
+
+
+def assert_same_moments(draws, others):
+    """Means and variances of two sets of draws agree within 5 standard errors."""
+    error = np.sqrt(draws.var(0) / len(draws) + others.var(0) / len(others))
+    assert (np.abs(draws.mean(0) - others.mean(0)) / error).max() < 5
+
+    def variance_error(d):
+        fourth = ((d - d.mean(0)) ** 4).mean(0)
+        return (fourth - d.var(0) ** 2) / len(d)
+
+    error = np.sqrt(variance_error(draws) + variance_error(others))
+    assert (np.abs(draws.var(0) - others.var(0)) / error).max() < 5
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_draws_and_marginals_agree_with_brute_force(make):
+    model = prepared(make)
+    x = inputs_of(model)
+    exact = brute_force(model, x, 500)
+    draws = keras_bdl.predict(
+        model, x, 2000, return_samples=True, seed=0, verbose=0, outputs="mean"
+    )
+    assert draws.shape == (2000, *exact.shape[1:])
+    assert_same_moments(draws, exact)
+
+    result = keras_bdl.predict_uncertainty(
+        model, x, 2000, seed=1, verbose=0, outputs="mean"
+    )
+    error = np.sqrt(exact.var(0) * (1 / 500 + 1 / 2000))
+    assert (np.abs(result.mean - exact.mean(0)) / error).max() < 5
+    fourth = ((exact - exact.mean(0)) ** 4).mean(0) - exact.var(0) ** 2
+    error = np.sqrt(fourth * (1 / 500 + 1 / 2000))
+    assert (np.abs(result.epistemic_variance - exact.var(0)) / error).max() < 5
+
+
+@pytest.mark.parametrize("batch_size", [4, 1000])
+def test_moment_sampling_is_exact_in_every_layer(batch_size):
+    """Small batches draw outputs from moments, large ones draw weights."""
+    model = prepared(sequential)
+    x = inputs_of(model)
+    exact = brute_force(model, x, 500)
+    result = keras_bdl.predict_uncertainty(
+        model, x, 3000, seed=2, verbose=0, outputs="mean", batch_size=batch_size
+    )
+    error = np.sqrt(exact.var(0) * (1 / 500 + 1 / 3000))
+    assert (np.abs(result.mean - exact.mean(0)) / error).max() < 5
+    fourth = ((exact - exact.mean(0)) ** 4).mean(0) - exact.var(0) ** 2
+    error = np.sqrt(fourth * (1 / 500 + 1 / 3000))
+    assert (np.abs(result.epistemic_variance - exact.var(0)) / error).max() < 5
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_draw_is_one_function_for_all_batches_and_calls(make):
+    model = prepared(make)
+    x = inputs_of(model)
+    options = {"return_samples": True, "seed": 3, "verbose": 0}
+    whole = keras_bdl.predict(model, x, 5, batch_size=8, **options)
+    if make is not fixed_batch:
+        parts = keras_bdl.predict(model, x, 5, batch_size=3, **options)
+        np.testing.assert_allclose(whole, parts, atol=1e-5)
+    again = keras_bdl.predict(model, x, 5, batch_size=8, **options)
+    np.testing.assert_array_equal(whole, again)
+    other = keras_bdl.predict(model, x, 5, batch_size=8, **{**options, "seed": 4})
+    assert np.abs(whole - other).max() > 1e-3
+    assert np.abs(whole[0] - whole[1]).max() > 1e-3
+
+
+def test_predicting_moves_neither_training_noise_nor_the_plain_prediction():
+    model = prepared(sequential)
+    x = inputs_of(model)
+    states = [to_numpy(layer.noise.state) for layer in base.bayesian_layers(model)]
+    before = model.predict(x, verbose=0)
+    keras_bdl.predict(model, x, verbose=0)
+    np.testing.assert_array_equal(before, model.predict(x, verbose=0))
+    for state, layer in zip(states, base.bayesian_layers(model)):
+        np.testing.assert_array_equal(state, to_numpy(layer.noise.state))
+
+
+def test_logits_are_averaged_as_probabilities():
+    model = prepared(sequential)
+    x = inputs_of(model)
+    draws = keras_bdl.predict(
+        model, x, 64, outputs="mean", return_samples=True, seed=0, verbose=0
+    )
+    softmax = np.exp(draws) / np.exp(draws).sum(-1, keepdims=True)
+    samples = keras_bdl.predict(
+        model, x, 64, outputs="logits", return_samples=True, seed=0, verbose=0
+    )
+    np.testing.assert_allclose(samples, softmax, atol=1e-5)
+    result = keras_bdl.predict_uncertainty(
+        model, x, 4000, outputs="logits", seed=0, verbose=0
+    )
+    many = brute_force(model, x, 500)
+    many = np.exp(many) / np.exp(many).sum(-1, keepdims=True)
+    np.testing.assert_allclose(result.probabilities, many.mean(0), atol=0.04)
+    expected = -(many * np.log(many)).sum(-1).mean(0)
+    np.testing.assert_allclose(result.expected_entropy, expected, atol=0.04)
+    p = result.probabilities
+    np.testing.assert_allclose(
+        result.predictive_entropy, -(p * np.log(p)).sum(-1), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        result.mutual_information,
+        result.predictive_entropy - result.expected_entropy,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    "loss, kind",
+    [
+        (keras.losses.SparseCategoricalCrossentropy(from_logits=True), "logits"),
+        (keras.losses.BinaryCrossentropy(from_logits=True), "logits"),
+        (keras.losses.CategoricalCrossentropy(), "probabilities"),
+        ("sparse_categorical_crossentropy", "probabilities"),
+        (keras_bdl.losses.CategoricalNLL(), "logits"),
+        ("mse", "mean"),
+        (keras.losses.Huber(), "mean"),
+    ],
+)
+def test_outputs_are_told_from_the_loss(loss, kind):
+    model = sequential()
+    model.compile("sgd", loss)
+    assert prediction.resolve_outputs(model, "auto") == kind
+
+
+def test_an_uncompiled_model_must_say_what_it_predicts():
+    model = sequential()
+    x = inputs_of(model)
+    with pytest.raises(ValueError, match="outputs.*Received"):
+        keras_bdl.predict_uncertainty(model, x, verbose=0)
+    with pytest.raises(ValueError, match="outputs.*Received"):
+        keras_bdl.predict(model, x, outputs="class")
+
+
+def test_binary_problem_with_one_logit():
+    model = keras.Sequential([keras.Input((4,)), dense(1)])
+    randomize(model.layers[0])
+    x = inputs_of(model)
+    result = keras_bdl.predict_uncertainty(model, x, outputs="logits", verbose=0)
+    p = result.probabilities[:, 0]
+    entropy = -p * np.log(p) - (1 - p) * np.log(1 - p)
+    np.testing.assert_allclose(result.predictive_entropy, entropy, rtol=1e-4)
+
+
+def test_aleatoric_variance_of_a_heteroscedastic_head():
+    model = keras.Sequential([keras.Input((4,)), dense(2)])
+    layer = model.layers[0]
+    randomize(layer)
+    layer.kernel_log_stddev.assign(np.full(layer.kernel.shape, -20.0))
+    layer.bias_log_stddev.assign(np.full(layer.bias.shape, -20.0))
+    x = inputs_of(model)
+    out = model.predict(x, verbose=0)
+    result = keras_bdl.predict_uncertainty(
+        model, x, outputs="mean_and_log_stddev", verbose=0
+    )
+    np.testing.assert_allclose(result.mean, out[:, :1], atol=1e-5)
+    np.testing.assert_allclose(result.aleatoric_variance, np.exp(2 * out[:, 1:]), 1e-4)
+    np.testing.assert_allclose(result.epistemic_variance, 0, atol=1e-9)
+
+
+def test_variance_keeps_its_digits_at_a_large_offset():
+    model = keras.Sequential([keras.Input((4,)), dense(1)])
+    layer = model.layers[0]
+    randomize(layer)
+    layer.bias.assign(np.array([1e4]))
+    x = inputs_of(model)
+    variance = keras_bdl.predict_uncertainty(
+        model, x, 2000, outputs="mean", seed=0, verbose=0
+    ).epistemic_variance
+    stddevs = [np.exp(to_numpy(s)) for _, s in layer.gaussians().values()]
+    exact = (x**2) @ stddevs[0] ** 2 + stddevs[1] ** 2
+    np.testing.assert_allclose(variance, exact, rtol=5 * np.sqrt(2 / 2000))
+
+
+def test_nested_outputs_keep_their_structure():
+    inputs = keras.Input((4,))
+    hidden = dense(5, activation="tanh")(inputs)
+    model = keras.Model(inputs, {"a": dense(2)(hidden), "b": keras.layers.ReLU()(inputs)})
+    x = inputs_of(model)
+    result = keras_bdl.predict(model, x, 4, verbose=0)
+    assert set(result) == {"a", "b"}
+    np.testing.assert_allclose(result["b"], np.maximum(x, 0), atol=1e-6)
+    draws = keras_bdl.predict(model, x, 4, return_samples=True, verbose=0)
+    assert draws["a"].shape == (4, 8, 2)
+
+
+def test_several_inputs():
+    left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
+    model = keras.Model([left, right], dense(2)(left) + keras.layers.Dense(2)(right))
+    x = inputs_of_rows(5)
+    assert keras_bdl.predict(model, [x, x], 4, verbose=0).shape == (5, 2)
+
+
+def inputs_of_rows(rows):
+    return np.random.default_rng(0).normal(size=(rows, 4)).astype("float32")
+
+
+def test_every_kind_of_data():
+    model = prepared(sequential)
+    x = inputs_of_rows(10)
+    expected = keras_bdl.predict(model, x, 4, seed=0, verbose=0, batch_size=4)
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return (x[4 * index : 4 * index + 4],)
+
+    def generator():
+        for start in range(0, 10, 4):
+            yield (x[start : start + 4],)
+
+    import tensorflow as tf
+
+    for data, options in (
+        (Batches(workers=1), {}),
+        (generator(), {}),
+        (tf.data.Dataset.from_tensor_slices((x, np.zeros(10))).batch(4), {}),
+    ):
+        result = keras_bdl.predict(model, data, 4, seed=0, verbose=0, **options)
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_progress_bar_as_in_keras(capsys):
+    model = sequential()
+    keras_bdl.predict(model, inputs_of_rows(10), 2, batch_size=5, verbose=1)
+    assert "2/2" in capsys.readouterr().out
+
+
+def test_a_model_with_nothing_sampled_raises():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    for mc_dropout in (False, True):
+        with pytest.raises(ValueError, match="Nothing in model.*Received"):
+            keras_bdl.predict(model, inputs_of_rows(2), mc_dropout=mc_dropout)
+
+
+@pytest.mark.parametrize("num_samples", [0, -1])
+def test_too_few_samples(num_samples):
+    with pytest.raises(ValueError, match="num_samples.*Received"):
+        keras_bdl.predict(sequential(), inputs_of_rows(2), num_samples)
+
+
+def test_wrong_types():
+    with pytest.raises(TypeError, match="num_samples.*Received"):
+        keras_bdl.predict(sequential(), inputs_of_rows(2), 1.5)
+    with pytest.raises(TypeError, match="seed.*Received"):
+        keras_bdl.predict(sequential(), inputs_of_rows(2), 2, seed="a")
+    with pytest.raises(TypeError, match="Keras model"):
+        keras_bdl.predict(lambda x: x, inputs_of_rows(2), 2)
+
+
+# Monte Carlo dropout
+
+
+def dropout_net(layer):
+    return keras.Sequential(
+        [
+            keras.Input((6, 4)),
+            keras.layers.Dense(5, activation="tanh"),
+            keras.layers.BatchNormalization(),
+            layer,
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+@pytest.mark.parametrize("kind", ["functional", "subclassed"])
+@pytest.mark.parametrize(
+    "layer, mask_shape",
+    [
+        (lambda: keras.layers.Dropout(0.3), (6, 5)),
+        (lambda: keras.layers.SpatialDropout1D(0.3), (1, 5)),
+        (lambda: keras.layers.Dropout(0.3, noise_shape=(None, 6, 1)), (6, 1)),
+    ],
+)
+def test_mc_dropout_has_the_moments_of_bernoulli_masks(layer, mask_shape, kind):
+    model = dropout_net(layer())
+    batch_norm = model.layers[1]
+    batch_norm.moving_mean.assign(np.full(5, 0.2))
+    if kind == "subclassed":
+
+        class Wrapped(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.inner = model
+
+            def call(self, inputs, training=None):
+                return self.inner(inputs, training=training)
+
+        target = Wrapped()
+    else:
+        target = model
+    x = np.random.default_rng(0).normal(size=(3, 6, 4)).astype("float32")
+    hidden = to_numpy(model.layers[1](model.layers[0](x)))
+    rng = np.random.default_rng(1)
+    kernel, bias = (to_numpy(v) for v in model.layers[-1].weights)
+    exact = []
+    for _ in range(3000):
+        mask = (rng.random(mask_shape) > 0.3) / 0.7
+        exact.append((hidden * mask).reshape(3, -1) @ kernel + bias)
+    draws = keras_bdl.predict(
+        target, x, 2000, mc_dropout=True, return_samples=True, verbose=0, seed=0
+    )
+    assert_same_moments(draws, np.stack(exact))
+    np.testing.assert_allclose(to_numpy(batch_norm.moving_mean), 0.2, atol=1e-6)
+    np.testing.assert_array_equal(
+        model.predict(x, verbose=0), model.predict(x, verbose=0)
+    )
+
+
+def test_mc_dropout_leaves_the_layers_class_and_training_alone():
+    model = dropout_net(keras.layers.Dropout(0.5))
+    x = np.ones((2, 6, 4), "float32")
+    keras_bdl.predict(model, x, 2, mc_dropout=True, verbose=0)
+    dropout = model.layers[2]
+    assert "call" not in dropout.__dict__
+    ones = np.ones((1, 1000), "float32")
+    assert (to_numpy(dropout(ones, training=True)) == 0).mean() > 0.3
+    assert (to_numpy(dropout(ones)) == 1).all()
+
+
+def test_dropout_inside_a_recurrent_layer_is_refused():
+    model = keras.Sequential(
+        [
+            keras.Input((6, 4)),
+            keras.layers.Dropout(0.2),
+            keras.layers.LSTM(3, recurrent_dropout=0.2),
+        ]
+    )
+    with pytest.raises(ValueError, match="recurrent.*Received"):
+        keras_bdl.predict(model, np.zeros((2, 6, 4)), mc_dropout=True)
+
+
+def test_a_transformer_block_with_mc_dropout():
+    inputs = keras.Input((6, 8))
+    attended = keras.layers.MultiHeadAttention(2, 4, dropout=0.2)(inputs, inputs)
+    outputs = keras.layers.Dense(2)(keras.layers.LayerNormalization()(attended))
+    model = keras.Model(inputs, outputs)
+    x = np.random.default_rng(0).normal(size=(3, 6, 8)).astype("float32")
+    draws = keras_bdl.predict(
+        model, x, 4, mc_dropout=True, return_samples=True, verbose=0
+    )
+    assert draws.shape == (4, 3, 6, 2)
+    assert np.abs(draws[0] - draws[1]).max() > 1e-4
+
+
+# Machinery
+
+
+def test_the_prefix_runs_what_comes_before_the_first_sampled_layer():
+    model = prepared(deterministic_prefix)
+    parts = model_split.split(model, base.bayesian_layers, moments=True)
+    x = inputs_of(model)
+    mean, stddev = (to_numpy(t) for t in parts.prefix(ops.convert_to_tensor(x)))
+    np.testing.assert_allclose(mean, model.predict(x, verbose=0), atol=1e-5)
+    assert stddev.shape == mean.shape and (stddev > 0).all()
+
+
+def test_samplers_are_reused_and_die_with_the_model():
+    model = prepared(sequential)
+    x = inputs_of_rows(4)
+    keras_bdl.predict(model, x, 2, verbose=0)
+    first = dict(model._keras_bdl_samplers)
+    keras_bdl.predict(model, x, 2, verbose=0)
+    assert model._keras_bdl_samplers == first and len(first) == 1
+    layers = model.layers
+    assert [type(layer).__name__ for layer in layers] == ["VariationalDense"] * 2
+    if BACKEND == "tensorflow":
+        return  # function caches of TensorFlow are global and freed later
+    reference = weakref.ref(model)
+    del model, layers, first
+    keras.backend.clear_session()
+    gc.collect()
+    assert reference() is None
+
+
+def test_the_original_saves_after_predicting(tmp_path):
+    model = prepared(merged)
+    x = inputs_of(model)
+    keras_bdl.predict(model, x, 2, verbose=0)
+    model.save(tmp_path / "m.keras")
+    copy = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(
+        copy.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        keras_bdl.predict(copy, x, 3, seed=0, verbose=0),
+        keras_bdl.predict(model, x, 3, seed=0, verbose=0),
+        atol=1e-5,
+    )
+
+
+def test_changed_weights_are_seen():
+    model = prepared(sequential)
+    x = inputs_of_rows(4)
+    before = keras_bdl.predict(model, x, 4, seed=0, verbose=0)
+    model.layers[-1].bias.assign(to_numpy(model.layers[-1].bias) + 5.0)
+    after = keras_bdl.predict(model, x, 4, seed=0, verbose=0)
+    np.testing.assert_allclose(after - before, 5.0, atol=1e-4)
+
+
+def test_mixed_precision_gives_finite_probabilities():
+    keras.config.set_dtype_policy("mixed_float16")
+    model = prepared(sequential)
+    p = keras_bdl.predict(model, inputs_of_rows(4), 16, outputs="logits", verbose=0)
+    assert p.dtype == np.float32
+    np.testing.assert_allclose(p.sum(-1), 1.0, atol=1e-3)

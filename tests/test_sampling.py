@@ -1,0 +1,127 @@
+"""Noise: uncorrelated streams, repeatable scope, nothing assigned inside it."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from contract import to_numpy
+
+from keras_bdl import sampling
+
+BACKEND = keras.backend.backend()
+SIZE = 2000
+
+
+def draws(generator, count=5):
+    return [
+        to_numpy(keras.random.normal((SIZE,), seed=generator)) for _ in range(count)
+    ]
+
+
+def assert_uncorrelated(streams):
+    for a, b in itertools.combinations(streams, 2):
+        assert abs(np.corrcoef(a, b)[0, 1]) < 5.5 / np.sqrt(SIZE)
+
+
+def test_neighbouring_seeds_and_equal_seeds_of_two_layers_are_uncorrelated():
+    streams = []
+    for seed, name in ((0, "a"), (1, "a"), (2, "a"), (0, "b")):
+        streams += draws(sampling.NoiseGenerator(seed, salt=name))
+    assert_uncorrelated(streams)
+
+
+def test_equal_seed_and_name_repeat():
+    first, second = (draws(sampling.NoiseGenerator(3, salt="x")) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_draws_in_the_scope_differ_by_seed_block_layer_and_order():
+    layers = [sampling.NoiseGenerator(0, salt=name) for name in "ab"]
+    streams = []
+    for seed, block, layer in itertools.product((0, 1), (0, 1), layers):
+        with sampling.SamplingScope(seed, block, 1):
+            streams += draws(layer, count=2)
+    assert_uncorrelated(streams)
+
+
+def test_the_scope_assigns_nothing_and_restarts():
+    generator = sampling.NoiseGenerator(0)
+    before = to_numpy(generator.state)
+    with sampling.SamplingScope(5, 0, 1) as scope:
+        first = draws(generator, count=2)
+        scope.restart(generator)
+        again = draws(generator, count=2)
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(before, to_numpy(generator.state))
+    assert sampling.current_scope() is None
+
+
+def test_frozen_noise_repeats_the_next_draw():
+    generator = sampling.NoiseGenerator(0)
+    with sampling.frozen_noise():
+        frozen = draws(generator, count=2)
+    live = draws(generator, count=2)
+    np.testing.assert_array_equal(frozen[0], frozen[1])
+    np.testing.assert_array_equal(frozen[0], live[0])
+    assert np.abs(live[0] - live[1]).max() > 0
+
+
+def test_many_draws_never_share_a_seed():
+    generator = sampling.NoiseGenerator(0)
+    seeds = {tuple(to_numpy(generator.next()).tolist()) for _ in range(500)}
+    assert len(seeds) == 500
+
+
+def test_noise_in_a_branch():
+    generator = sampling.NoiseGenerator(0)
+
+    def draw(flag):
+        with sampling.SamplingScope(0, 0, 1):
+            return keras.ops.cond(
+                flag,
+                lambda: keras.random.normal((3,), seed=generator),
+                lambda: keras.ops.zeros((3,)),
+            )
+
+    assert np.abs(to_numpy(draw(keras.ops.convert_to_tensor(True)))).min() > 0
+    assert np.abs(to_numpy(draw(keras.ops.convert_to_tensor(False)))).max() == 0
+
+
+def test_replicas_draw_different_noise(only_tensorflow):
+    import subprocess
+    import sys
+    import textwrap
+
+    script = textwrap.dedent(
+        """
+        import numpy as np, tensorflow as tf
+        cpus = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(
+            cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2
+        )
+        import keras
+        from keras_bdl import sampling
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        with strategy.scope():
+            generator = sampling.NoiseGenerator(0)
+        @tf.function
+        def draw():
+            return strategy.run(lambda: keras.random.normal((2000,), seed=generator))
+        streams = [v.numpy() for _ in range(5) for v in draw().values]
+        correlation = np.corrcoef(streams) - np.eye(len(streams))
+        assert len(streams) == 10
+        assert np.abs(correlation).max() < 5.5 / np.sqrt(2000), correlation
+        """
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_bad_seed_of_a_layer_names_the_argument():
+    import keras_bdl
+
+    with pytest.raises(TypeError, match="seed.*Received"):
+        keras_bdl.VariationalDense(2, seed="zero")
