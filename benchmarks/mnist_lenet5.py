@@ -11,7 +11,6 @@ steps. Three networks in one run: `bayesian` with the KL term weighted by
 """
 
 import argparse
-import time
 
 import common
 import keras
@@ -83,11 +82,9 @@ def train(kind, seed, train_data, test_data, args):
         model.compile(optimizer)
         if args.warmup:
             callbacks.append(keras_bdl.callbacks.KLWarmup(args.warmup))
-    start = time.perf_counter()
     history = model.fit(
         x, y, batch_size=256, epochs=epochs, callbacks=callbacks, verbose=args.verbose
     )
-    seconds = time.perf_counter() - start
     x_test, y_test = test_data
     if kind == "deterministic":
         logits = model.predict(x_test, batch_size=1000, verbose=0)
@@ -103,7 +100,6 @@ def train(kind, seed, train_data, test_data, args):
             sum(float(layer.kl()) for layer in network.layers if hasattr(layer, "kl"))
         )
     result["train_loss"] = history.history["loss"][-1]
-    result["seconds"] = round(seconds, 1)
     print(result, flush=True)
     return result
 

@@ -54,7 +54,9 @@ def load(name, data_dir=None):
         return _load_digits()
     if name == "mnist":
         return _load_mnist(data_dir)
-    raise ValueError(f"Expected `name` to be one of {DATASETS}. Received: name={name!r}")
+    raise ValueError(
+        f"Expected `name` to be one of {DATASETS}. Received: name={name!r}"
+    )
 
 
 def _load_digits():
@@ -134,7 +136,9 @@ def letters(image_size, count, seed):
 
     rng = np.random.default_rng(seed)
     folder = pathlib.Path(get_data_path()) / "fonts" / "ttf"
-    fonts = [font_manager.FontProperties(fname=folder / f"{name}.ttf") for name in FONTS]
+    fonts = [
+        font_manager.FontProperties(fname=folder / f"{name}.ttf") for name in FONTS
+    ]
     images = np.empty((count, image_size, image_size, 1), "float32")
     for index in range(count):
         letter = rng.choice(list(LETTERS))

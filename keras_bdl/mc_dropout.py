@@ -83,5 +83,5 @@ def _refuse_recurrent_dropout(layer):
         if isinstance(layer, keras.layers.RNN) and isinstance(rate, float) and rate > 0:
             raise ValueError(
                 "`mc_dropout` cannot sample dropout inside a recurrent layer; put a "
-                f"Dropout layer before it. Received: layer='{layer.name}', {name}={rate}"
+                f"Dropout layer before it. Received: {name}={rate} in {layer.name!r}"
             )

@@ -35,7 +35,8 @@ class Case:
         proper_prior: whether KL is 0 at the prior.
         closed_kl: whether `kl()` has no noise.
         thorough: whether the tests marked `structural` run too; they concern
-            Keras's machinery, so one case of a class and prior is enough.
+            Keras's machinery, so one case of a class is enough.
+        every_use: whether the KL is counted in every use and dtype policy.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Case:
     proper_prior: bool = True
     closed_kl: bool = True
     thorough: bool = True
+    every_use: bool = False
 
     def inputs(self, rows=4, seed=0, scale=1.0):
         rng = np.random.default_rng(seed)
@@ -62,9 +64,22 @@ class Case:
         return keras.Model(inputs, layer(inputs)), layer
 
 
+USES = [
+    (shape, policy)
+    for shape in ("single", "shared", "siamese", "time", "time_unknown", "subclassed")
+    for policy in ("float32", "mixed_float16", "mixed_bfloat16")
+]
+
+
 def structural(test):
     """Marks a test of the contract for the thorough cases only."""
-    test.structural = True
+    test.only = "thorough"
+    return test
+
+
+def in_every_use(test):
+    """Marks a test of the contract for the cases with `every_use` only."""
+    test.only = "every_use"
     return test
 
 
@@ -96,7 +111,9 @@ def randomize(layer, seed=0):
 
 def copy_means(layer, plain):
     plain.build((None, *layer._build_shapes_dict["input_shape"][1:]))
-    plain.set_weights([to_numpy(v) for v in (layer._kernel, layer.bias) if v is not None])
+    plain.set_weights(
+        [to_numpy(v) for v in (layer._kernel, layer.bias) if v is not None]
+    )
 
 
 def closed_moments(layer, plain, x):
@@ -171,7 +188,7 @@ class LayerContract:
         x = case.inputs(rows=3)
         mean, variance = closed_moments(layer, case.plain(activation=None), x)
         draws = np.stack(
-            [to_numpy(layer(x, training=not sample_at_inference)) for _ in range(400)]
+            [to_numpy(layer(x, training=not sample_at_inference)) for _ in range(200)]
         )
         assert_moments(draws, mean, variance)
 
@@ -220,7 +237,9 @@ class LayerContract:
 
         stacked = to_numpy(ops.map(draw, ops.arange(3)))
         looped = to_numpy(
-            ops.fori_loop(0, 3, lambda i, total: total + draw(i), ops.zeros_like(draw(0)))
+            ops.fori_loop(
+                0, 3, lambda i, total: total + draw(i), ops.zeros_like(draw(0))
+            )
         )
         assert np.abs(stacked[0] - stacked[1]).max() > 0
         np.testing.assert_allclose(stacked.sum(axis=0), looped, atol=1e-4)
@@ -259,7 +278,9 @@ class LayerContract:
             pytest.skip("the prior is improper, or no Gaussian equals it")
         layer = case.built(prior=keras_bdl.priors.Normal(0.1, 0.5))
         randomize(layer)
-        start = {n: (to_numpy(m), to_numpy(s)) for n, (m, s) in layer.gaussians().items()}
+        start = {
+            n: (to_numpy(m), to_numpy(s)) for n, (m, s) in layer.gaussians().items()
+        }
         values = []
         for share in (0.0, 0.25, 0.5, 0.75, 1.0):
             for name, (mean, log_stddev) in start.items():
@@ -274,11 +295,15 @@ class LayerContract:
         assert abs(values[-1]) < 1e-6 * weights
 
     @structural
-    @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
-    @pytest.mark.parametrize(
-        "shape", ["single", "shared", "siamese", "time", "time_unknown", "subclassed"]
-    )
-    def test_kl_counts_once(self, case, shape, policy):
+    def test_kl_counts_once(self, case):
+        self.check_kl_counts_once(case, "shared", "mixed_float16")
+
+    @in_every_use
+    @pytest.mark.parametrize("shape, policy", USES)
+    def test_kl_counts_once_in_every_use(self, case, shape, policy):
+        self.check_kl_counts_once(case, shape, policy)
+
+    def check_kl_counts_once(self, case, shape, policy):
         keras.config.set_dtype_policy(policy)
         layer = case.make(num_examples=N)
         model, x = _use_layer(layer, case, shape)
@@ -445,6 +470,35 @@ class LayerContract:
             served = loaded.serve(x)
             np.testing.assert_allclose(served.numpy(), expected, atol=1e-5)
 
+    # Conversion
+
+    def test_to_keras_and_back(self, case):
+        layer = case.built()
+        randomize(layer)
+        x = case.inputs()
+        plain = layer.to_keras()
+        assert type(plain) is type(case.plain())
+        assert "keras_bdl" not in json.dumps(plain.get_config())
+        np.testing.assert_array_equal(to_numpy(plain(x)), to_numpy(layer(x)))
+        again = type(layer).from_keras(plain, num_examples=N)
+        np.testing.assert_array_equal(to_numpy(again(x)), to_numpy(layer(x)))
+
+    def test_to_keras_samples_the_posterior(self, case):
+        layer = case.built()
+        randomize(layer)
+        draws = np.stack(
+            [to_numpy(layer.to_keras("sample", seed).kernel) for seed in range(200)]
+        )
+        assert_moments(
+            draws,
+            to_numpy(layer.kernel),
+            np.exp(2 * to_numpy(layer.kernel_log_stddev)),
+        )
+        with pytest.raises(ValueError, match="weights.*Received"):
+            layer.to_keras("median")
+        with pytest.raises(ValueError, match="from_keras.*Received"):
+            type(layer).from_keras(keras.layers.Flatten())
+
     # Refusals
 
     @structural
@@ -486,9 +540,9 @@ class LayerContract:
     @structural
     def test_inherited_methods_do_not_lie(self, case):
         layer = case.built()
-        with pytest.raises(ValueError, match="to_keras.*Received"):
+        with pytest.raises(ValueError, match=r"to_keras.*Received"):
             layer.enable_lora(2)
-        with pytest.raises(ValueError, match="to_keras.*Received"):
+        with pytest.raises(ValueError, match=r"to_keras.*Received"):
             layer.quantize("int8")
 
     # Use
@@ -506,17 +560,19 @@ class LayerContract:
             pytest.skip("torch's own convolution refuses an empty batch")
         layer = case.built()
         x = case.inputs(rows=rows)
-        expected = layer.compute_output_shape(x.shape)
-        assert tuple(layer(x, training=True).shape) == tuple(expected)
+        expected = tuple(case.plain()(x).shape)
+        assert tuple(layer(x, training=True).shape) == expected
+        assert tuple(layer(x).shape) == expected
+
+
+def _mean_per_row(t):
+    return ops.mean(ops.reshape(t, (ops.shape(t)[0], -1)), axis=-1, keepdims=True)
 
 
 def _use_layer(layer, case, shape):
     """A model that uses a layer in one of several ways, and inputs for it."""
     x = case.inputs()
-    pool = keras.layers.Lambda(
-        lambda t: ops.mean(ops.reshape(t, (ops.shape(t)[0], -1)), axis=-1, keepdims=True),
-        output_shape=(1,),
-    )
+    pool = keras.layers.Lambda(_mean_per_row, output_shape=(1,))
     if shape == "single":
         inputs = keras.Input(case.input_shape)
         return keras.Model(inputs, pool(layer(inputs))), x
@@ -539,8 +595,6 @@ def _use_layer(layer, case, shape):
 
         def call(self, inputs, training=None):
             outputs = self.inner(inputs, training=training)
-            return ops.mean(
-                ops.reshape(outputs, (ops.shape(outputs)[0], -1)), axis=-1, keepdims=True
-            )
+            return _mean_per_row(outputs)
 
     return Subclassed(), x

@@ -21,9 +21,7 @@ def dense(units, **options):
 
 
 def sequential():
-    return keras.Sequential(
-        [keras.Input((4,)), dense(6, activation="tanh"), dense(3)]
-    )
+    return keras.Sequential([keras.Input((4,)), dense(6, activation="tanh"), dense(3)])
 
 
 def pooled_convolution():
@@ -322,7 +320,9 @@ def test_variance_keeps_its_digits_at_a_large_offset():
 def test_nested_outputs_keep_their_structure():
     inputs = keras.Input((4,))
     hidden = dense(5, activation="tanh")(inputs)
-    model = keras.Model(inputs, {"a": dense(2)(hidden), "b": keras.layers.ReLU()(inputs)})
+    model = keras.Model(
+        inputs, {"a": dense(2)(hidden), "b": keras.layers.ReLU()(inputs)}
+    )
     x = inputs_of(model)
     result = keras_bdl.predict(model, x, 4, verbose=0)
     assert set(result) == {"a", "b"}

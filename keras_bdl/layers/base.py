@@ -20,11 +20,10 @@ REGISTRY = {}
 _REFUSED = {
     "kernel_regularizer": "the prior is the regularizer: use `prior`",
     "bias_regularizer": "the prior is the regularizer: use `prior`",
-    "depthwise_regularizer": "the prior is the regularizer: use `prior`",
     "kernel_constraint": "a posterior has no constraint: use `prior`",
     "bias_constraint": "a posterior has no constraint: use `prior`",
-    "lora_rank": "convert with `keras_bdl.to_keras` first",
-    "quantization_config": "convert with `keras_bdl.to_keras` first",
+    "lora_rank": "convert the layer by `to_keras()` first",
+    "quantization_config": "convert the layer by `to_keras()` first",
 }
 
 
@@ -262,14 +261,14 @@ class BayesianLayer:
 
     def enable_lora(self, *args, **kwargs):
         raise ValueError(
-            f"`{type(self).__name__}` has no LoRA; convert the model with "
-            f"`keras_bdl.to_keras` first. Received: layer='{self.name}'"
+            f"`{type(self).__name__}` has no LoRA; convert the layer by `to_keras()` "
+            f"first. Received: layer={self.name!r}"
         )
 
     def quantize(self, mode=None, **kwargs):
         raise ValueError(
-            f"`{type(self).__name__}` cannot be quantized; convert the model with "
-            f"`keras_bdl.to_keras` first. Received: mode={mode!r}"
+            f"`{type(self).__name__}` cannot be quantized; convert the layer by "
+            f"`to_keras()` first. Received: mode={mode!r}"
         )
 
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_bdl import losses, metrics, prediction, training
+from keras_bdl import losses, metrics, prediction, sampler, training
 from keras_bdl.layers import base
 from keras_bdl.ops import uncertainty
 
@@ -61,7 +61,7 @@ class BayesianClassifier(keras.Model):
                 f"Received: network={network!r}"
             )
         self.network = network
-        self.num_samples = prediction.check_num_samples(num_samples)
+        self.num_samples = sampler.check_num_samples(num_samples)
         self.num_examples = base.check_num_examples(num_examples)
         self._likelihood = losses.CategoricalNLL()
         self._nll = metrics.NegativeLogLikelihood(name="nll")
@@ -78,7 +78,7 @@ class BayesianClassifier(keras.Model):
         return self.network
 
     def _check_network(self):
-        prediction.check_sampled(self.network, None)
+        sampler.check_sampled(self.network, None)
         training.check_no_recurrent_cells(self.network)
         shape = getattr(self.network, "output_shape", None)
         if isinstance(shape, tuple) and shape and shape[-1] is not None:
@@ -223,8 +223,8 @@ class BayesianClassifier(keras.Model):
 
     def _sample_logits(self, x):
         """Logits `(samples, n, classes)` and mean probabilities `(n, classes)`."""
-        sampler = prediction.make_sampler(self, self.num_samples, "samples", None)
-        logits = ops.swapaxes(sampler.sample(x, seed=0), 0, 1)
+        stack = sampler.make_sampler(self, self.num_samples, "samples", None)
+        logits = ops.swapaxes(stack.sample(x, seed=0), 0, 1)
         return logits, ops.mean(ops.softmax(base.wide(logits), axis=-1), axis=0)
 
     def _expected_nll(self, y, logits, sample_weight):

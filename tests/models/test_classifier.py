@@ -119,9 +119,7 @@ def test_calling_gives_mean_logits_and_predict_probabilities():
     np.testing.assert_allclose(probabilities.sum(-1), 1.0, atol=1e-5)
     np.testing.assert_allclose(
         probabilities,
-        keras_bdl.predict(
-            model.network, X, 8, seed=0, outputs="logits", verbose=0
-        ),
+        keras_bdl.predict(model.network, X, 8, seed=0, outputs="logits", verbose=0),
         atol=1e-6,
     )
     result = model.predict_uncertainty(X, verbose=0)

@@ -31,7 +31,7 @@ def tensor(x, dtype="float32"):
     return ops.convert_to_tensor(np.asarray(x, dtype))
 
 
-def seed(value=0):
+def fresh_seed(value=0):
     return keras.random.SeedGenerator(value)
 
 
@@ -90,7 +90,7 @@ def test_draws_have_the_exact_moments(estimator, problem, bias, rng):
         repeated(mean, count),
         repeated(log_stddev, count),
         **biases,
-        seed=seed(),
+        seed=fresh_seed(),
     )
     draws = np.moveaxis(to_numpy(draws), -1, 0)
     assert_moments(draws, centre[..., 0], variance[..., 0])
@@ -115,12 +115,12 @@ def test_moments_are_exact(problem, rng):
 @every_estimator
 def test_no_input_gives_the_mean_and_finite_gradients(estimator):
     def total(x, mean, log_stddev):
-        return ops.sum(estimator(ops.matmul, x, mean, log_stddev, seed=seed()))
+        return ops.sum(estimator(ops.matmul, x, mean, log_stddev, seed=fresh_seed()))
 
     zeros, mean = np.zeros((4, 6)), np.ones((6, 1))
     log_stddev = np.full((6, 1), -30.0)
     draw = estimator(
-        ops.matmul, tensor(zeros), tensor(mean), tensor(log_stddev), seed=seed()
+        ops.matmul, tensor(zeros), tensor(mean), tensor(log_stddev), seed=fresh_seed()
     )
     np.testing.assert_allclose(to_numpy(draw), 0.0, atol=1e-7)
     for gradient in gradients(total, (zeros, mean, log_stddev)):
@@ -137,7 +137,7 @@ def noise_of_rows(estimator, x, count, bias_stddev=None):
         biases["bias_log_stddev"] = tensor(np.full(count, np.log(bias_stddev)))
     zeros = tensor(np.zeros((x.shape[-1], count)))
     return to_numpy(
-        estimator(ops.matmul, tensor(x), zeros, zeros, **biases, seed=seed())
+        estimator(ops.matmul, tensor(x), zeros, zeros, **biases, seed=fresh_seed())
     )
 
 
@@ -164,11 +164,11 @@ def test_equal_rows_share_the_draw_in_reparameterization_only():
         assert correlation.mean() < 0.2  # signs of outputs alone would leave it 1
 
 
-@every_estimator
-@pytest.mark.parametrize("axis", [-1, 1], ids=["channels last", "channels first"])
+@pytest.mark.parametrize(
+    "estimator, axis",
+    [(estimator, -1) for estimator in ALL] + [(estimators.flipout, 1)],
+)
 def test_positions_of_a_row_share_one_weight(estimator, axis, rng):
-    if axis == 1 and estimator is not estimators.flipout:
-        pytest.skip("only flipout looks at the axis")
     positions, channels, units = 7, 5, 6
     x = np.repeat(rng.normal(size=(3, 1, channels)), positions, axis=1)
     linear, options = ops.matmul, {}
@@ -179,7 +179,9 @@ def test_positions_of_a_row_share_one_weight(estimator, axis, rng):
             return ops.einsum("ncp,cu->nup", inputs, kernel)
 
     zeros = tensor(np.zeros((channels, units)))
-    noise = to_numpy(estimator(linear, tensor(x), zeros, zeros, seed=seed(), **options))
+    noise = to_numpy(
+        estimator(linear, tensor(x), zeros, zeros, seed=fresh_seed(), **options)
+    )
     noise = noise if axis == -1 else np.swapaxes(noise, 1, 2)
     gap = np.abs(noise - noise[:, :1]).max(axis=(1, 2))
     if estimator is estimators.local_reparameterization:
@@ -197,7 +199,9 @@ def test_a_row_sees_one_linear_function(estimator, problem, rng):
 
     def draw(x):
         return to_numpy(
-            estimator(linear, tensor(x), tensor(mean), tensor(log_stddev), seed=seed(3))
+            estimator(
+                linear, tensor(x), tensor(mean), tensor(log_stddev), seed=fresh_seed(3)
+            )
         )
 
     np.testing.assert_allclose(
@@ -209,12 +213,14 @@ def test_reparameterization_applies_one_kernel_to_all_rows(rng):
     linear, x, mean, log_stddev, oracle = conv_problem(rng)
     arguments = tensor(mean), tensor(log_stddev)
     noisy = to_numpy(
-        estimators.reparameterization(linear, tensor(x), *arguments, seed=seed())
+        estimators.reparameterization(linear, tensor(x), *arguments, seed=fresh_seed())
     )
     # The kernel that was drawn, read off inputs with a single one.
     units = np.eye(mean.size).reshape(-1, *mean.shape[:-1])
     kernel = to_numpy(
-        estimators.reparameterization(linear, tensor(units), *arguments, seed=seed())
+        estimators.reparameterization(
+            linear, tensor(units), *arguments, seed=fresh_seed()
+        )
     ).reshape(mean.shape)
     assert np.abs(kernel - mean).max() > 0.1
     np.testing.assert_allclose(noisy, oracle(x, kernel), atol=1e-4)
@@ -222,7 +228,7 @@ def test_reparameterization_applies_one_kernel_to_all_rows(rng):
 
 def test_row_signs_are_fair_independent_and_shared_by_positions():
     shape = (400, 3, 2, 50)
-    signs = to_numpy(estimators.row_signs(tensor(np.ones(shape)), -1, seed()))
+    signs = to_numpy(estimators.row_signs(tensor(np.ones(shape)), -1, fresh_seed()))
     assert signs.shape == (400, 1, 1, 50)
     np.testing.assert_array_equal(np.unique(signs), [-1.0, 1.0])
     signs = signs[:, 0, 0]
@@ -231,13 +237,15 @@ def test_row_signs_are_fair_independent_and_shared_by_positions():
         products = table @ table.T / table.shape[1]
         np.fill_diagonal(products, 0.0)
         assert np.abs(products).max() < 6.0 / np.sqrt(table.shape[1])
-    first = to_numpy(estimators.row_signs(tensor(np.ones((4, 5, 6))), 1, seed()))
+    first = to_numpy(estimators.row_signs(tensor(np.ones((4, 5, 6))), 1, fresh_seed()))
     assert first.shape == (4, 5, 1)
 
 
 def test_gaussian_noise_stacks_independent_samples():
     log_stddev = np.array([[-2.0, 0.0, 1.0]])
-    noise = estimators.gaussian_noise(tensor(log_stddev), "float32", seed(), COUNT)
+    noise = estimators.gaussian_noise(
+        tensor(log_stddev), "float32", fresh_seed(), COUNT
+    )
     draws = to_numpy(noise)
     assert_moments(draws, np.zeros((1, 3)), np.exp(2.0 * log_stddev))
     correlation = np.corrcoef(draws[:-1, 0, 1], draws[1:, 0, 1])[0, 1]
@@ -257,26 +265,21 @@ def test_seeds_repeat_and_generators_go_on(estimator, rng):
         )
 
     np.testing.assert_array_equal(draw(5), draw(5))
-    np.testing.assert_array_equal(draw(seed(5)), draw(seed(5)))
-    generator = seed(5)
+    np.testing.assert_array_equal(draw(fresh_seed(5)), draw(fresh_seed(5)))
+    generator = fresh_seed(5)
     assert np.abs(draw(generator) - draw(generator)).min() > 0.0
     assert np.abs(draw(5) - draw(6)).min() > 0.0
+
+
+one_seed_for_all = pytest.mark.xfail(reason="all its draws are equal", strict=True)
 
 
 @pytest.mark.parametrize(
     "estimator",
     [
         estimators.local_reparameterization,
-        pytest.param(
-            estimators.flipout,
-            marks=pytest.mark.xfail(
-                reason="one seed for several draws: no sum of them"
-            ),
-        ),
-        pytest.param(
-            estimators.reparameterization,
-            marks=pytest.mark.xfail(reason="kernel and bias get the same noise"),
-        ),
+        pytest.param(estimators.flipout, marks=one_seed_for_all),
+        pytest.param(estimators.reparameterization, marks=one_seed_for_all),
     ],
     ids=lambda e: e.__name__,
 )
@@ -300,7 +303,7 @@ def test_float16_keeps_the_noise_of_small_stddevs_and_large_inputs(estimator):
         x,
         mean,
         tensor(np.full((inputs, count), log_stddev)),
-        seed=seed(),
+        seed=fresh_seed(),
     )
     assert keras.backend.standardize_dtype(noise.dtype) == "float16"
     noise = to_numpy(noise).astype("float64")
@@ -376,7 +379,7 @@ class Toy:
         targets = tensor(self.targets[:, None])
 
         def loss(mean, log_stddev):
-            outputs = estimator(linear, x, mean, log_stddev, seed=seed())
+            outputs = estimator(linear, x, mean, log_stddev, seed=fresh_seed())
             return ops.sum(ops.square(outputs - targets)) / (2.0 * n)
 
         weights = [

@@ -1,0 +1,253 @@
+"""A Gaussian posterior over every weight of a layer, independent per weight.
+
+q(w) = N(m, s^2) ("mean field"): Blundell, Cornebise, Kavukcuoglu and Wierstra,
+"Weight uncertainty in neural networks", 2015.
+"""
+
+import keras
+from keras import ops
+
+from keras_bdl.layers.base import BayesianLayer, check_bool, wide
+from keras_bdl.ops import estimators
+
+ESTIMATORS = ("local_reparameterization", "flipout", "reparameterization")
+
+
+class MeanFieldLayer(BayesianLayer):
+    """Gaussian posterior of a kernel and a bias; subclasses say how it is applied.
+
+    Args:
+        *args: positional arguments of the Keras layer.
+        estimator: "local_reparameterization", "flipout", "reparameterization",
+            or None for the layer's default.
+        initial_log_stddev: where the log standard deviations start.
+        bias_posterior: whether the bias has a posterior too.
+        **kwargs: of `BayesianLayer` and of the Keras layer.
+    """
+
+    def __init__(
+        self,
+        *args,
+        estimator=None,
+        initial_log_stddev=-5.0,
+        bias_posterior=True,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        if estimator is not None and estimator not in ESTIMATORS:
+            raise ValueError(
+                f"Expected `estimator` to be None or one of {ESTIMATORS}. "
+                f"Received: estimator={estimator!r}"
+            )
+        if isinstance(initial_log_stddev, bool) or not isinstance(
+            initial_log_stddev, (int, float)
+        ):
+            raise TypeError(
+                "Expected `initial_log_stddev` to be a number. "
+                f"Received: initial_log_stddev={initial_log_stddev!r}"
+            )
+        if not -40.0 <= initial_log_stddev <= 10.0:
+            raise ValueError(
+                "Expected `initial_log_stddev` between -40 and 10. "
+                f"Received: initial_log_stddev={initial_log_stddev!r}"
+            )
+        self.estimator = estimator
+        self.initial_log_stddev = float(initial_log_stddev)
+        self.bias_posterior = check_bool("bias_posterior", bias_posterior)
+        self.kernel_log_stddev = None
+        self.bias_log_stddev = None
+
+    def build(self, input_shape):
+        self._num_positions_axes = len(input_shape) - 2
+        super().build(input_shape)
+
+    def build_posterior(self):
+        def add_log_stddev(name, mean):
+            return self.add_weight(
+                name=name,
+                shape=tuple(mean.shape),
+                initializer=keras.initializers.Constant(self.initial_log_stddev),
+            )
+
+        self.kernel_log_stddev = add_log_stddev("kernel_log_stddev", self._kernel)
+        if self.bias is not None and self.bias_posterior:
+            self.bias_log_stddev = add_log_stddev("bias_log_stddev", self.bias)
+
+    def gaussians(self):
+        """Pairs (mean, log stddev) by name, in float32 (or float64)."""
+        pairs = {"kernel": (wide(self.kernel), wide(self.kernel_log_stddev))}
+        if self.bias_log_stddev is not None:
+            pairs["bias"] = (wide(self.bias), wide(self.bias_log_stddev))
+        return pairs
+
+    def kl(self):
+        total = 0.0
+        for mean, log_stddev in self.gaussians().values():
+            terms = self.prior.kl(mean, log_stddev, self._prior_variables, self.noise)
+            total = total + ops.sum(terms)
+        return total
+
+    def posterior(self):
+        from keras_bdl.interop import tfp
+
+        return tfp.independent_normals(self.gaussians())
+
+    @classmethod
+    def from_keras(cls, layer, **options):
+        """This layer with the means of a built Keras layer's weights.
+
+        Regularizers are dropped: the prior takes their place.
+
+        Args:
+            layer: a built layer of the class that this one replaces.
+            **options: arguments of this class, such as `num_examples`.
+
+        Raises:
+            ValueError: if the layer is of another class, or not built, or has
+                constraints.
+        """
+        if type(layer) is not cls.keras_class or not layer.built:
+            raise ValueError(
+                f"`{cls.__name__}.from_keras` expected a built "
+                f"`keras.layers.{cls.keras_class.__name__}`. Received: layer={layer!r}"
+            )
+        config = layer.get_config()
+        config |= {"kernel_regularizer": None, "bias_regularizer": None}
+        bayesian = cls.from_config({**config, **options})
+        bayesian.build(layer.get_build_config()["input_shape"])
+        bayesian._kernel.assign(layer.kernel)
+        if layer.bias is not None:
+            bayesian.bias.assign(layer.bias)
+        return bayesian
+
+    def to_keras(self, weights="mean", seed=None):
+        """The plain Keras layer with posterior-mean or sampled weights.
+
+        Args:
+            weights: "mean", equal to this layer's inference exactly, or "sample".
+            seed: integer for a repeatable sample, or None.
+
+        Raises:
+            ValueError: if `weights` is neither, or the layer is not built.
+        """
+        if weights not in ("mean", "sample"):
+            raise ValueError(
+                "Expected `weights` to be 'mean' or 'sample'. "
+                f"Received: weights={weights!r}"
+            )
+        if not self.built:
+            raise ValueError(
+                "Expected a built layer; call it on a batch first. "
+                f"Received: layer={self.name!r}"
+            )
+        plain = self.keras_class.from_config(self.keras_class.get_config(self))
+        plain.build(self.get_build_config()["input_shape"])
+        generator = keras.random.SeedGenerator(seed)
+        values = [self.kernel] if self.bias is None else [self.kernel, self.bias]
+        if weights == "sample":
+            noise = [self.kernel_log_stddev, self.bias_log_stddev][: len(values)]
+            values = [
+                mean
+                if log_stddev is None
+                else mean + estimators.gaussian_noise(log_stddev, mean.dtype, generator)
+                for mean, log_stddev in zip(values, noise)
+            ]
+        plain.set_weights([ops.convert_to_numpy(value) for value in values])
+        return plain
+
+    # The linear map, and the shape in which a bias joins its outputs.
+
+    def linear(self, inputs, kernel):
+        raise NotImplementedError
+
+    def channel_axis(self):
+        return -1
+
+    def expand_bias(self, bias):
+        return bias
+
+    def _mean_weights(self):
+        kernel = ops.cast(self.kernel, self.compute_dtype)
+        if self.bias is None:
+            return kernel, None
+        return kernel, self.expand_bias(ops.cast(self.bias, self.compute_dtype))
+
+    def _weights(self):
+        """Arguments of the estimators after the inputs."""
+        kernel, bias = self._mean_weights()
+        bias_log_stddev = None
+        if self.bias_log_stddev is not None:
+            bias_log_stddev = self.expand_bias(wide(self.bias_log_stddev))
+        return kernel, wide(self.kernel_log_stddev), bias, bias_log_stddev
+
+    def _activate(self, outputs):
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def call_mean(self, inputs):
+        kernel, bias = self._mean_weights()
+        outputs = self.linear(inputs, kernel)
+        return self._activate(outputs if bias is None else outputs + bias)
+
+    def resolved_estimator(self):
+        """The estimator that training uses: the given one or the default."""
+        if self.estimator is not None:
+            return self.estimator
+        return "flipout" if self._num_positions_axes else "local_reparameterization"
+
+    def call_noisy(self, inputs):
+        name = self.resolved_estimator()
+        options = {"channel_axis": self.channel_axis()} if name == "flipout" else {}
+        estimator = getattr(estimators, name)
+        return self._activate(
+            estimator(self.linear, inputs, *self._weights(), seed=self.noise, **options)
+        )
+
+    def call_sampled(self, inputs, scope):
+        kernel, kernel_log_stddev, _, _ = self._weights()
+        kernels = kernel + estimators.gaussian_noise(
+            kernel_log_stddev, kernel.dtype, self.noise, scope.num_samples
+        )
+        biases = None
+        if self.bias is not None:
+            biases = ops.broadcast_to(
+                ops.cast(self.bias, kernel.dtype),
+                (scope.num_samples, *self.bias.shape),
+            )
+            if self.bias_log_stddev is not None:
+                biases = biases + estimators.gaussian_noise(
+                    wide(self.bias_log_stddev),
+                    kernel.dtype,
+                    self.noise,
+                    scope.num_samples,
+                )
+        return self._activate(self.linear_per_sample(inputs, kernels, biases))
+
+    def linear_per_sample(self, inputs, kernels, biases):
+        """Applies kernel s to the s-th of equal parts of the rows."""
+        outputs = []
+        num_samples = kernels.shape[0]
+        parts = [inputs] if num_samples == 1 else ops.split(inputs, num_samples)
+        for index, part in enumerate(parts):
+            output = self.linear(part, kernels[index])
+            if biases is not None:
+                output = output + self.expand_bias(biases[index])
+            outputs.append(output)
+        return outputs[0] if num_samples == 1 else ops.concatenate(outputs)
+
+    def saved_variables(self):
+        variables = {
+            "kernel_log_stddev": self.kernel_log_stddev,
+            "kernel": self._kernel,
+            "bias": self.bias,
+            "bias_log_stddev": self.bias_log_stddev,
+            **super().saved_variables(),
+        }
+        return {name: v for name, v in variables.items() if v is not None}
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "estimator": self.estimator,
+            "initial_log_stddev": self.initial_log_stddev,
+            "bias_posterior": self.bias_posterior,
+        }

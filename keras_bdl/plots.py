@@ -1,0 +1,167 @@
+"""Pictures of predictive uncertainty. Each function draws and returns its axes.
+
+Needs matplotlib, which is imported when a function is called. `ax=None` draws on
+a new figure; nothing is shown or saved. Colours are those of Okabe and Ito, which
+colour-blind readers can tell apart.
+"""
+
+import numpy as np
+from keras import ops
+
+from keras_bdl.ops import uncertainty
+
+BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
+COLORS = (BLUE, VERMILLION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def _new_axes():
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(layout="constrained")[1]
+
+
+def _plain(ax):
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+
+
+def reliability_diagram(labels, probabilities, num_bins=15, ax=None, label=None):
+    """Accuracy in each bin of confidence, with its gap to the mean confidence.
+
+    The gaps, weighted by the counts above the bars, sum to the expected
+    calibration error (ECE) of the title. Below the diagonal is over-confident.
+
+    Args:
+        labels: class indices `(n,)`.
+        probabilities: `(n, classes)`.
+        num_bins: number of equal-width bins on [0, 1].
+        ax: matplotlib axes, or None for a new figure.
+        label: name of the model, for the title.
+
+    Returns:
+        The axes. `ax.containers[0]` holds the bars of accuracy of the bins that
+        are not empty.
+
+    Reference: Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural
+    networks", 2017, figure 1.
+    """
+    ax = _new_axes() if ax is None else ax
+    bins = uncertainty.calibration_bins(labels, probabilities, num_bins)
+    error = float(uncertainty.calibration_error(bins))
+    bins = ops.convert_to_numpy(bins)
+    full = bins[0] > 0
+    counts, correct, confidence = bins[:, full]
+    accuracy, confidence = correct / counts, confidence / counts
+    centres = (np.flatnonzero(full) + 0.5) / num_bins
+    width = 0.92 / num_bins
+
+    ax.plot([0, 1], [0, 1], color="0.5", linestyle="--", linewidth=1, zorder=3)
+    ax.bar(centres, accuracy, width, color=BLUE, label="accuracy")
+    ax.bar(
+        centres,
+        confidence - accuracy,
+        width,
+        bottom=accuracy,
+        color="none",
+        edgecolor=VERMILLION,
+        hatch="/////",
+        linewidth=1,
+        label="gap to mean confidence",
+    )
+    for centre, top, count in zip(centres, np.maximum(accuracy, confidence), counts):
+        ax.annotate(
+            f"{count:.0f}",
+            (centre, top),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize="x-small",
+        )
+    title = f"ECE {error:.3f}, {num_bins} bins"
+    ax.set_title(title if label is None else f"{label}\n{title}")
+    ax.set(xlim=(0, 1), ylim=(0, 1.08), xlabel="confidence", ylabel="accuracy")
+    ax.set_aspect("equal")
+    ax.legend(loc="upper left", frameon=False, fontsize="small")
+    _plain(ax)
+    return ax
+
+
+def image_sheet(images, titles=None, columns=10, figure=None):
+    """Small grey pictures in rows, each below its title.
+
+    Args:
+        images: `(n, height, width)` or `(n, height, width, 1)`, in [0, 1].
+        titles: n strings, or None.
+        columns: pictures in a row.
+        figure: matplotlib figure or subfigure, or None for a new one.
+
+    Returns:
+        Array of axes `(rows, columns)`; those without a picture are empty.
+    """
+    import matplotlib.pyplot as plt
+
+    images = np.asarray(images)
+    images = images.reshape(images.shape[:3])
+    rows = -(-len(images) // columns)
+    if figure is None:
+        figure = plt.figure(figsize=(columns, 1.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for index, (ax, image) in enumerate(zip(axes.flat, images)):
+        ax.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        if titles is not None:
+            ax.set_title(titles[index], fontsize="small")
+    return axes
+
+
+def curve_with_band(x, mean, error, ax=None, label=None):
+    """A curve with a band of `mean - error` to `mean + error`.
+
+    Args:
+        x, mean, error: `(n,)`; `error` is in the units of `mean`, such as its
+            standard error.
+        ax: matplotlib axes, or None for a new figure.
+        label: of the curve, for a legend.
+
+    Returns:
+        The axes. Axis labels are left to the caller.
+    """
+    ax = _new_axes() if ax is None else ax
+    x, mean, error = (np.asarray(v) for v in (x, mean, error))
+    color = COLORS[len(ax.lines) % len(COLORS)]
+    ax.plot(x, mean, color=color, marker="o", markersize=3.5, label=label)
+    ax.fill_between(x, mean - error, mean + error, color=color, alpha=0.25, linewidth=0)
+    _plain(ax)
+    return ax
+
+
+def uncertainty_histograms(
+    in_domain, out_of_domain, ax=None, label="uncertainty (nats)", num_bins=30
+):
+    """Histograms of an uncertainty on the same bins, as shares of each data set.
+
+    Args:
+        in_domain: `(n,)`, in nats, of inputs like the training data.
+        out_of_domain: dict of name to `(m,)`, in nats, of other inputs.
+        ax: matplotlib axes, or None for a new figure.
+        label: of the x axis, with the unit.
+        num_bins: equal-width bins from 0 to the largest value.
+
+    Returns:
+        The axes.
+    """
+    ax = _new_axes() if ax is None else ax
+    groups = {"in domain": in_domain, **out_of_domain}
+    groups = {name: np.asarray(values) for name, values in groups.items()}
+    top = max(float(values.max()) for values in groups.values())
+    edges = np.linspace(0.0, top if top > 0 else 1.0, num_bins + 1)
+    for color, (name, values) in zip(COLORS, groups.items()):
+        share = np.histogram(values, edges)[0] / len(values)
+        ax.stairs(share, edges, color=color, fill=True, alpha=0.2)
+        ax.stairs(share, edges, color=color, linewidth=1.5, label=name)
+    ax.set(xlim=(0, edges[-1]), ylim=(0, None), xlabel=label, ylabel="share of inputs")
+    ax.legend(frameon=False)
+    _plain(ax)
+    return ax

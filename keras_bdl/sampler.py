@@ -1,0 +1,274 @@
+"""The Keras model that samples another: what `predict` runs.
+
+Its `call` runs the part of the model before the first sampled layer once, and the
+rest once per block of samples inside the private sampling scope, in a loop of the
+backend, so that memory is bounded whatever the number of samples. Inside a block
+tensors are sample-major: `(block * rows, ...)`.
+"""
+
+import contextlib
+import math
+import operator
+import random as python_random
+
+import keras
+from keras import ops
+
+from keras_bdl import sampling
+from keras_bdl.layers import base
+from keras_bdl.mc_dropout import DropoutSampling
+from keras_bdl.model_split import split
+from keras_bdl.ops import uncertainty
+from keras_bdl.training import check_no_recurrent_cells
+
+# Samples per block where the model's graph is known. Fixed, so that draws of
+# one seed do not depend on the batch size.
+_BLOCK = 8
+
+# Rows of a batch from which one more matrix product costs more than drawing
+# the weights (measured: benchmarks/README.md).
+_MANY_ROWS = 700
+
+
+def make_sampler(
+    model, num_samples, reduction, kind, mc_dropout=False, joint=False, batch_size=None
+):
+    """The `Sampler` of a model and options, made once and kept with the model.
+
+    It is kept outside Keras's tracking: the model must not own its wrapper.
+    """
+    many_rows = batch_size is not None and batch_size >= _MANY_ROWS
+    num_samples = check_num_samples(num_samples)
+    network = getattr(model, "sampled_network", model)
+    if not isinstance(network, keras.Model):
+        raise TypeError(f"Expected a Keras model. Received: model={model!r}")
+    layers = base.flatten_layers(network)
+    options = (num_samples, reduction, kind, mc_dropout, joint, many_rows)
+    key = (*options, tuple(map(id, layers)))
+    samplers = network.__dict__.get("_keras_bdl_samplers")
+    if samplers is None:
+        samplers = {}
+        object.__setattr__(network, "_keras_bdl_samplers", samplers)
+    if key not in samplers:
+        samplers[key] = Sampler(network, *options)
+    return samplers[key]
+
+
+def check_num_samples(num_samples):
+    if not isinstance(num_samples, bool):
+        with contextlib.suppress(TypeError):
+            num_samples = operator.index(num_samples)
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int):
+        raise TypeError(
+            "Expected `num_samples` to be an integer. "
+            f"Received: num_samples={num_samples!r}"
+        )
+    if num_samples < 1:
+        raise ValueError(
+            "Expected `num_samples` to be at least 1. "
+            f"Received: num_samples={num_samples!r}"
+        )
+    return num_samples
+
+
+class Sampler(keras.Model):
+    """Runs a model once per posterior sample and reduces the outputs.
+
+    Args:
+        model: the model to sample.
+        num_samples: S.
+        reduction: "mean", "samples" or "uncertainty".
+        kind: kind of the model's outputs, or None.
+        mc_dropout: whether Dropout layers sample.
+        joint: whether a sample is one weight draw for all rows. Otherwise only
+            the marginals of rows are exact, which is faster.
+        many_rows: whether batches are so large that drawing weights costs less
+            than a second matrix product.
+    """
+
+    def __init__(
+        self, model, num_samples, reduction, kind, mc_dropout, joint, many_rows
+    ):
+        super().__init__(name="sampler")
+        check_no_recurrent_cells(model)
+        self.num_samples = num_samples
+        self.reduction = reduction
+        self.kind = kind
+        self._dropouts = DropoutSampling(model) if mc_dropout else None
+        check_sampled(model, self._dropouts)
+        self.parts = split(model, self._is_sampled, moments=not joint)
+        self.moment_layers = frozenset() if many_rows else self.parts.moment_layers
+        self.block = min(_BLOCK, num_samples) if self.parts.batched else 1
+        self.seed = self.add_weight(
+            name="seed", shape=(), initializer="zeros", dtype="int32", trainable=False
+        )
+        self.built = True
+
+    def _is_sampled(self, layer):
+        if base.bayesian_layers(layer):
+            return True
+        return self._dropouts is not None and self._dropouts.affects(layer)
+
+    def run(self, x, seed, batch_size, steps, verbose, callbacks):
+        if seed is None:
+            seed = python_random.getrandbits(31)
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise TypeError(
+                f"Expected `seed` to be an integer or None. Received: seed={seed!r}"
+            )
+        self.seed.assign(seed & 0x7FFFFFFF)
+        result = self.predict(
+            x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
+        )
+        if self.reduction == "samples":  # rows lead in Keras's predict
+            return keras.tree.map_structure(lambda y: y.swapaxes(0, 1), result)
+        return result
+
+    def call(self, inputs):
+        return self.sample(inputs, ops.convert_to_tensor(self.seed))
+
+    def sample(self, inputs, seed):
+        """Reduced outputs of all samples; `seed` is an integer tensor or int."""
+        boundary = self.parts.prefix(inputs)
+        num_blocks = math.ceil(self.num_samples / self.block)
+
+        def run_block(index):
+            with contextlib.ExitStack() as stack:
+                scope = stack.enter_context(
+                    sampling.SamplingScope(seed, index, self.block, self.moment_layers)
+                )
+                if self._dropouts is not None:
+                    stack.enter_context(self._dropouts.active())
+                outputs = self.parts.suffix(boundary, scope)
+            return keras.tree.map_structure(self._link, outputs)
+
+        if self.reduction == "samples":
+            return self._stack_blocks(run_block, num_blocks)
+        return self._reduce_blocks(run_block, num_blocks)
+
+    def _link(self, outputs):
+        """One block's outputs with the sample axis in front: `(block, n, ...)`."""
+        shape = ops.shape(outputs)
+        outputs = ops.reshape(outputs, (self.block, -1, *shape[1:]))
+        if self.kind == "logits":
+            outputs = base.wide(outputs)
+            if outputs.shape[-1] == 1:
+                return ops.sigmoid(outputs)
+            return ops.softmax(outputs, axis=-1)
+        return outputs
+
+    def _stack_blocks(self, run_block, num_blocks):
+        if num_blocks == 1:
+            blocks = keras.tree.map_structure(
+                lambda y: ops.expand_dims(y, 0), run_block(0)
+            )
+        else:
+            blocks = ops.map(run_block, ops.arange(num_blocks))
+
+        def rows_first(y):  # (blocks, block, n, ...) -> (n, samples, ...)
+            shape = ops.shape(y)
+            y = ops.reshape(y, (num_blocks * self.block, *shape[2:]))
+            return ops.swapaxes(y[: self.num_samples], 0, 1)
+
+        return keras.tree.map_structure(rows_first, blocks)
+
+    def _reduce_blocks(self, run_block, num_blocks):
+        """Sums over samples in a loop that holds one block at a time."""
+        first = run_block(0)
+        shift = keras.tree.map_structure(lambda y: base.wide(y[0]), first)
+
+        def total(index, outputs):
+            sample = index * self.block + ops.arange(self.block)
+            valid = ops.cast(sample < self.num_samples, "float32")
+
+            def over_samples(y):
+                y = base.wide(y)
+                mask = ops.reshape(valid, (-1,) + (1,) * (len(y.shape) - 1))
+                return ops.sum(y * ops.cast(mask, y.dtype), axis=0)
+
+            return keras.tree.map_structure(
+                over_samples, self._statistics(outputs, shift)
+            )
+
+        sums = total(0, first)
+        if num_blocks > 1:
+            sums = ops.fori_loop(
+                1,
+                num_blocks,
+                lambda index, sums: keras.tree.map_structure(
+                    ops.add, sums, total(index, run_block(index))
+                ),
+                sums,
+            )
+        means = keras.tree.map_structure(lambda y: y / self.num_samples, sums)
+        return self._finish(means, shift)
+
+    def _statistics(self, outputs, shift):
+        """What is averaged over samples; sums are shifted to keep their digits."""
+        if self.reduction == "mean":
+            return outputs
+        if self.kind in ("logits", "probabilities"):
+            return {
+                "probabilities": outputs,
+                "entropy": uncertainty.entropy(_two_classes(outputs)),
+            }
+        mean, log_stddev = _split_moments(outputs, self.kind)
+        centre, _ = _split_moments(shift, self.kind)
+        offset = base.wide(mean) - centre
+        statistics = {"offset": offset, "square": ops.square(offset)}
+        if log_stddev is not None:
+            statistics["aleatoric"] = ops.exp(2.0 * base.wide(log_stddev))
+        return statistics
+
+    def _finish(self, means, shift):
+        if self.reduction == "mean":
+            return means
+        if self.kind in ("logits", "probabilities"):
+            probabilities, expected = means["probabilities"], means["entropy"]
+            predictive = uncertainty.entropy(_two_classes(probabilities))
+            return {
+                "probabilities": probabilities,
+                "predictive_entropy": predictive,
+                "expected_entropy": expected,
+                "mutual_information": ops.maximum(predictive - expected, 0.0),
+            }
+        centre, _ = _split_moments(shift, self.kind)
+        offset = means.pop("offset")
+        variance = means.pop("square") - ops.square(offset)
+        return {
+            "mean": centre + offset,
+            "epistemic": ops.maximum(variance, 0.0),
+            **means,
+        }
+
+
+def _two_classes(probabilities):
+    """Adds the other class to the single probability of a binary problem."""
+    if probabilities.shape[-1] != 1:
+        return probabilities
+    return ops.concatenate([1.0 - probabilities, probabilities], axis=-1)
+
+
+def _split_moments(outputs, kind):
+    if kind != "mean_and_log_stddev":
+        return outputs, None
+    width = outputs.shape[-1]
+    if width % 2:
+        raise ValueError(
+            "Expected an even number of outputs for 'mean_and_log_stddev', means "
+            f"first. Received: width={width}"
+        )
+    return outputs[..., : width // 2], outputs[..., width // 2 :]
+
+
+def check_sampled(model, dropouts):
+    """Refuses a model of which all samples would be equal."""
+    if base.bayesian_layers(model):
+        return
+    if dropouts is not None and dropouts.layers:
+        return
+    raise ValueError(
+        f"Nothing in model '{model.name}' is sampled, so all samples would be equal. "
+        "Use keras_bdl layers, or `mc_dropout=True` for a model with Dropout. "
+        f"Received: mc_dropout={dropouts is not None}"
+    )
