@@ -5,6 +5,7 @@ import warnings
 import keras
 from keras import ops
 
+from keras_bdl import validation
 from keras_bdl.layers import base
 
 
@@ -34,21 +35,8 @@ class KLWarmup(keras.callbacks.Callback):
 
     def __init__(self, epochs, start_epoch=0):
         super().__init__()
-        for name, value, least in (
-            ("epochs", epochs, 1),
-            ("start_epoch", start_epoch, 0),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(
-                    f"Expected `{name}` to be an integer. Received: {name}={value!r}"
-                )
-            if value < least:
-                raise ValueError(
-                    f"Expected `{name}` to be at least {least}. "
-                    f"Received: {name}={value!r}"
-                )
-        self.epochs = epochs
-        self.start_epoch = start_epoch
+        self.epochs = validation.integer("epochs", epochs, least=1)
+        self.start_epoch = validation.integer("start_epoch", start_epoch, least=0)
 
     def set_model(self, model):
         super().set_model(model)

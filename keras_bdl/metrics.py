@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_bdl import validation
 from keras_bdl.losses import check_logits
 from keras_bdl.ops import uncertainty
 
@@ -20,12 +21,7 @@ class _MeanOverRows(keras.metrics.Mean):
 
     def __init__(self, from_logits=False, name=None, dtype=None):
         super().__init__(name=name, dtype=dtype)
-        if not isinstance(from_logits, bool):
-            raise TypeError(
-                "Expected `from_logits` to be a bool. "
-                f"Received: from_logits={from_logits!r}"
-            )
-        self.from_logits = from_logits
+        self.from_logits = validation.boolean("from_logits", from_logits)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch: labels `(n,)`, `(n, 1)` or one-hot, predictions `(n, k)`."""
@@ -126,22 +122,9 @@ class ExpectedCalibrationError(keras.metrics.Metric):
 
     def __init__(self, num_bins=15, from_logits=False, name="ece", dtype=None):
         super().__init__(name=name, dtype=dtype)
-        if isinstance(num_bins, bool) or not isinstance(num_bins, int):
-            raise TypeError(
-                f"Expected `num_bins` to be an integer. Received: num_bins={num_bins!r}"
-            )
-        if num_bins < 1:
-            raise ValueError(
-                f"Expected `num_bins` to be at least 1. Received: num_bins={num_bins}"
-            )
-        if not isinstance(from_logits, bool):
-            raise TypeError(
-                "Expected `from_logits` to be a bool. "
-                f"Received: from_logits={from_logits!r}"
-            )
-        self.num_bins = num_bins
-        self.from_logits = from_logits
-        self.bins = self.add_variable((3, num_bins), "zeros", name="bins")
+        self.num_bins = validation.integer("num_bins", num_bins, 1, 100_000)
+        self.from_logits = validation.boolean("from_logits", from_logits)
+        self.bins = self.add_variable((3, self.num_bins), "zeros", name="bins")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch: labels `(n,)`, `(n, 1)` or one-hot, predictions `(n, k)`."""

@@ -82,7 +82,7 @@ def reliability_diagram(labels, probabilities, num_bins=15, ax=None, label=None)
     ax.set_title(title if label is None else f"{label}\n{title}")
     ax.set(xlim=(0, 1), ylim=(0, 1.08), xlabel="confidence", ylabel="accuracy")
     ax.set_aspect("equal")
-    ax.legend(loc="upper left", frameon=False, fontsize="small")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
     _plain(ax)
     return ax
 
@@ -138,30 +138,38 @@ def curve_with_band(x, mean, error, ax=None, label=None):
 
 
 def uncertainty_histograms(
-    in_domain, out_of_domain, ax=None, label="uncertainty (nats)", num_bins=30
+    in_domain, out_of_domain, ax=None, label="uncertainty (nats)", floor=1e-3
 ):
-    """Histograms of an uncertainty on the same bins, as shares of each data set.
+    """Histograms of an uncertainty in one set of bins, as shares of each data set.
+
+    The axis is logarithmic, ten bins to a factor of ten: what is certain spans
+    many orders of magnitude. Values below `floor` count in the first bin.
 
     Args:
         in_domain: `(n,)`, in nats, of inputs like the training data.
         out_of_domain: dict of name to `(m,)`, in nats, of other inputs.
         ax: matplotlib axes, or None for a new figure.
         label: of the x axis, with the unit.
-        num_bins: equal-width bins from 0 to the largest value.
+        floor: left end of the axis, in nats.
 
     Returns:
         The axes.
     """
     ax = _new_axes() if ax is None else ax
     groups = {"in domain": in_domain, **out_of_domain}
-    groups = {name: np.asarray(values) for name, values in groups.items()}
+    groups = {name: np.maximum(values, floor) for name, values in groups.items()}
     top = max(float(values.max()) for values in groups.values())
-    edges = np.linspace(0.0, top if top > 0 else 1.0, num_bins + 1)
+    num_bins = max(1, int(np.ceil(10 * np.log10(top / floor))))
+    edges = floor * 10 ** (np.arange(num_bins + 1) / 10)
     for color, (name, values) in zip(COLORS, groups.items()):
-        share = np.histogram(values, edges)[0] / len(values)
+        index = np.floor(10 * np.log10(values / floor)).astype(int)
+        counts = np.bincount(np.minimum(index, num_bins - 1), minlength=num_bins)
+        share = counts / len(values)
         ax.stairs(share, edges, color=color, fill=True, alpha=0.2)
         ax.stairs(share, edges, color=color, linewidth=1.5, label=name)
-    ax.set(xlim=(0, edges[-1]), ylim=(0, None), xlabel=label, ylabel="share of inputs")
+    ax.set_xscale("log")
+    ax.set(xlim=(floor, edges[-1]), ylabel="share of inputs")
+    ax.set_xlabel(f"{label}\nfirst bar: {edges[1]:.2g} and below")
     ax.legend(frameon=False)
     _plain(ax)
     return ax

@@ -4,6 +4,7 @@ import collections
 
 import keras
 
+from keras_bdl import validation
 from keras_bdl.sampler import make_sampler
 
 OUTPUTS = ("auto", "logits", "probabilities", "mean", "mean_and_log_stddev")
@@ -89,6 +90,7 @@ def predict(
     >>> lines = keras_bdl.predict(model, x_grid, return_samples=True, seed=0)
     """
     kind = resolve_outputs(model, outputs)
+    return_samples = validation.boolean("return_samples", return_samples)
     sampler = make_sampler(
         model,
         num_samples,

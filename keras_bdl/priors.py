@@ -11,6 +11,7 @@ import math
 import keras
 from keras import backend, ops, random
 
+from keras_bdl import validation
 from keras_bdl.ops import divergences
 
 PACKAGE = "keras_bdl"
@@ -73,8 +74,8 @@ class Normal(Prior):
     """
 
     def __init__(self, mean=0.0, stddev=1.0):
-        self.mean = _finite("mean", mean)
-        self.stddev = _positive("stddev", stddev)
+        self.mean = validation.number("mean", mean)
+        self.stddev = validation.positive("stddev", stddev)
 
     def log_prob(self, weights, variables=None):
         return divergences.normal_log_prob(weights, self.mean, math.log(self.stddev))
@@ -100,7 +101,7 @@ class LearnedNormal(Prior):
     """
 
     def __init__(self, initial_stddev=0.1):
-        self.initial_stddev = _positive("initial_stddev", initial_stddev)
+        self.initial_stddev = validation.positive("initial_stddev", initial_stddev)
 
     def build(self, add_weight):
         log_stddev = add_weight(
@@ -142,13 +143,13 @@ class ScaleMixture(Prior):
     closed_form = False
 
     def __init__(self, weight=0.5, stddev1=1.0, stddev2=0.0025):
-        self.weight = _positive("weight", weight)
+        self.weight = validation.positive("weight", weight)
         if self.weight >= 1.0:
             raise ValueError(
                 f"Expected `weight` between 0 and 1. Received: weight={weight}"
             )
-        self.stddev1 = _positive("stddev1", stddev1)
-        self.stddev2 = _positive("stddev2", stddev2)
+        self.stddev1 = validation.positive("stddev1", stddev1)
+        self.stddev2 = validation.positive("stddev2", stddev2)
 
     def log_prob(self, weights, variables=None):
         wide = divergences.normal_log_prob(weights, 0.0, math.log(self.stddev1))
@@ -175,8 +176,8 @@ class Laplace(Prior):
     """
 
     def __init__(self, mean=0.0, scale=1.0):
-        self.mean = _finite("mean", mean)
-        self.scale = _positive("scale", scale)
+        self.mean = validation.number("mean", mean)
+        self.scale = validation.positive("scale", scale)
 
     def log_prob(self, weights, variables=None):
         return -ops.abs(weights - self.mean) / self.scale - math.log(2.0 * self.scale)
@@ -201,9 +202,9 @@ class StudentT(Prior):
     closed_form = False
 
     def __init__(self, df=4.0, mean=0.0, scale=1.0):
-        self.df = _positive("df", df)
-        self.mean = _finite("mean", mean)
-        self.scale = _positive("scale", scale)
+        self.df = validation.positive("df", df)
+        self.mean = validation.number("mean", mean)
+        self.scale = validation.positive("scale", scale)
 
     def log_prob(self, weights, variables=None):
         half = 0.5 * (self.df + 1.0)
@@ -267,12 +268,12 @@ class TFPPrior(Prior):
             )
         self.distribution = distribution
         self.parameters = parameters
-        self._make()  # refuses wrong names and parameters here, not in training
+        self._make(validate_args=True)  # refuses here, not in training
 
-    def _make(self):
+    def _make(self, validate_args=False):
         from keras_bdl.interop import tfp
 
-        return tfp.make_distribution(self.distribution, self.parameters)
+        return tfp.make_distribution(self.distribution, self.parameters, validate_args)
 
     def log_prob(self, weights, variables=None):
         # Made anew in every trace: its constants belong to that graph.
@@ -303,24 +304,16 @@ def get(identifier):
     if isinstance(identifier, str) and identifier in _BY_NAME:
         return _BY_NAME[identifier]()
     if isinstance(identifier, dict):
-        prior = keras.saving.deserialize_keras_object(identifier)
+        try:
+            prior = keras.saving.deserialize_keras_object(identifier)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"Cannot read `prior` from this config: {error} "
+                f"Received: prior={identifier!r}"
+            ) from error
         if isinstance(prior, Prior):
             return prior
     raise ValueError(
         f"Expected `prior` to be a `keras_bdl.priors.Prior` or one of "
         f"{sorted(_BY_NAME)}. Received: prior={identifier!r}"
     )
-
-
-def _finite(name, value):
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"Expected `{name}` to be a number. Received: {name}={value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"Expected `{name}` to be finite. Received: {name}={value!r}")
-    return float(value)
-
-
-def _positive(name, value):
-    if _finite(name, value) <= 0.0:
-        raise ValueError(f"Expected `{name}` above 0. Received: {name}={value!r}")
-    return float(value)

@@ -8,13 +8,12 @@ tensors are sample-major: `(block * rows, ...)`.
 
 import contextlib
 import math
-import operator
 import random as python_random
 
 import keras
 from keras import ops
 
-from keras_bdl import sampling
+from keras_bdl import sampling, validation
 from keras_bdl.layers import base
 from keras_bdl.mc_dropout import DropoutSampling
 from keras_bdl.model_split import split
@@ -37,11 +36,16 @@ def make_sampler(
 
     It is kept outside Keras's tracking: the model must not own its wrapper.
     """
+    num_samples = validation.integer("num_samples", num_samples, 1, 10**9)
+    mc_dropout = validation.boolean("mc_dropout", mc_dropout)
+    if batch_size is not None:
+        batch_size = validation.integer("batch_size", batch_size, least=1)
     many_rows = batch_size is not None and batch_size >= _MANY_ROWS
-    num_samples = check_num_samples(num_samples)
     network = getattr(model, "sampled_network", model)
     if not isinstance(network, keras.Model):
-        raise TypeError(f"Expected a Keras model. Received: model={model!r}")
+        raise TypeError(
+            f"Expected `model` to be a Keras model. Received: model={model!r}"
+        )
     layers = base.flatten_layers(network)
     options = (num_samples, reduction, kind, mc_dropout, joint, many_rows)
     key = (*options, tuple(map(id, layers)))
@@ -52,23 +56,6 @@ def make_sampler(
     if key not in samplers:
         samplers[key] = Sampler(network, *options)
     return samplers[key]
-
-
-def check_num_samples(num_samples):
-    if not isinstance(num_samples, bool):
-        with contextlib.suppress(TypeError):
-            num_samples = operator.index(num_samples)
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int):
-        raise TypeError(
-            "Expected `num_samples` to be an integer. "
-            f"Received: num_samples={num_samples!r}"
-        )
-    if num_samples < 1:
-        raise ValueError(
-            "Expected `num_samples` to be at least 1. "
-            f"Received: num_samples={num_samples!r}"
-        )
-    return num_samples
 
 
 class Sampler(keras.Model):
@@ -112,11 +99,7 @@ class Sampler(keras.Model):
     def run(self, x, seed, batch_size, steps, verbose, callbacks):
         if seed is None:
             seed = python_random.getrandbits(31)
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise TypeError(
-                f"Expected `seed` to be an integer or None. Received: seed={seed!r}"
-            )
-        self.seed.assign(seed & 0x7FFFFFFF)
+        self.seed.assign(validation.integer("seed", seed) & 0x7FFFFFFF)
         result = self.predict(
             x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
         )
@@ -270,5 +253,5 @@ def check_sampled(model, dropouts):
     raise ValueError(
         f"Nothing in model '{model.name}' is sampled, so all samples would be equal. "
         "Use keras_bdl layers, or `mc_dropout=True` for a model with Dropout. "
-        f"Received: mc_dropout={dropouts is not None}"
+        f"Received: model={model.name!r}, mc_dropout={dropouts is not None}"
     )

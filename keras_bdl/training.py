@@ -5,6 +5,7 @@ import warnings
 
 import keras
 
+from keras_bdl import validation
 from keras_bdl.layers import base
 
 
@@ -26,11 +27,15 @@ def set_num_examples(model, num_examples):
 
     >>> keras_bdl.set_num_examples(model, len(x_train))
     """
-    num_examples = base.check_num_examples(num_examples, required=True)
+    num_examples = validation.integer("num_examples", num_examples, least=1)
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(
+            f"Expected `model` to be a Keras model or layer. Received: model={model!r}"
+        )
     layers = base.bayesian_layers(model)
     if not layers:
         raise ValueError(
-            "Expected a model with keras_bdl layers; this one has none. "
+            "Expected `model` to have keras_bdl layers; this one has none. "
             f"Received: model={model!r}"
         )
     check_no_recurrent_cells(model)

@@ -7,25 +7,32 @@ from keras import backend, ops
 tfd = tfp.distributions
 
 
-def make_distribution(name, parameters):
-    """A TensorFlow Probability distribution by the name of its class.
+def make_distribution(name, parameters, validate_args=False):
+    """A scalar TensorFlow Probability distribution by the name of its class.
 
     Raises:
-        ValueError: if there is no such distribution or it refuses the parameters.
+        ValueError: if there is no such distribution, it refuses the parameters, or
+            they are not those of one scalar.
     """
-    cls = getattr(tfd, name, None)
+    cls = getattr(tfd, name, None) if isinstance(name, str) else None
     if not (isinstance(cls, type) and issubclass(cls, tfd.Distribution)):
         raise ValueError(
             "Expected the name of a class in `tensorflow_probability.distributions`, "
             f"like 'Horseshoe'. Received: distribution={name!r}"
         )
     try:
-        return cls(**parameters)
+        distribution = cls(**parameters, validate_args=validate_args)
+        shape = [*distribution.batch_shape, *distribution.event_shape]
     except Exception as error:
         raise ValueError(
             f"`tfp.distributions.{name}` refuses these parameters: {error}. "
-            f"Received: parameters={parameters}"
+            f"Received: {parameters}"
         ) from error
+    if shape:
+        raise ValueError(
+            f"Expected parameters of one scalar distribution. Received: {parameters}"
+        )
+    return distribution
 
 
 def independent_normals(parameters):

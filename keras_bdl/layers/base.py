@@ -6,13 +6,10 @@ sample. A subclass says what its posterior is: `kl()` and three forward passes,
 `call_mean`, `call_noisy` (training) and `call_sampled` (inside the scope).
 """
 
-import math
-import operator
-
 import keras
 from keras import backend, ops
 
-from keras_bdl import priors, sampling
+from keras_bdl import priors, sampling, validation
 
 PACKAGE = "keras_bdl"
 REGISTRY = {}
@@ -98,16 +95,16 @@ class BayesianLayer:
                     f"Received: {name}={getattr(self, name)!r}"
                 )
         self.prior = priors.get(prior)
-        self.num_examples = check_num_examples(num_examples)
-        self.sample_at_inference = check_bool(
+        self.num_examples = (
+            None
+            if num_examples is None
+            else validation.integer("num_examples", num_examples, least=1)
+        )
+        self.sample_at_inference = validation.boolean(
             "sample_at_inference", sample_at_inference
         )
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-            raise TypeError(
-                f"Expected `seed` to be an integer. Received: seed={seed!r}"
-            )
-        self.seed = seed
-        self.full_kl_weight = check_kl_weight(kl_weight)
+        self.seed = None if seed is None else validation.integer("seed", seed)
+        self.full_kl_weight = validation.number("kl_weight", kl_weight, least=0.0)
         self.kl_weight = self._scalar("kl_weight", self.full_kl_weight)
         # 0 stands for unknown; an inferred N is here and not in `num_examples`.
         self._num_examples = self._scalar("num_examples", self.num_examples or 0)
@@ -157,7 +154,7 @@ class BayesianLayer:
 
     def set_num_examples(self, num_examples, inferred=False):
         """Sets N. An inferred N never overrides one that the user gave."""
-        num_examples = check_num_examples(num_examples, required=True)
+        num_examples = validation.integer("num_examples", num_examples, least=1)
         if inferred and self.num_examples is not None:
             return
         if not inferred:
@@ -278,45 +275,3 @@ def wide(variable):
     if backend.standardize_dtype(value.dtype) == "float64":
         return value
     return ops.cast(value, "float32")
-
-
-def check_bool(name, value):
-    if not isinstance(value, bool):
-        raise TypeError(f"Expected `{name}` to be a bool. Received: {name}={value!r}")
-    return value
-
-
-def check_num_examples(value, required=False):
-    if value is None and not required:
-        return None
-    if isinstance(value, bool):
-        raise TypeError(
-            "Expected `num_examples` to be an integer. "
-            f"Received: num_examples={value!r}"
-        )
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            "Expected `num_examples` to be an integer. "
-            f"Received: num_examples={value!r}"
-        ) from None
-    if count <= 0:
-        raise ValueError(
-            "Expected `num_examples` to be at least 1. "
-            f"Received: num_examples={value!r}"
-        )
-    return count
-
-
-def check_kl_weight(value):
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(
-            f"Expected `kl_weight` to be a number. Received: kl_weight={value!r}"
-        )
-    if not (math.isfinite(value) and value >= 0.0):
-        raise ValueError(
-            "Expected `kl_weight` to be finite and at least 0. "
-            f"Received: kl_weight={value!r}"
-        )
-    return float(value)

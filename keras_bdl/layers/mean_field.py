@@ -7,7 +7,8 @@ q(w) = N(m, s^2) ("mean field"): Blundell, Cornebise, Kavukcuoglu and Wierstra,
 import keras
 from keras import ops
 
-from keras_bdl.layers.base import BayesianLayer, check_bool, wide
+from keras_bdl import validation
+from keras_bdl.layers.base import BayesianLayer, wide
 from keras_bdl.ops import estimators
 
 ESTIMATORS = ("local_reparameterization", "flipout", "reparameterization")
@@ -39,21 +40,15 @@ class MeanFieldLayer(BayesianLayer):
                 f"Expected `estimator` to be None or one of {ESTIMATORS}. "
                 f"Received: estimator={estimator!r}"
             )
-        if isinstance(initial_log_stddev, bool) or not isinstance(
-            initial_log_stddev, (int, float)
-        ):
-            raise TypeError(
-                "Expected `initial_log_stddev` to be a number. "
-                f"Received: initial_log_stddev={initial_log_stddev!r}"
-            )
+        initial_log_stddev = validation.number("initial_log_stddev", initial_log_stddev)
         if not -40.0 <= initial_log_stddev <= 10.0:
             raise ValueError(
                 "Expected `initial_log_stddev` between -40 and 10. "
                 f"Received: initial_log_stddev={initial_log_stddev!r}"
             )
         self.estimator = estimator
-        self.initial_log_stddev = float(initial_log_stddev)
-        self.bias_posterior = check_bool("bias_posterior", bias_posterior)
+        self.initial_log_stddev = initial_log_stddev
+        self.bias_posterior = validation.boolean("bias_posterior", bias_posterior)
         self.kernel_log_stddev = None
         self.bias_log_stddev = None
 

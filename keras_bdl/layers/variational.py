@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_bdl import validation
 from keras_bdl.layers.base import register
 from keras_bdl.layers.mean_field import MeanFieldLayer
 from keras_bdl.ops import estimators
@@ -103,10 +104,7 @@ class MeanFieldConv(MeanFieldLayer):
     """What the convolutions of every rank share."""
 
     def __init__(self, filters, kernel_size, *args, **kwargs):
-        if isinstance(filters, bool) or not isinstance(filters, int):
-            raise TypeError(
-                f"Expected `filters` to be an integer. Received: filters={filters!r}"
-            )
+        validation.integer("filters", filters, least=1)
         super().__init__(filters, kernel_size, *args, **kwargs)
 
     def channel_axis(self):

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_bdl import losses, metrics, prediction, sampler, training
+from keras_bdl import losses, metrics, prediction, sampler, training, validation
 from keras_bdl.layers import base
 from keras_bdl.ops import uncertainty
 
@@ -61,8 +61,12 @@ class BayesianClassifier(keras.Model):
                 f"Received: network={network!r}"
             )
         self.network = network
-        self.num_samples = sampler.check_num_samples(num_samples)
-        self.num_examples = base.check_num_examples(num_examples)
+        self.num_samples = validation.integer("num_samples", num_samples, 1, 10**9)
+        self.num_examples = (
+            None
+            if num_examples is None
+            else validation.integer("num_examples", num_examples, least=1)
+        )
         self._likelihood = losses.CategoricalNLL()
         self._nll = metrics.NegativeLogLikelihood(name="nll")
         self._accuracy = keras.metrics.Mean(name="accuracy")
@@ -78,7 +82,12 @@ class BayesianClassifier(keras.Model):
         return self.network
 
     def _check_network(self):
-        sampler.check_sampled(self.network, None)
+        if not base.bayesian_layers(self.network):
+            raise ValueError(
+                "Expected `network` to have keras_bdl layers; nothing in it is "
+                "sampled. "
+                f"Received: network={self.network!r}"
+            )
         training.check_no_recurrent_cells(self.network)
         shape = getattr(self.network, "output_shape", None)
         if isinstance(shape, tuple) and shape and shape[-1] is not None:
@@ -265,7 +274,7 @@ class BayesianClassifier(keras.Model):
         return prediction.predict(
             self,
             x,
-            num_samples or self.num_samples,
+            self.num_samples if num_samples is None else num_samples,
             batch_size=batch_size,
             steps=steps,
             verbose=verbose,
@@ -282,7 +291,10 @@ class BayesianClassifier(keras.Model):
             **kwargs: as in `keras_bdl.predict_uncertainty`.
         """
         return prediction.predict_uncertainty(
-            self, x, num_samples or self.num_samples, **kwargs
+            self,
+            x,
+            self.num_samples if num_samples is None else num_samples,
+            **kwargs,
         )
 
     def get_config(self):

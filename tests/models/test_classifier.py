@@ -263,7 +263,7 @@ def test_refusals():
     with pytest.raises(TypeError, match="network.*Received"):
         keras_bdl.BayesianClassifier(keras.layers.Dense(2))
     plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    with pytest.raises(ValueError, match="Nothing in model.*Received"):
+    with pytest.raises(ValueError, match="keras_bdl layers.*Received"):
         keras_bdl.BayesianClassifier(plain)
     single = keras.Sequential([keras.Input((4,)), keras_bdl.VariationalDense(1)])
     with pytest.raises(ValueError, match="2 units.*Received"):

@@ -1,0 +1,79 @@
+"""Checks of arguments: what was expected, what was received."""
+
+import operator
+
+# Beyond these, float32 overflows or a reciprocal does.
+_LARGEST, _SMALLEST = 1e30, 1e-30
+
+
+def boolean(name, value):
+    """A bool as it is.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"Expected `{name}` to be a bool. Received: {name}={value!r}")
+    return value
+
+
+def integer(name, value, least=None, most=10**30):
+    """An integer, of NumPy too, as a Python int.
+
+    Raises:
+        TypeError: if it is none.
+        ValueError: if it is below `least` or above `most`.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise TypeError(
+            f"Expected `{name}` to be an integer. Received: {name}={value!r}"
+        )
+    if least is not None and number < least:
+        raise ValueError(
+            f"Expected `{name}` to be at least {least}. Received: {name}={value!r}"
+        )
+    if number > most:
+        raise ValueError(
+            f"Expected `{name}` to be at most {most:.0e}. Received: {name}={value!r}"
+        )
+    return number
+
+
+def number(name, value, least=None):
+    """A finite number that float32 holds, as a Python float.
+
+    Raises:
+        TypeError: if it is none.
+        ValueError: if it is below `least`, infinite, NaN or too large.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"Expected `{name}` to be a number. Received: {name}={value!r}")
+    if not -_LARGEST <= value <= _LARGEST:  # False for NaN too
+        raise ValueError(
+            f"Expected `{name}` to be finite, at most {_LARGEST:.0e} in size. "
+            f"Received: {name}={value!r}"
+        )
+    if least is not None and value < least:
+        raise ValueError(
+            f"Expected `{name}` to be at least {least}. Received: {name}={value!r}"
+        )
+    return float(value)
+
+
+def positive(name, value):
+    """A positive number that float32 holds, as does its reciprocal.
+
+    Raises:
+        TypeError: if it is no number.
+        ValueError: if it is not positive, or out of range.
+    """
+    if number(name, value) < _SMALLEST:
+        raise ValueError(
+            f"Expected `{name}` above 0 (at least {_SMALLEST:.0e}). "
+            f"Received: {name}={value!r}"
+        )
+    return float(value)
