@@ -2,8 +2,8 @@
 
 import operator
 
-# Beyond these, float32 overflows or a reciprocal does.
-_LARGEST, _SMALLEST = 1e30, 1e-30
+# Beyond these, float32 overflows when a value or its reciprocal is squared.
+_LARGEST, _SMALLEST = 1e15, 1e-15
 
 
 def boolean(name, value):

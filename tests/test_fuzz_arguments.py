@@ -560,6 +560,7 @@ FOUND = [
     ("model", "nope", _set_seven),
     ("model", None, _set_seven),
     ("network", "plain", classifier_of),
+    ("batch_size", "3", predict),
     ("batch_size", 2.5, predict),
     ("batch_size", 0, predict),
     # Taken without a word:
@@ -575,7 +576,6 @@ FOUND_IN_TFP_PRIOR = [
     ("scale", [1.0, 2.0], tfp_normal),
 ]
 GAPS = [
-    ("batch_size", "3", predict),  # compared with an integer first
     ("stddev", 1e-25, dense_with("Normal")),  # its square underflows: KL is NaN
     ("mean", 1e25, dense_with("Normal")),
     ("scale", 1e-25, dense_with("StudentT")),
