@@ -21,20 +21,11 @@ import keras_bdl
 KINDS = ["bayesian", "deterministic", "bayesian_full_kl"]
 
 
-def make_network(kind, prior_stddev, initial_log_stddev, kl_weight=1.0):
+def make_network(kind, **options):
+    """The network of a kind; `options` are those of the Bayesian layers."""
+    conv, dense = keras_bdl.VariationalConv2D, keras_bdl.VariationalDense
     if kind == "deterministic":
         conv, dense, options = keras.layers.Conv2D, keras.layers.Dense, {}
-    else:
-        conv, dense = keras_bdl.VariationalConv2D, keras_bdl.VariationalDense
-        if prior_stddev > 0:
-            prior = keras_bdl.priors.Normal(stddev=prior_stddev)
-        else:
-            prior = keras_bdl.priors.LearnedNormal(0.1)
-        options = {
-            "prior": prior,
-            "initial_log_stddev": initial_log_stddev,
-            "kl_weight": kl_weight,
-        }
     return keras.Sequential(
         [
             keras.Input((28, 28, 1)),
@@ -66,7 +57,16 @@ def scores(probabilities, labels):
 def train(kind, seed, train_data, test_data, args):
     keras.utils.set_random_seed(seed)
     kl_weight = 1.0 if kind == "bayesian_full_kl" else args.kl_weight
-    network = make_network(kind, args.prior_stddev, args.initial_log_stddev, kl_weight)
+    if args.prior_stddev > 0:
+        prior = keras_bdl.priors.Normal(stddev=args.prior_stddev)
+    else:
+        prior = keras_bdl.priors.LearnedNormal(0.1)
+    network = make_network(
+        kind,
+        prior=prior,
+        initial_log_stddev=args.initial_log_stddev,
+        kl_weight=kl_weight,
+    )
     x, y = train_data
     steps = args.steps
     epochs = round(steps / np.ceil(len(x) / 256))

@@ -24,7 +24,7 @@ import keras_bdl
 
 ESTIMATORS = ("local_reparameterization", "flipout", "reparameterization")
 STEPS = 60
-ROUNDS = 7
+ROUNDS = 15
 
 
 def dense_net(dense):
@@ -68,16 +68,17 @@ def dense_models():
 
 
 def lenet5_models():
-    network = mnist_lenet5.make_network("bayesian", 0.1, -5.0)
-    keras_bdl.set_num_examples(network, 60_000)
-    return {
-        "deterministic": compiled(mnist_lenet5.make_network("deterministic", 0, 0)),
-        "flipout": compiled(network),
-    }
+    models = {"deterministic": compiled(mnist_lenet5.make_network("deterministic"))}
+    for estimator in ESTIMATORS:
+        network = mnist_lenet5.make_network(
+            "bayesian", estimator=estimator, num_examples=60_000
+        )
+        models[estimator] = compiled(network)
+    return models
 
 
 def step_times(models, shape, batch_size, steps, rounds):
-    """Median milliseconds of a step by model."""
+    """Milliseconds of a step by model: a list of one value per round."""
     rng = np.random.default_rng(0)
     x = rng.random((batch_size * steps, *shape), dtype="float32")
     y = rng.integers(0, 10, len(x))
@@ -89,7 +90,7 @@ def step_times(models, shape, batch_size, steps, rounds):
             start = time.perf_counter()
             model.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0)
             times[name].append((time.perf_counter() - start) / steps * 1e3)
-    return {name: float(np.median(values)) for name, values in times.items()}
+    return times
 
 
 TFP_SCRIPT = """
@@ -120,7 +121,7 @@ for _ in range(rounds):
         start = time.perf_counter()
         model.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0)
         times[name].append((time.perf_counter() - start) / steps * 1e3)
-print(json.dumps({name: float(np.median(v)) for name, v in times.items()}))
+print(json.dumps(times))
 """
 
 
@@ -151,11 +152,15 @@ def main():
         times = step_times(models(), shape, batch_size, args.steps, args.rounds)
         if backend == "tensorflow" and net == "lenet_300_100":
             times |= tfp_step_times(batch_size, args.steps, args.rounds)
-        ratios = {name: t / times["deterministic"] for name, t in times.items()}
-        row = {"net": net, "batch_size": batch_size, "ms": times, "ratio": ratios}
+        medians = {name: float(np.median(t)) for name, t in times.items()}
+        ratios = {  # of the same round, so that drift of the machine cancels
+            name: float(np.median(np.divide(t, times["deterministic"])))
+            for name, t in times.items()
+        }
+        row = {"net": net, "batch_size": batch_size, "ms": medians, "ratio": ratios}
         measurements.append(row)
         print(net, batch_size)
-        for name, milliseconds in times.items():
+        for name, milliseconds in medians.items():
             print(f"  {name:40s} {milliseconds:8.2f} ms  {ratios[name]:5.2f}x")
         keras.backend.clear_session()
     common.save(f"training_step_{backend}", {"measurements": measurements})

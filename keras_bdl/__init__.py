@@ -7,6 +7,13 @@ from keras_bdl import metrics as metrics
 from keras_bdl import models as models
 from keras_bdl import ops as ops
 from keras_bdl import priors as priors
+from keras_bdl.compression import compress as compress
+from keras_bdl.compression import sparsity_report as sparsity_report
+from keras_bdl.layers import SparseVDConv as SparseVDConv
+from keras_bdl.layers import SparseVDConv1D as SparseVDConv1D
+from keras_bdl.layers import SparseVDConv2D as SparseVDConv2D
+from keras_bdl.layers import SparseVDConv3D as SparseVDConv3D
+from keras_bdl.layers import SparseVDDense as SparseVDDense
 from keras_bdl.layers import VariationalConv1D as VariationalConv1D
 from keras_bdl.layers import VariationalConv2D as VariationalConv2D
 from keras_bdl.layers import VariationalConv3D as VariationalConv3D
@@ -14,18 +21,27 @@ from keras_bdl.layers import VariationalDense as VariationalDense
 from keras_bdl.models import BayesianClassifier as BayesianClassifier
 from keras_bdl.prediction import predict as predict
 from keras_bdl.prediction import predict_uncertainty as predict_uncertainty
+from keras_bdl.sparse_file import load_sparse as load_sparse
+from keras_bdl.sparse_file import save_sparse as save_sparse
 from keras_bdl.training import set_num_examples as set_num_examples
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BayesianClassifier",
+    "SparseVDConv",
+    "SparseVDConv1D",
+    "SparseVDConv2D",
+    "SparseVDConv3D",
+    "SparseVDDense",
     "VariationalConv1D",
     "VariationalConv2D",
     "VariationalConv3D",
     "VariationalDense",
     "callbacks",
+    "compress",
     "layers",
+    "load_sparse",
     "losses",
     "metrics",
     "models",
@@ -33,5 +49,7 @@ __all__ = [
     "predict",
     "predict_uncertainty",
     "priors",
+    "save_sparse",
     "set_num_examples",
+    "sparsity_report",
 ]

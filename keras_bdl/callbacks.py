@@ -5,7 +5,7 @@ import warnings
 import keras
 from keras import ops
 
-from keras_bdl import validation
+from keras_bdl import compression, validation
 from keras_bdl.layers import base
 
 
@@ -84,3 +84,111 @@ class KLWarmup(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self._assign(1.0)
+
+
+class OptimizerReset(keras.callbacks.Callback):
+    """Clears the optimizer's moments and step count at the begin of one epoch.
+
+    Moments that were gathered under another objective, such as one without its
+    KL term, mislead the first steps under the new one.
+
+    Args:
+        epoch: integer >= 0, epochs count from 0.
+    """
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = validation.integer("epoch", epoch, least=0)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch != self.epoch:
+            return
+        optimizer = self.model.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        for variable in optimizer.variables:
+            if variable is not getattr(optimizer, "_learning_rate", None):
+                variable.assign(ops.zeros_like(variable))
+
+
+class SparsityLogger(keras.callbacks.Callback):
+    """Adds the sparsity of each sparse layer, and the compression, to the log.
+
+    `sparsity_<layer>` is the share of pruned weights of a layer; `compression`
+    is weights / non-zero weights of all layers with a kernel (see
+    `sparsity_report`). Put it before `keras.callbacks.TensorBoard` in the list
+    of callbacks, and TensorBoard shows both.
+
+    Example:
+
+    >>> model.fit(x, y, callbacks=[keras_bdl.callbacks.SparsityLogger()])
+    """
+
+    def set_model(self, model):
+        super().set_model(model)
+        self._layers = [
+            layer for layer in base.bayesian_layers(model) if hasattr(layer, "sparsity")
+        ]
+        if not self._layers:
+            raise ValueError(
+                "`SparsityLogger` expected a model with SparseVD layers. "
+                f"Received: model={model!r}"
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is None:
+            return
+        for layer in self._layers:
+            logs[f"sparsity_{layer.name}"] = layer.sparsity()
+        logs["compression"] = compression.sparsity_report(self.model).factor
+
+
+def sparse_vd_schedule(epochs, learning_rate=1e-3, hold=0.5, warmup=(5, 20)):
+    """The training recipe of sparse variational dropout, as a list of callbacks.
+
+    The KL weight is 0 until epoch `warmup[0]`, rises linearly to full at
+    `warmup[1]`, where the optimizer's moments are reset; the learning rate holds
+    for the share `hold` of the epochs, then falls linearly to 0. Sparsity keeps
+    growing while both are high.
+
+    Args:
+        epochs: integer, number of epochs given to `fit`.
+        learning_rate: positive float.
+        hold: float in [0, 1].
+        warmup: pair of epochs, first < last <= `epochs`.
+
+    Returns:
+        List of callbacks for `fit`, to which others can be added.
+
+    Example:
+
+    >>> callbacks = keras_bdl.callbacks.sparse_vd_schedule(epochs=200)
+    >>> model.fit(x, y, batch_size=100, epochs=200, callbacks=callbacks)
+
+    Reference: Molchanov, Ashukha and Vetrov, "Variational dropout sparsifies deep
+    neural networks", 2017, section 5.
+    """
+    epochs = validation.integer("epochs", epochs, least=1)
+    learning_rate = validation.positive("learning_rate", learning_rate)
+    hold = validation.number("hold", hold, least=0.0)
+    if hold > 1.0:
+        raise ValueError(f"Expected `hold` from 0 to 1. Received: hold={hold}")
+    if not isinstance(warmup, (tuple, list)) or len(warmup) != 2:
+        raise ValueError(
+            f"Expected `warmup` to be a pair of epochs. Received: warmup={warmup!r}"
+        )
+    first, last = (validation.integer("warmup", e, least=0) for e in warmup)
+    if not first < last <= epochs:
+        raise ValueError(
+            f"Expected `warmup` to rise, and to end within {epochs} epochs. "
+            f"Received: warmup={warmup!r}"
+        )
+    held = hold * epochs
+
+    def rate(epoch):
+        return learning_rate * min(1.0, (epochs - epoch) / max(epochs - held, 1.0))
+
+    return [
+        KLWarmup(last - first, start_epoch=first),
+        keras.callbacks.LearningRateScheduler(rate),
+        OptimizerReset(last),
+    ]

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_bdl import validation
-from keras_bdl.losses import check_logits
+from keras_bdl.losses import align_weights, check_logits, unmask
 from keras_bdl.ops import uncertainty
 
 PACKAGE = "keras_bdl"
@@ -25,8 +25,11 @@ class _MeanOverRows(keras.metrics.Mean):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch: labels `(n,)`, `(n, 1)` or one-hot, predictions `(n, k)`."""
+        y_pred, weights = unmask(y_pred, sample_weight)
         values = self.row_values(y_true, ops.convert_to_tensor(y_pred))
-        super().update_state(values, sample_weight=_row_weights(sample_weight, values))
+        if weights is not None:
+            weights = align_weights(weights, values)
+        super().update_state(values, sample_weight=weights)
 
     def get_config(self):
         return {
@@ -34,15 +37,6 @@ class _MeanOverRows(keras.metrics.Mean):
             "name": self.name,
             "dtype": self.dtype,
         }
-
-
-def _row_weights(sample_weight, values):
-    if sample_weight is None:
-        return None
-    weights = ops.cast(ops.convert_to_tensor(sample_weight), "float32")
-    if len(weights.shape) == len(values.shape) + 1 and weights.shape[-1] == 1:
-        weights = ops.squeeze(weights, axis=-1)
-    return ops.broadcast_to(weights, ops.shape(values))
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -128,15 +122,18 @@ class ExpectedCalibrationError(keras.metrics.Metric):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch: labels `(n,)`, `(n, 1)` or one-hot, predictions `(n, k)`."""
+        y_pred, weights = unmask(y_pred, sample_weight)
         probabilities = _probabilities(y_pred, self.from_logits)
         labels = uncertainty.class_indices(y_true, probabilities.shape)
+        if weights is not None:
+            weights = align_weights(weights, probabilities[..., 0])
         self.bins.assign_add(
             ops.cast(
                 uncertainty.calibration_bins(
                     labels,
                     probabilities,
                     self.num_bins,
-                    _row_weights(sample_weight, labels),
+                    weights,
                 ),
                 self.bins.dtype,
             )

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_bdl import sampling
+from keras_bdl.layers import base
 
 
 class Parts:
@@ -33,18 +34,9 @@ def split(model, is_sampled, moments):
         moments: whether a first Dense layer may be sampled from its moments,
             which are then part of the prefix.
     """
-    if not _is_graph(model):
+    if not base.is_graph(model):
         return Parts(lambda x: x, lambda x, scope: model(x, training=False), False)
     return _GraphSplitter(model, is_sampled, moments).parts()
-
-
-def _is_graph(model):
-    """Whether a model is the plain graph of its layers, without a `call` of its own."""
-    if isinstance(model, keras.Sequential):
-        return model.built and type(model).call is keras.Sequential.call
-    inputs = keras.Input((1,))
-    functional = type(keras.Model(inputs, inputs + 1.0))
-    return isinstance(model, functional) and type(model).call is functional.call
 
 
 class _GraphSplitter:

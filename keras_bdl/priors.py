@@ -154,9 +154,8 @@ class ScaleMixture(Prior):
     def log_prob(self, weights, variables=None):
         wide = divergences.normal_log_prob(weights, 0.0, math.log(self.stddev1))
         narrow = divergences.normal_log_prob(weights, 0.0, math.log(self.stddev2))
-        return ops.logaddexp(
-            wide + math.log(self.weight), narrow + math.log(1.0 - self.weight)
-        )
+        terms = [wide + math.log(self.weight), narrow + math.log(1.0 - self.weight)]
+        return ops.logsumexp(ops.stack(terms), axis=0)
 
     def get_config(self):
         return {
@@ -234,7 +233,7 @@ class LogUniform(Prior):
 
     def log_prob(self, weights, variables=None):
         """log p(w) up to a constant: -log |w|."""
-        return -ops.log(ops.maximum(ops.abs(weights), 1e-30))
+        return -ops.log(ops.abs(weights) + 1e-30)
 
     def kl(self, mean, log_stddev, variables, seed):
         log_alpha = 2.0 * log_stddev - ops.log(ops.square(mean) + 1e-8)

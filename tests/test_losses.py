@@ -122,7 +122,6 @@ def test_labels_of_too_few_axes_are_refused(rng):
         CategoricalNLL()(labels[:, 0], logits)
 
 
-@pytest.mark.xfail(reason="weights are taken as one per row", strict=True)
 @pytest.mark.parametrize("positions", [3, 6])
 @pytest.mark.parametrize("how", ["weights", "mask"])
 def test_masked_positions_do_not_count(positions, how, rng):

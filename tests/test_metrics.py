@@ -140,7 +140,6 @@ def test_positions_count_like_rows(cls, form, rng):
     assert result_of(metric) == pytest.approx(value, rel=1e-5)
 
 
-@pytest.mark.xfail(reason="row weights are aligned with the last axis", strict=True)
 @every_metric
 @pytest.mark.parametrize("positions", [3, 6])
 def test_row_weights_hold_for_all_positions_of_the_row(cls, positions, rng):

@@ -181,15 +181,10 @@ def test_gradients_are_finite_at_a_mean_of_0_and_a_tiny_stddev(make):
 
 
 @every_prior
-def test_float64_is_not_narrowed(make, request):
+def test_float64_is_not_narrowed(make):
     if BACKEND == "jax":
         pytest.skip("JAX has no float64 unless it is enabled for the process")
     prior = make()
-    if BACKEND == "torch" and isinstance(
-        prior, (priors.ScaleMixture, priors.LogUniform)
-    ):
-        reason = "keras.ops.logaddexp and maximum narrow float64 on torch"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     variables = variables_of(prior)
     mean, log_stddev = tensor([0.3], "float64"), tensor([-1.0], "float64")
     for value in (

@@ -1,11 +1,21 @@
 """Bayesian layers: each replaces the Keras layer of the same name."""
 
+from keras_bdl.layers.sparse_vd import SparseVDConv as SparseVDConv
+from keras_bdl.layers.sparse_vd import SparseVDConv1D as SparseVDConv1D
+from keras_bdl.layers.sparse_vd import SparseVDConv2D as SparseVDConv2D
+from keras_bdl.layers.sparse_vd import SparseVDConv3D as SparseVDConv3D
+from keras_bdl.layers.sparse_vd import SparseVDDense as SparseVDDense
 from keras_bdl.layers.variational import VariationalConv1D as VariationalConv1D
 from keras_bdl.layers.variational import VariationalConv2D as VariationalConv2D
 from keras_bdl.layers.variational import VariationalConv3D as VariationalConv3D
 from keras_bdl.layers.variational import VariationalDense as VariationalDense
 
 __all__ = [
+    "SparseVDConv",
+    "SparseVDConv1D",
+    "SparseVDConv2D",
+    "SparseVDConv3D",
+    "SparseVDDense",
     "VariationalConv1D",
     "VariationalConv2D",
     "VariationalConv3D",

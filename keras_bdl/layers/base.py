@@ -46,6 +46,15 @@ def bayesian_layers(model):
     ]
 
 
+def is_graph(model):
+    """Whether a model is the plain graph of its layers, without a `call` of its own."""
+    if isinstance(model, keras.Sequential):
+        return model.built and type(model).call is keras.Sequential.call
+    inputs = keras.Input((1,))
+    functional = type(keras.Model(inputs, inputs + 1.0))
+    return isinstance(model, functional) and type(model).call is functional.call
+
+
 class KLTerm(keras.layers.Layer):
     """Adds a KL to the loss once per forward pass, however often it is called."""
 

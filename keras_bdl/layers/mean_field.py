@@ -138,8 +138,11 @@ class MeanFieldLayer(BayesianLayer):
         plain = self.keras_class.from_config(self.keras_class.get_config(self))
         plain.build(self.get_build_config()["input_shape"])
         generator = keras.random.SeedGenerator(seed)
-        values = [self.kernel] if self.bias is None else [self.kernel, self.bias]
-        if weights == "sample":
+        sample = weights == "sample"
+        values = [self.centre_kernel() if sample else self.mean_kernel()]
+        if self.bias is not None:
+            values.append(self.bias)
+        if sample:
             noise = [self.kernel_log_stddev, self.bias_log_stddev][: len(values)]
             values = [
                 mean
@@ -161,15 +164,23 @@ class MeanFieldLayer(BayesianLayer):
     def expand_bias(self, bias):
         return bias
 
-    def _mean_weights(self):
-        kernel = ops.cast(self.kernel, self.compute_dtype)
+    def mean_kernel(self):
+        """The kernel at inference: the posterior mean."""
+        return self.kernel
+
+    def centre_kernel(self):
+        """The kernel about which draws are spread: the posterior mean."""
+        return self.kernel
+
+    def _mean_bias(self):
         if self.bias is None:
-            return kernel, None
-        return kernel, self.expand_bias(ops.cast(self.bias, self.compute_dtype))
+            return None
+        return self.expand_bias(ops.cast(self.bias, self.compute_dtype))
 
     def _weights(self):
         """Arguments of the estimators after the inputs."""
-        kernel, bias = self._mean_weights()
+        kernel = ops.cast(self.centre_kernel(), self.compute_dtype)
+        bias = self._mean_bias()
         bias_log_stddev = None
         if self.bias_log_stddev is not None:
             bias_log_stddev = self.expand_bias(wide(self.bias_log_stddev))
@@ -179,8 +190,8 @@ class MeanFieldLayer(BayesianLayer):
         return outputs if self.activation is None else self.activation(outputs)
 
     def call_mean(self, inputs):
-        kernel, bias = self._mean_weights()
-        outputs = self.linear(inputs, kernel)
+        bias = self._mean_bias()
+        outputs = self.linear(inputs, ops.cast(self.mean_kernel(), self.compute_dtype))
         return self._activate(outputs if bias is None else outputs + bias)
 
     def resolved_estimator(self):
@@ -246,3 +257,82 @@ class MeanFieldLayer(BayesianLayer):
             "initial_log_stddev": self.initial_log_stddev,
             "bias_posterior": self.bias_posterior,
         }
+
+
+class MeanFieldDense(MeanFieldLayer):
+    """The matrix product of a Dense layer, and draws from its moments."""
+
+    def linear(self, inputs, kernel):
+        return ops.matmul(inputs, kernel)
+
+    def linear_per_sample(self, inputs, kernels, biases):
+        num_samples, input_dim, units = kernels.shape
+        positions = ops.shape(inputs)[1:-1]
+        inputs = ops.reshape(inputs, (num_samples, -1, input_dim))
+        outputs = ops.matmul(inputs, kernels)  # (samples, rows * positions, units)
+        if biases is not None:
+            outputs = outputs + ops.expand_dims(biases, 1)
+        return ops.reshape(outputs, (-1, *positions, units))
+
+    def supports_moments(self):
+        """Whether samples can be drawn from the moments of the outputs."""
+        return self._num_positions_axes == 0
+
+    def moments(self, inputs):
+        """Mean and standard deviation of the outputs before the activation."""
+        return estimators.moments(self.linear, inputs, *self._weights())
+
+    def sample_moments(self, mean, stddev, scope):
+        """Draws outputs from their moments, one noise vector for all rows.
+
+        Exact for each row by itself, for a layer that is called once. Takes
+        moments `(rows, units)`, of every sample or, sample-major, of each.
+        Returns `(num_samples * rows, units)`.
+        """
+        scope.restart(self.noise)
+        shape = (scope.num_samples, 1, self.units)
+        noise = keras.random.normal(shape, dtype=stddev.dtype, seed=self.noise)
+        outputs = mean + ops.cast(stddev * noise, mean.dtype)
+        return self._activate(ops.reshape(outputs, (-1, self.units)))
+
+    def call_sampled(self, inputs, scope):
+        if id(self) not in scope.moment_layers:
+            return super().call_sampled(inputs, scope)
+        shape = (scope.num_samples, -1, self.units)
+        mean, stddev = self.moments(inputs)
+        return self.sample_moments(
+            ops.reshape(mean, shape), ops.reshape(stddev, shape), scope
+        )
+
+
+class MeanFieldConv(MeanFieldLayer):
+    """What the convolutions of every rank share."""
+
+    def __init__(self, filters, kernel_size, *args, **kwargs):
+        validation.integer("filters", filters, least=1)
+        super().__init__(filters, kernel_size, *args, **kwargs)
+
+    def channel_axis(self):
+        return -1 if self.data_format == "channels_last" else 1
+
+    def expand_bias(self, bias):
+        positions = (1,) * self.rank
+        if self.data_format == "channels_last":
+            return ops.reshape(bias, (1, *positions, self.filters))
+        return ops.reshape(bias, (1, self.filters, *positions))
+
+    def linear(self, inputs, kernel):
+        padding = self.padding
+        if padding == "causal":
+            left = self.dilation_rate[0] * (self.kernel_size[0] - 1)
+            pad = [[0, 0], [0, 0], [0, 0]]
+            pad[1 if self.data_format == "channels_last" else 2] = [left, 0]
+            inputs, padding = ops.pad(inputs, pad), "valid"
+        return ops.conv(
+            inputs,
+            kernel,
+            strides=list(self.strides),
+            padding=padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )

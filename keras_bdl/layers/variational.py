@@ -1,16 +1,13 @@
 """Dense and convolutional layers with a mean-field Gaussian posterior."""
 
 import keras
-from keras import ops
 
-from keras_bdl import validation
 from keras_bdl.layers.base import register
-from keras_bdl.layers.mean_field import MeanFieldLayer
-from keras_bdl.ops import estimators
+from keras_bdl.layers.mean_field import MeanFieldConv, MeanFieldDense
 
 
 @register
-class VariationalDense(MeanFieldLayer, keras.layers.Dense):
+class VariationalDense(MeanFieldDense, keras.layers.Dense):
     """`keras.layers.Dense` with a Gaussian posterior over kernel and bias.
 
     y = activation(x w + b) with w ~ N(kernel, exp(kernel_log_stddev)^2) in
@@ -53,84 +50,6 @@ class VariationalDense(MeanFieldLayer, keras.layers.Dense):
     """
 
     keras_class = keras.layers.Dense
-
-    def __init__(self, units, *args, **kwargs):
-        super().__init__(units, *args, **kwargs)
-
-    def linear(self, inputs, kernel):
-        return ops.matmul(inputs, kernel)
-
-    def linear_per_sample(self, inputs, kernels, biases):
-        num_samples, input_dim, units = kernels.shape
-        positions = ops.shape(inputs)[1:-1]
-        inputs = ops.reshape(inputs, (num_samples, -1, input_dim))
-        outputs = ops.matmul(inputs, kernels)  # (samples, rows * positions, units)
-        if biases is not None:
-            outputs = outputs + ops.expand_dims(biases, 1)
-        return ops.reshape(outputs, (-1, *positions, units))
-
-    def supports_moments(self):
-        """Whether samples can be drawn from the moments of the outputs."""
-        return self._num_positions_axes == 0
-
-    def moments(self, inputs):
-        """Mean and standard deviation of the outputs before the activation."""
-        return estimators.moments(self.linear, inputs, *self._weights())
-
-    def sample_moments(self, mean, stddev, scope):
-        """Draws outputs from their moments, one noise vector for all rows.
-
-        Exact for each row by itself, for a layer that is called once. Takes
-        moments `(rows, units)`, of every sample or, sample-major, of each.
-        Returns `(num_samples * rows, units)`.
-        """
-        scope.restart(self.noise)
-        shape = (scope.num_samples, 1, self.units)
-        noise = keras.random.normal(shape, dtype=stddev.dtype, seed=self.noise)
-        outputs = mean + ops.cast(stddev * noise, mean.dtype)
-        return self._activate(ops.reshape(outputs, (-1, self.units)))
-
-    def call_sampled(self, inputs, scope):
-        if id(self) not in scope.moment_layers:
-            return super().call_sampled(inputs, scope)
-        shape = (scope.num_samples, -1, self.units)
-        mean, stddev = self.moments(inputs)
-        return self.sample_moments(
-            ops.reshape(mean, shape), ops.reshape(stddev, shape), scope
-        )
-
-
-class MeanFieldConv(MeanFieldLayer):
-    """What the convolutions of every rank share."""
-
-    def __init__(self, filters, kernel_size, *args, **kwargs):
-        validation.integer("filters", filters, least=1)
-        super().__init__(filters, kernel_size, *args, **kwargs)
-
-    def channel_axis(self):
-        return -1 if self.data_format == "channels_last" else 1
-
-    def expand_bias(self, bias):
-        positions = (1,) * self.rank
-        if self.data_format == "channels_last":
-            return ops.reshape(bias, (1, *positions, self.filters))
-        return ops.reshape(bias, (1, self.filters, *positions))
-
-    def linear(self, inputs, kernel):
-        padding = self.padding
-        if padding == "causal":
-            left = self.dilation_rate[0] * (self.kernel_size[0] - 1)
-            pad = [[0, 0], [0, 0], [0, 0]]
-            pad[1 if self.data_format == "channels_last" else 2] = [left, 0]
-            inputs, padding = ops.pad(inputs, pad), "valid"
-        return ops.conv(
-            inputs,
-            kernel,
-            strides=list(self.strides),
-            padding=padding,
-            dilation_rate=self.dilation_rate,
-            data_format=self.data_format,
-        )
 
 
 _CONV_DOC = """`keras.layers.Conv{rank}D` with a Gaussian posterior over its weights.

@@ -218,6 +218,7 @@ class BayesianClassifier(keras.Model):
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         """Negative evidence lower bound per example; also updates the metrics."""
+        y_pred, sample_weight = losses.unmask(y_pred, sample_weight)
         total = super().compute_loss(x, y, y_pred, sample_weight, training=training)
         if training:
             probabilities = ops.softmax(base.wide(ops.stop_gradient(y_pred)), axis=-1)

@@ -22,9 +22,10 @@ def kl_normal_normal(q_mean, q_stddev, p_mean, p_stddev):
 
 def kl_normal_normal_log(q_mean, q_log_stddev, p_mean, p_log_stddev):
     """`kl_normal_normal` from log standard deviations: no division by a stddev."""
-    difference = p_log_stddev - q_log_stddev
-    distance = ops.square(q_mean - p_mean) * ops.exp(-2.0 * p_log_stddev)
-    return difference + 0.5 * (ops.exp(-2.0 * difference) + distance - 1.0)
+    # exp(2 q) as the estimators write it: a compiler computes it once for both.
+    squares = ops.exp(2.0 * q_log_stddev) + ops.square(q_mean - p_mean)
+    ratio = squares * ops.exp(-2.0 * p_log_stddev)
+    return p_log_stddev - q_log_stddev + 0.5 * (ratio - 1.0)
 
 
 def normal_entropy(log_stddev):

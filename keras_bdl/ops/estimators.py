@@ -50,12 +50,13 @@ def local_reparameterization(
     Args:
         linear, inputs, mean, log_stddev, bias_mean, bias_log_stddev: as in
             `moments`.
-        seed: `keras.random.SeedGenerator` or integer.
+        seed: `keras.random.SeedGenerator`.
 
     Returns:
         One draw of the outputs, in the dtype of `inputs`. Exact for every
         position by itself, not for functions that join positions.
     """
+    check_generator(seed)
     centre, stddev = moments(
         linear, inputs, mean, log_stddev, bias_mean, bias_log_stddev
     )
@@ -85,11 +86,12 @@ def flipout(
         linear, inputs, mean, log_stddev, bias_mean, bias_log_stddev: as in
             `moments`.
         channel_axis: axis of the channels in inputs and outputs.
-        seed: `keras.random.SeedGenerator` or integer.
+        seed: `keras.random.SeedGenerator`.
 
     Returns:
         One draw of the outputs, in the dtype of `inputs`.
     """
+    check_generator(seed)
     outputs = linear(inputs, mean)
     if bias_mean is not None:
         outputs = outputs + bias_mean
@@ -104,6 +106,7 @@ def reparameterization(
     linear, inputs, mean, log_stddev, bias_mean=None, bias_log_stddev=None, *, seed
 ):
     """One weight draw `w = m + s eps` for the whole call (Blundell et al., 2015)."""
+    check_generator(seed)
     outputs = linear(inputs, mean + gaussian_noise(log_stddev, mean.dtype, seed))
     if bias_mean is not None:
         outputs = outputs + bias_mean
@@ -129,3 +132,12 @@ def row_signs(tensor, channel_axis, seed):
             shape[axis] = 1
     uniform = random.uniform(shape, dtype="float32", seed=seed)
     return ops.cast(ops.where(uniform < 0.5, -1.0, 1.0), tensor.dtype)
+
+
+def check_generator(seed):
+    """Refuses an integer seed: all draws of an estimator would be the same."""
+    if not isinstance(seed, random.SeedGenerator):
+        raise TypeError(
+            "Expected `seed` to be a `keras.random.SeedGenerator`. "
+            f"Received: seed={seed!r}"
+        )

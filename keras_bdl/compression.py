@@ -1,0 +1,253 @@
+"""Counting what sparsity leaves, and building the smaller plain Keras model.
+
+`sparsity_report` says how many weights of each layer survive; `compress` builds a
+plain Keras model of the same outputs without the dead units and filters.
+"""
+
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_bdl.channel_graph import ChannelGraph, effective_weights
+from keras_bdl.layers import base
+
+_COLUMNS = ("layer", "weights", "non-zero", "dead inputs", "dead outputs", "factor")
+
+
+class SparsityReport:
+    """Weights that survive in each layer with a kernel; `print` shows a table.
+
+    A weight counts as non-zero if it is one at inference and both its input and
+    its output unit are alive: an input is dead if no weight reads it, an output
+    if it is constant or unused. Biases are excluded, as in Molchanov et al.
+    (2017).
+
+    Attributes:
+        rows: one dict per layer, with keys layer, weights, non_zero,
+            dead_inputs, dead_outputs and factor (weights / non_zero).
+        weights, non_zero: totals of the model.
+        factor: compression, weights / non_zero.
+    """
+
+    def __init__(self, rows):
+        self.rows = rows
+        self.weights = sum(row["weights"] for row in rows)
+        self.non_zero = sum(row["non_zero"] for row in rows)
+        self.factor = _factor(self.weights, self.non_zero)
+
+    def to_dict(self):
+        """Rows and totals as JSON types."""
+        return {
+            "layers": self.rows,
+            "weights": self.weights,
+            "non_zero": self.non_zero,
+            "factor": self.factor,
+        }
+
+    def __str__(self):
+        table = [_COLUMNS]
+        for row in self.rows:
+            name, *counts, factor = row.values()
+            table.append((name, *(f"{c:,}" for c in counts), f"{factor:.1f}x"))
+        totals = (f"{self.weights:,}", f"{self.non_zero:,}", "", "")
+        table.append(("total", *totals, f"{self.factor:.1f}x"))
+        widths = [max(map(len, column)) for column in zip(*table)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if i == 0 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths))
+            )
+            for line in table
+        )
+
+    __repr__ = __str__
+
+
+def _factor(weights, non_zero):
+    return weights / non_zero if non_zero else float("inf")
+
+
+def sparsity_report(model):
+    """How many weights of each layer survive at inference.
+
+    Args:
+        model: built functional or Sequential Keras model (or a keras_bdl model
+            around one) of plain and keras_bdl layers.
+
+    Returns:
+        `SparsityReport`.
+
+    Raises:
+        TypeError: if the model is of another kind.
+
+    Example:
+
+    >>> print(keras_bdl.sparsity_report(model))
+    """
+    graph = _graph(model)
+    rows = []
+    for node in graph.nodes:
+        if _has_kernel(node.layer):
+            rows.append(_report_row(graph, node))
+    return SparsityReport(rows)
+
+
+def _report_row(graph, node):
+    kernel, _ = effective_weights(node.layer)
+    live = _live_weights(graph, node, kernel)
+    positions = tuple(range(live.ndim - 2))
+    inputs, outputs = live.any(axis=(*positions, -1)), live.any(axis=(*positions, -2))
+    non_zero = int(live.sum())
+    return {
+        "layer": node.layer.name,
+        "weights": int(kernel.size),
+        "non_zero": non_zero,
+        "dead_inputs": int((~inputs).sum()),
+        "dead_outputs": int((~outputs).sum()),
+        "factor": _factor(kernel.size, non_zero),
+    }
+
+
+def _live_weights(graph, node, kernel):
+    """Weights that are not 0, from inputs that vary to outputs that are read."""
+    if graph.is_whole(node):
+        return kernel != 0
+    alive = graph.alive(node.inputs[0])[:, None] & graph.alive(node.outputs)
+    return (kernel != 0) & alive
+
+
+def _has_kernel(layer):
+    plain = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
+    return isinstance(layer, (*plain, keras.layers.Conv3D))
+
+
+def compress(model):
+    """A plain Keras model with the same outputs and without the dead units.
+
+    Units and filters that no weight reads, or that no weight feeds, are removed;
+    what a constant unit said is folded into the biases of its readers. The
+    shapes of the model's inputs and outputs stay. Layers that cannot be rewired
+    (more than one call, mixing channels in an unknown way) stay whole; a warning
+    names those around which something could have gone.
+
+    Args:
+        model: built functional or Sequential Keras model (or a keras_bdl model
+            around one) of plain and keras_bdl layers.
+
+    Returns:
+        A functional `keras.Model` of plain Keras layers, not compiled.
+
+    Raises:
+        TypeError: if the model is of another kind.
+        ValueError: if a keras_bdl layer has no plain counterpart.
+
+    Example:
+
+    >>> small = keras_bdl.compress(model)
+    >>> small.save("small.keras")
+    """
+    graph = _graph(model)
+    if graph.blocked:
+        warnings.warn(
+            "These layers stay whole, although units around them are dead: "
+            f"{', '.join(sorted(set(graph.blocked)))}.",
+            stacklevel=2,
+        )
+    return _Builder(graph).build()
+
+
+def _graph(model):
+    network = getattr(model, "sampled_network", model)
+    is_graph = isinstance(network, keras.Model) and base.is_graph(network)
+    if not is_graph:
+        raise TypeError(
+            "Expected a built functional or Sequential Keras model (or a keras_bdl "
+            f"model around one). Received: model={model!r}"
+        )
+    return ChannelGraph(network)
+
+
+class _Builder:
+    """Calls smaller copies of a graph's layers on new inputs."""
+
+    def __init__(self, graph):
+        self.graph = graph
+        self.tensors = {}  # id of the old tensor -> new tensor
+        self.layers = {}  # id of the old layer -> new layer
+
+    def build(self):
+        inputs = keras.tree.map_structure(self._input, self.graph.input)
+        for node in self.graph.nodes:
+            self._call(node)
+        outputs = keras.tree.map_structure(
+            lambda tensor: self.tensors[id(tensor)], self.graph.output
+        )
+        return keras.Model(inputs, outputs)
+
+    def _input(self, tensor):
+        new = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
+        self.tensors[id(tensor)] = new
+        return new
+
+    def _call(self, node):
+        def replace(leaf):
+            known = isinstance(leaf, keras.KerasTensor)
+            return self.tensors[id(leaf)] if known else leaf
+
+        args, kwargs = keras.tree.map_structure(replace, (node.args, node.kwargs))
+        key = id(node.layer)
+        if key not in self.layers:
+            self.layers[key] = self._copy(node)
+        layer, weights = self.layers[key]
+        outputs = layer(*args, **kwargs)
+        if weights:
+            layer.set_weights(weights)
+        for old, new in zip(
+            keras.tree.flatten(node.outputs), keras.tree.flatten(outputs)
+        ):
+            self.tensors[id(old)] = new
+
+    def _copy(self, node):
+        """A new plain layer and the weights that it gets once it is built."""
+        layer = node.layer
+        if not isinstance(layer, keras.layers.Layer):
+            return layer, []  # an operation of `keras.ops`, without state
+        if self.graph.is_whole(node):
+            return self._copy_whole(layer)
+        if _has_kernel(layer):
+            return self._copy_linear(node)
+        weights = [ops.convert_to_numpy(w) for w in layer.weights]
+        if isinstance(layer, keras.layers.BatchNormalization):
+            kept = self.graph.kept(node.outputs)
+            weights = [w[kept] for w in weights]
+        return type(layer).from_config(layer.get_config()), weights
+
+    def _copy_whole(self, layer):
+        if isinstance(layer, base.BayesianLayer):
+            layer = layer.to_keras()
+        elif isinstance(layer, keras.Model) and base.is_graph(layer):
+            return compress(layer), []
+        if base.bayesian_layers(layer):
+            raise ValueError(
+                f"Layer '{layer.name}' of class {type(layer).__name__} has keras_bdl "
+                "layers inside, which `compress` cannot take out. "
+                f"Received: layer={layer.name!r}"
+            )
+        weights = [ops.convert_to_numpy(w) for w in layer.weights]
+        return type(layer).from_config(layer.get_config()), weights
+
+    def _copy_linear(self, node):
+        layer, (tensor,) = node.layer, node.inputs
+        keep_in, keep_out = self.graph.kept(tensor), self.graph.kept(node.outputs)
+        kernel, bias = effective_weights(layer)
+        bias = bias + self.graph.folded_bias(node, kernel)
+        kernel = np.where(_live_weights(self.graph, node, kernel), kernel, 0.0)
+        kernel, bias = kernel[..., keep_in, :][..., keep_out], bias[keep_out]
+        plain = getattr(layer, "keras_class", type(layer))
+        config = plain.get_config(layer)
+        config["units" if "units" in config else "filters"] = int(keep_out.sum())
+        config["use_bias"] = bool(layer.use_bias or (bias != 0).any())
+        weights = [kernel, bias] if config["use_bias"] else [kernel]
+        return plain.from_config(config), weights

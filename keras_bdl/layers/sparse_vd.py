@@ -1,0 +1,177 @@
+"""Sparse variational dropout: layers that learn which weights they need.
+
+q(w) = N(theta, sigma^2) under a log-uniform prior, where weights of large
+alpha = sigma^2 / theta^2 are noise and are removed: Molchanov, Ashukha and
+Vetrov, "Variational dropout sparsifies deep neural networks", 2017.
+"""
+
+import keras
+from keras import ops
+
+from keras_bdl import validation
+from keras_bdl.layers.base import register, wide
+from keras_bdl.layers.mean_field import MeanFieldConv, MeanFieldDense, MeanFieldLayer
+from keras_bdl.ops import divergences
+
+DIVERGENCES = {
+    "exact": divergences.kl_normal_log_uniform,
+    "approximate": divergences.kl_normal_log_uniform_approximate,
+}
+
+
+class SparseVDLayer(MeanFieldLayer):
+    """What sparse layers share: the prior, log alpha, and pruned inference."""
+
+    def __init__(
+        self,
+        *args,
+        kl="exact",
+        threshold=3.0,
+        prune_in_training=False,
+        estimator="local_reparameterization",
+        **kwargs,
+    ):
+        for name in ("prior", "bias_posterior"):
+            if name in kwargs:
+                raise ValueError(
+                    f"`{type(self).__name__}` takes no `{name}`: its prior is "
+                    "log-uniform and its bias deterministic. "
+                    f"Received: {name}={kwargs[name]!r}"
+                )
+        super().__init__(
+            *args,
+            prior="log_uniform",
+            bias_posterior=False,
+            estimator=estimator,
+            **kwargs,
+        )
+        if kl not in DIVERGENCES:
+            raise ValueError(
+                f"Expected `kl` to be one of {tuple(DIVERGENCES)}. Received: kl={kl!r}"
+            )
+        self.kl_form = kl
+        self.threshold = validation.number("threshold", threshold)
+        self.prune_in_training = validation.boolean(
+            "prune_in_training", prune_in_training
+        )
+
+    def log_alpha(self):
+        """log(sigma^2 / theta^2) of every weight, float32, in the kernel's shape."""
+        # 1e-8 keeps a mean of 0 finite; nothing is clipped, so no gradient dies.
+        theta = wide(self.kernel)
+        return 2.0 * wide(self.kernel_log_stddev) - ops.log(ops.square(theta) + 1e-8)
+
+    def pruned_kernel(self):
+        """Means of the weights, 0 where log alpha has reached the threshold."""
+        kernel = wide(self.kernel)
+        return ops.where(self.log_alpha() < self.threshold, kernel, 0.0)
+
+    def sparsity(self):
+        """Share of pruned weights, from 0 to 1 (biases excluded)."""
+        pruned = ops.cast(self.log_alpha() >= self.threshold, "float32")
+        return float(ops.convert_to_numpy(ops.mean(pruned)))
+
+    def kl(self):
+        return ops.sum(DIVERGENCES[self.kl_form](self.log_alpha()))
+
+    def mean_kernel(self):
+        return self.pruned_kernel()
+
+    def centre_kernel(self):
+        return self.pruned_kernel() if self.prune_in_training else self.kernel
+
+    def get_config(self):
+        config = super().get_config()
+        del config["prior"], config["bias_posterior"]
+        return {
+            **config,
+            "kl": self.kl_form,
+            "threshold": self.threshold,
+            "prune_in_training": self.prune_in_training,
+        }
+
+
+_DOC = """`keras.layers.{name}` whose weights are pruned by their own noise.
+
+    Drop-in: positional arguments are those of `keras.layers.{name}`. Training
+    learns a mean theta and a variance sigma^2 per weight under a log-uniform
+    prior; weights with log(sigma^2 / theta^2) >= `threshold` are 0 at inference.
+    Train with `callbacks.sparse_vd_schedule`, read `sparsity_report(model)`, and
+    make the small plain Keras model with `compress(model)`.
+
+    Args:
+        {arguments}: as in `keras.layers.{name}`. Regularizers and constraints
+            are refused.
+        kl: "exact" or "approximate", the fit of Molchanov et al. (2017), eq. 14.
+        threshold: log alpha from which a weight is pruned; 3 is alpha = 20, a
+            binary dropout rate above 0.95.
+        prune_in_training: whether the means of weights beyond the threshold are
+            0 in training too (their noise stays).
+        estimator: "local_reparameterization" (default, as in the paper; on
+            positions its noise is independent), "flipout" or
+            "reparameterization".
+        initial_log_stddev: initial log standard deviation; -5 is log sigma^2 =
+            -10.
+        num_examples, kl_weight, sample_at_inference, seed: as in
+            `VariationalDense`.
+
+    The bias is deterministic. `kl()` is in nats, up to the infinite constant of
+    the improper prior, and falls to 0 as weights turn to noise. Samples (in
+    training, `sample_at_inference=True`, `keras_bdl.predict`) are of the whole
+    posterior, noise of pruned weights included.
+
+    Input and output shape: as in `keras.layers.{name}`.
+
+    Raises:
+        ValueError, TypeError: on a wrong argument; ValueError in `fit` and
+            `evaluate` while `num_examples` is unknown.
+
+    Example:
+
+    >>> layer = keras_bdl.SparseVD{name}({example}, num_examples=60_000)
+    >>> outputs = layer(keras.ops.ones({shape}))
+    >>> layer.sparsity()
+
+    Reference: Molchanov, Ashukha and Vetrov, "Variational dropout sparsifies deep
+    neural networks", 2017, eqs. 11 and 14.
+    """
+_CONV_ARGUMENTS = """filters, kernel_size, strides, padding, data_format, dilation_rate,
+            groups, activation, use_bias, kernel_initializer, bias_initializer"""
+
+
+def _conv_doc(rank, shape):
+    return _DOC.format(
+        name=f"Conv{rank}D", arguments=_CONV_ARGUMENTS, example="8, 3", shape=shape
+    )
+
+
+@register
+class SparseVDDense(SparseVDLayer, MeanFieldDense, keras.layers.Dense):
+    __doc__ = _DOC.format(
+        name="Dense",
+        arguments="units, activation, use_bias, kernel_initializer, bias_initializer",
+        example="10",
+        shape=(2, 5),
+    )
+    keras_class = keras.layers.Dense
+
+
+@register
+class SparseVDConv1D(SparseVDLayer, MeanFieldConv, keras.layers.Conv1D):
+    __doc__ = _conv_doc(1, (2, 16, 3))
+    keras_class = keras.layers.Conv1D
+
+
+@register
+class SparseVDConv2D(SparseVDLayer, MeanFieldConv, keras.layers.Conv2D):
+    __doc__ = _conv_doc(2, (2, 16, 16, 3))
+    keras_class = keras.layers.Conv2D
+
+
+@register
+class SparseVDConv3D(SparseVDLayer, MeanFieldConv, keras.layers.Conv3D):
+    __doc__ = _conv_doc(3, (2, 8, 8, 8, 3))
+    keras_class = keras.layers.Conv3D
+
+
+SparseVDConv = SparseVDConv2D

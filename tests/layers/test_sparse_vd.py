@@ -1,0 +1,199 @@
+"""Sparse variational dropout layers: the contract, and what is their own."""
+
+import keras
+import numpy as np
+import pytest
+from backend_tools import gradients
+from contract import Case, LayerContract, randomize, to_numpy
+from keras import ops
+from scipy import integrate, special
+
+import keras_bdl
+from keras_bdl.layers.sparse_vd import DIVERGENCES
+
+
+def log_alpha(layer):
+    theta = to_numpy(layer._kernel).astype("float64")
+    return 2 * to_numpy(layer.kernel_log_stddev) - np.log(theta**2 + 1e-8)
+
+
+def pruned_kernel(layer):
+    return np.where(log_alpha(layer) < layer.threshold, to_numpy(layer._kernel), 0.0)
+
+
+def exact_kl(layer):
+    """Twice the integral of Dawson's function, by SciPy's quadrature."""
+    total = sum(
+        2.0 * integrate.quad(special.dawsn, 0.0, np.exp(-0.5 * a) / np.sqrt(2.0))[0]
+        for a in log_alpha(layer).ravel()
+    )
+    return total, 3e-6 * total
+
+
+def approximate_kl(layer):
+    a = log_alpha(layer)
+    terms = 0.63576 * (1 - special.expit(1.87320 + 1.48695 * a))
+    total = float((terms + 0.5 * np.log1p(np.exp(-a))).sum())
+    return total, 3e-6 * total
+
+
+def make(cls, *args, **fixed):
+    return lambda **options: cls(*args, **{**fixed, **options})
+
+
+def case_of(rank, args, input_shape, name="", oracle=exact_kl, plain=None, **options):
+    kind = "Dense" if rank == 0 else f"Conv{rank}D"
+    plain = plain or {}
+    return Case(
+        name=f"SparseVD{kind}{name}",
+        make=make(getattr(keras_bdl, f"SparseVD{kind}"), *args, **plain, **options),
+        plain=make(getattr(keras.layers, kind), *args, **plain),
+        input_shape=input_shape,
+        oracle_kl=oracle,
+        inference_kernel=pruned_kernel,
+        proper_prior=False,
+        thorough=not name,
+        every_use=rank == 0 and not name,
+    )
+
+
+class TestSparseVDDense(LayerContract):
+    cases = [
+        case_of(0, (3,), (5,), plain={"activation": "tanh"}),
+        case_of(0, (3,), (5,), "-approximate", approximate_kl, kl="approximate"),
+        case_of(0, (3,), (4, 5), "-flipout", estimator="flipout"),
+    ]
+
+
+class TestSparseVDConv1D(LayerContract):
+    cases = [case_of(1, (2, 3), (6, 2), plain={"padding": "causal"})]
+
+
+class TestSparseVDConv2D(LayerContract):
+    cases = [
+        case_of(2, (4, (2, 3)), (5, 6, 2), plain={"groups": 2, "padding": "same"}),
+        case_of(2, (2, 2), (4, 4, 1), "-reparameterization"),
+    ]
+
+
+class TestSparseVDConv3D(LayerContract):
+    cases = [case_of(3, (2, 2), (3, 3, 3, 2))]
+
+
+def dense_layer(**options):
+    layer = keras_bdl.SparseVDDense(40, num_examples=10, **options)
+    layer.build((None, 30))
+    randomize(layer)
+    return layer
+
+
+def test_log_alpha_and_sparsity():
+    layer = dense_layer(threshold=1.0)
+    np.testing.assert_allclose(
+        to_numpy(layer.log_alpha()), log_alpha(layer), rtol=2e-5, atol=1e-6
+    )
+    assert layer.sparsity() == pytest.approx(np.mean(log_alpha(layer) >= 1.0))
+    assert 0.1 < layer.sparsity() < 0.9
+
+
+@pytest.mark.parametrize("form", DIVERGENCES)
+@pytest.mark.parametrize("log_variance", [-30.0, -10.0, 0.0, 10.0])
+@pytest.mark.parametrize("theta", [0.0, 1e-6, 0.3, 5.0])
+def test_values_and_gradients_are_finite(form, log_variance, theta):
+    layer = keras_bdl.SparseVDDense(1, kl=form, use_bias=False)
+    layer.build((None, 1))
+
+    def kl(mean, log_stddev):
+        log_alpha = 2.0 * log_stddev - ops.log(ops.square(mean) + 1e-8)
+        return ops.sum(DIVERGENCES[form](log_alpha))
+
+    for gradient in gradients(kl, ([[theta]], [[0.5 * log_variance]])):
+        assert np.isfinite(gradient).all()
+    layer.kernel.assign([[theta]])
+    layer.kernel_log_stddev.assign([[0.5 * log_variance]])
+    assert np.isfinite(float(to_numpy(layer.kl())))
+    for x in (0.0, 1.0, 300.0):
+        outputs = layer(np.full((2, 1), x, "float32"), training=True)
+        assert np.isfinite(to_numpy(outputs)).all()
+
+
+@pytest.mark.parametrize("form", DIVERGENCES)
+def test_the_gradient_never_freezes(form):
+    # log sigma^2 = -10 and a mean of 5: log alpha is -13.2, where a clip at 8 stops.
+    log_alphas = np.array([-20.0, -13.2, -8.0, 0.0, 8.0, 12.0])
+    (gradient,) = gradients(lambda a: ops.sum(DIVERGENCES[form](a)), [log_alphas])
+    assert (gradient < 0.0).all()
+    u = np.exp(-0.5 * log_alphas) / np.sqrt(2.0)
+    if form == "exact":
+        np.testing.assert_allclose(gradient, -u * special.dawsn(u), rtol=2e-6)
+
+
+@pytest.mark.parametrize("prune", [False, True])
+def test_pruned_means_in_training(prune):
+    layer = dense_layer(prune_in_training=prune, threshold=0.0)
+    x = np.random.default_rng(1).normal(size=(2, 30)).astype("float32")
+    draws = np.stack([to_numpy(layer(x, training=True)) for _ in range(400)])
+    kernel = pruned_kernel(layer) if prune else to_numpy(layer.kernel)
+    mean = x @ kernel + to_numpy(layer.bias)
+    variance = x**2 @ np.exp(2 * to_numpy(layer.kernel_log_stddev))
+    z = (draws.mean(axis=0) - mean) / np.sqrt(variance / len(draws))
+    assert np.abs(z).max() < 5.0
+    ratio = draws.var(axis=0, ddof=1) / variance
+    assert np.abs(ratio - 1).max() < 5 * np.sqrt(2 / len(draws))
+
+
+def test_dense_equals_a_convolution_of_size_one():
+    dense = keras_bdl.SparseVDDense(4, num_examples=1)
+    conv = keras_bdl.SparseVDConv2D(4, 1, num_examples=1)
+    x = np.random.default_rng(0).normal(size=(2, 3, 3, 5)).astype("float32")
+    dense.build(x.shape)
+    conv.build(x.shape)
+    randomize(dense)
+    for name in ("kernel", "kernel_log_stddev"):
+        value = to_numpy(getattr(dense, name))
+        getattr(conv, name).assign(value[None, None])
+    conv.bias.assign(dense.bias)
+    np.testing.assert_allclose(to_numpy(dense(x)), to_numpy(conv(x)), atol=1e-5)
+    assert float(to_numpy(dense.kl())) == pytest.approx(float(to_numpy(conv.kl())))
+    assert dense.sparsity() == conv.sparsity()
+
+
+def test_training_prunes_what_is_irrelevant():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 10)).astype("float32")
+    y = x[:, :1] - 2.0 * x[:, 1:2] + 0.1 * rng.normal(size=(500, 1))
+    inputs = keras.Input((10,))
+    layer = keras_bdl.SparseVDDense(1, num_examples=500, seed=0)
+    model = keras.Model(inputs, layer(inputs))
+    # Noise of variance 1/2 in the likelihood of "mse" would keep almost nothing.
+    model.compile(
+        keras.optimizers.Adam(0.05),
+        lambda t, p: 50.0 * keras.ops.mean(keras.ops.square(t - p), axis=-1),
+    )
+    model.fit(x, y, batch_size=50, epochs=60, verbose=0)
+    kept = to_numpy(layer.log_alpha())[:, 0] < 3.0
+    assert kept.tolist() == [True, True] + [False] * 8
+    np.testing.assert_allclose(to_numpy(layer.mean_kernel())[:2, 0], [1, -2], atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "options, error",
+    [
+        ({"kl": "exactly"}, ValueError),
+        ({"threshold": "3"}, TypeError),
+        ({"threshold": float("nan")}, ValueError),
+        ({"prune_in_training": 1}, TypeError),
+        ({"prior": "normal"}, ValueError),
+        ({"bias_posterior": True}, ValueError),
+        ({"estimator": "lrt"}, ValueError),
+    ],
+    ids=lambda value: str(value),
+)
+def test_bad_arguments_are_named(options, error):
+    (name,) = options if isinstance(options, dict) else ("",)
+    with pytest.raises(error, match=f"{name}.*Received"):
+        keras_bdl.SparseVDDense(3, **options)
+
+
+def test_the_short_name_is_the_two_dimensional_convolution():
+    assert keras_bdl.SparseVDConv is keras_bdl.SparseVDConv2D

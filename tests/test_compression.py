@@ -1,0 +1,382 @@
+"""`compress` and `sparsity_report`: equal outputs, smaller graphs, honest counts."""
+
+import json
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from contract import BACKEND, to_numpy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from keras import layers
+
+import keras_bdl
+from keras_bdl import SparseVDConv1D, SparseVDConv2D, SparseVDDense, VariationalDense
+
+ALIVE, PRUNED = -6.0, 6.0  # log standard deviations
+
+
+def sparsify(model, rng, share=0.6, dead_units=0.3):
+    """Prunes single weights and whole units of every sparse layer; random biases."""
+    for layer in keras_bdl.layers.base.bayesian_layers(model):
+        if not hasattr(layer, "sparsity"):
+            continue
+        shape = layer.kernel.shape
+        pruned = rng.random(shape) < share
+        pruned |= rng.random(shape[-1]) < dead_units
+        pruned |= (rng.random(shape[-2]) < dead_units)[:, None]
+        layer.kernel.assign(rng.normal(size=shape))
+        layer.kernel_log_stddev.assign(np.where(pruned, PRUNED, ALIVE))
+        if layer.bias is not None:
+            bias = rng.normal(size=shape[-1])
+            layer.bias.assign(np.where(rng.random(shape[-1]) < 0.5, bias, 0.0))
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.set_weights(
+                [rng.uniform(0.5, 1.5, size=w.shape) for w in layer.weights]
+            )
+    return model
+
+
+def assert_equal_outputs(model, small, rng, rows=5):
+    shapes = [tensor.shape[1:] for tensor in model.inputs]
+    x = [rng.normal(size=(rows, *shape)).astype("float32") for shape in shapes]
+    x = x[0] if len(x) == 1 else x
+    expected, got = model(x, training=False), small(x, training=False)
+    for a, b in zip(keras.tree.flatten(expected), keras.tree.flatten(got)):
+        a, b = to_numpy(a), to_numpy(b)
+        np.testing.assert_allclose(b, a, atol=2e-5 * max(1.0, np.abs(a).max()))
+
+
+def num_weights(model):
+    return sum(int(np.prod(w.shape)) for w in model.weights)
+
+
+def small_lenet(rng):
+    return sparsify(
+        keras.Sequential(
+            [
+                keras.Input((12, 12, 1)),
+                SparseVDConv2D(6, 3, activation="relu"),
+                layers.MaxPooling2D(),
+                SparseVDConv2D(8, 3, activation="relu"),
+                layers.Flatten(),
+                layers.Dropout(0.3),
+                SparseVDDense(20, activation="relu"),
+                SparseVDDense(5),
+            ]
+        ),
+        rng,
+    )
+
+
+def test_outputs_are_equal_and_units_are_gone(rng):
+    model = small_lenet(rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        small = keras_bdl.compress(model)
+    assert_equal_outputs(model, small, rng)
+    assert num_weights(small) < 0.5 * num_weights(model)
+    assert "keras_bdl" not in small.to_json()
+    assert small.input_shape == model.input_shape
+    assert small.output_shape == model.output_shape
+
+
+# Random graphs
+
+
+def _block(draw, x):
+    """One random step of a graph on a tensor (n, h, w, c) or (n, c)."""
+    spatial = len(x.shape) == 4
+    activation = draw(st.sampled_from(["relu", "tanh", None, "sigmoid"]))
+    units = draw(st.integers(1, 6))
+    bias = draw(st.booleans())
+    kind = draw(
+        st.sampled_from(
+            ["linear", "linear", "linear", "norm", "residual", "concatenate", "pool"]
+        )
+    )
+    if kind == "linear" and spatial:
+        return SparseVDConv2D(
+            units,
+            draw(st.sampled_from([1, 2, 3])),
+            padding=draw(st.sampled_from(["valid", "same"])),
+            activation=activation,
+            use_bias=bias,
+        )(x)
+    if kind == "linear":
+        return SparseVDDense(units, activation=activation, use_bias=bias)(x)
+    if kind == "norm":
+        return layers.ReLU()(layers.BatchNormalization()(x))
+    if kind in ("residual", "concatenate"):
+        width = x.shape[-1]
+        if spatial:
+            branch = SparseVDConv2D(width, 3, padding="same", activation=activation)(x)
+        else:
+            branch = SparseVDDense(width, activation=activation)(x)
+        merge = layers.Add() if kind == "residual" else layers.Concatenate()
+        return merge([x, branch])
+    if spatial:
+        return layers.MaxPooling2D(2, padding="same")(x)
+    return layers.Activation("elu")(x)
+
+
+@st.composite
+def graphs(draw):
+    x = inputs = keras.Input(draw(st.sampled_from([(8, 7, 2), (6,)])))
+    for _ in range(draw(st.integers(1, 5))):
+        if len(x.shape) == 4 and min(x.shape[1:3]) < 3:
+            break
+        x = _block(draw, x)
+    if len(x.shape) == 4:
+        pool = draw(st.sampled_from([layers.Flatten, layers.GlobalAveragePooling2D]))
+        x = pool()(x)
+    outputs = [SparseVDDense(3)(x)]
+    if draw(st.booleans()):
+        outputs.append(layers.Softmax()(SparseVDDense(2)(x)))
+    return keras.Model(inputs, outputs), draw(st.integers(0, 2**31 - 1))
+
+
+@settings(
+    max_examples=50,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+@given(graphs())
+def test_random_graphs_keep_their_outputs(case):
+    model, seed = case
+    rng = np.random.default_rng(seed)
+    sparsify(model, rng)
+    small = keras_bdl.compress(model)
+    assert_equal_outputs(model, small, rng)
+    assert num_weights(small) <= num_weights(model) + sum(
+        layer.units if hasattr(layer, "units") else layer.filters
+        for layer in model.layers
+        if hasattr(layer, "sparsity") and layer.bias is None
+    )
+    keras.backend.clear_session()
+
+
+# What stays, what goes
+
+
+def test_a_constant_unit_is_folded_into_the_next_bias(rng):
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            SparseVDDense(4, activation="sigmoid"),
+            SparseVDDense(2),
+        ]
+    )
+    sparsify(model, rng, share=0.0, dead_units=0.0)
+    first = model.layers[0]
+    log_stddev = np.full((3, 4), ALIVE)
+    log_stddev[:, 1] = PRUNED  # unit 1 says sigmoid(bias) whatever comes in
+    first.kernel_log_stddev.assign(log_stddev)
+    first.bias.assign([0.0, 2.0, 0.0, 0.0])
+    small = keras_bdl.compress(model)
+    assert small.layers[1].units == 3
+    assert_equal_outputs(model, small, rng)
+    folded = to_numpy(small.layers[2].bias) - to_numpy(model.layers[1].bias)
+    expected = to_numpy(model.layers[1].kernel)[1] / (1.0 + np.exp(-2.0))
+    np.testing.assert_allclose(folded, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_a_constant_filter_under_zero_padding_is_kept(padding, rng):
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            SparseVDConv2D(2, 3, padding="same"),
+            SparseVDConv2D(3, 3, padding=padding),
+        ]
+    )
+    sparsify(model, rng, share=0.0, dead_units=0.0)
+    first = model.layers[0]
+    first.kernel_log_stddev.assign(np.full(first.kernel.shape, [ALIVE, PRUNED]))
+    first.bias.assign([0.5, 1.5])
+    small = keras_bdl.compress(model)
+    assert_equal_outputs(model, small, rng)
+    assert small.layers[1].filters == (1 if padding == "valid" else 2)
+
+
+@pytest.mark.parametrize("dead", [0, 1, 2])
+def test_a_layer_that_dies_completely(dead, rng):
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            SparseVDDense(5, activation="relu"),
+            SparseVDDense(6, activation="tanh"),
+            SparseVDDense(2),
+        ]
+    )
+    sparsify(model, rng, share=0.0, dead_units=0.0)
+    layer = model.layers[dead]
+    layer.kernel_log_stddev.assign(np.full(layer.kernel.shape, PRUNED))
+    small = keras_bdl.compress(model)
+    assert_equal_outputs(model, small, rng)
+    assert num_weights(small) < num_weights(model) / 2
+    report = keras_bdl.sparsity_report(model)
+    row = report.rows[dead]
+    assert row["non_zero"] == 0 and row["factor"] == float("inf")
+    assert row["dead_outputs"] == layer.units and report.non_zero == 0
+
+
+def test_a_layer_called_twice_stays_whole_and_is_named(rng):
+    first, shared = SparseVDDense(4, activation="relu"), SparseVDDense(4, name="twice")
+    inputs = keras.Input((3,))
+    outputs = SparseVDDense(2)(shared(shared(first(inputs))))
+    model = sparsify(keras.Model(inputs, outputs), rng)
+    with pytest.warns(UserWarning, match="whole.*twice"):
+        small = keras_bdl.compress(model)
+    assert_equal_outputs(model, small, rng)
+
+
+def test_unknown_layers_stay_whole(rng):
+    inputs = keras.Input((6, 3))
+    x = SparseVDConv1D(5, 3, activation="relu")(inputs)
+    x = layers.LayerNormalization(name="normal")(x)
+    x = keras.ops.sin(x)
+    x = layers.GlobalMaxPooling1D()(x)
+    model = sparsify(keras.Model(inputs, SparseVDDense(2)(x)), rng)
+    with pytest.warns(UserWarning, match="normal"):
+        small = keras_bdl.compress(model)
+    assert_equal_outputs(model, small, rng)
+
+
+def test_nested_models_are_compressed_on_their_own(rng):
+    block = keras.Sequential(
+        [
+            keras.Input((4,)),
+            SparseVDDense(8, activation="relu"),
+            SparseVDDense(4, activation="relu"),
+        ],
+        name="block",
+    )
+    inputs = keras.Input((3,))
+    outputs = SparseVDDense(2)(block(SparseVDDense(4)(inputs)))
+    model = sparsify(keras.Model(inputs, outputs), rng)
+    small = keras_bdl.compress(model)
+    assert_equal_outputs(model, small, rng)
+    assert "keras_bdl" not in small.to_json()
+    assert num_weights(small) < num_weights(model)
+
+
+def test_layers_that_are_not_sparse_and_wrappers_of_models(rng):
+    network = keras.Sequential(
+        [
+            keras.Input((5,)),
+            VariationalDense(4, activation="relu"),
+            layers.Dense(4, activation="relu"),
+            SparseVDDense(3),
+        ]
+    )
+    sparsify(network, rng)
+    small = keras_bdl.compress(keras_bdl.BayesianClassifier(network))
+    assert_equal_outputs(network, small, rng)
+
+
+def test_several_inputs_and_outputs(rng):
+    a, b = keras.Input((4,), name="a"), keras.Input((3,), name="b")
+    x = layers.Concatenate()([SparseVDDense(5, activation="relu")(a), b])
+    y = layers.Add()([SparseVDDense(8)(x), SparseVDDense(8)(b)])
+    model = keras.Model([a, b], {"first": SparseVDDense(2)(y), "second": y})
+    sparsify(model, rng)
+    small = keras_bdl.compress(model)
+    assert_equal_outputs(model, small, rng)
+    assert set(small.output) == {"first", "second"}
+
+
+def test_saves_and_exports(rng, tmp_path):
+    model = small_lenet(rng)
+    small = keras_bdl.compress(model)
+    small.save(tmp_path / "small.keras")
+    again = keras.saving.load_model(tmp_path / "small.keras")
+    assert_equal_outputs(model, again, rng)
+    if BACKEND == "tensorflow":
+        small.export(tmp_path / "saved", verbose=False)
+        small.export(tmp_path / "small.tflite", format="litert", verbose=False)
+        assert (tmp_path / "small.tflite").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "model", [None, "model", layers.Dense(3), keras.Sequential([layers.Dense(2)])]
+)
+def test_other_things_are_refused(model):
+    for function in (keras_bdl.compress, keras_bdl.sparsity_report):
+        with pytest.raises(TypeError, match="Received: model="):
+            function(model)
+
+
+def test_a_subclassed_model_is_refused():
+    class Network(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = SparseVDDense(2)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    network = Network()
+    network(np.zeros((1, 3)))
+    with pytest.raises(TypeError, match="functional or Sequential"):
+        keras_bdl.compress(network)
+
+
+# The report
+
+
+def test_report_counts_what_survives():
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            SparseVDDense(4, activation="relu", use_bias=False),
+            SparseVDDense(2),
+        ]
+    )
+    alive = [
+        np.array([[1, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]], bool),
+        np.array([[1, 0], [1, 1], [0, 0], [0, 1]], bool),
+    ]
+    for layer, mask in zip(model.layers, alive):
+        layer.kernel.assign(np.ones(layer.kernel.shape))
+        layer.kernel_log_stddev.assign(np.where(mask, ALIVE, PRUNED))
+    report = keras_bdl.sparsity_report(model)
+    # Units 1 and 3 have no input, unit 2 no reader: its weight counts as removed.
+    first, second = report.rows
+    assert (first["weights"], first["non_zero"]) == (12, 2)
+    assert (first["dead_inputs"], first["dead_outputs"]) == (1, 3)
+    assert (second["weights"], second["non_zero"]) == (8, 1)
+    assert (second["dead_inputs"], second["dead_outputs"]) == (3, 1)
+    assert report.factor == pytest.approx(20 / 3)
+    assert json.loads(json.dumps(report.to_dict()))["non_zero"] == 3
+    table = str(report)
+    assert "dead inputs" in table and "6.7x" in table and len(table.splitlines()) == 4
+
+
+# The file
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-6), ("float16", 2e-3)])
+def test_sparse_file_round_trips(dtype, tolerance, rng, tmp_path):
+    model = small_lenet(rng)
+    size = keras_bdl.save_sparse(model, tmp_path / "small.npz", dtype=dtype)
+    assert size == (tmp_path / "small.npz").stat().st_size
+    small = keras_bdl.load_sparse(tmp_path / "small.npz")
+    x = rng.normal(size=(4, 12, 12, 1)).astype("float32")
+    expected, got = to_numpy(model(x)), to_numpy(small(x))
+    np.testing.assert_allclose(got, expected, atol=tolerance * np.abs(expected).max())
+
+
+def test_bad_files_and_types_are_refused(rng, tmp_path):
+    model = small_lenet(rng)
+    with pytest.raises(ValueError, match="Received: dtype='int8'"):
+        keras_bdl.save_sparse(model, tmp_path / "x.npz", dtype="int8")
+    model.layers[-1].bias.assign(np.full(5, 1e6))
+    with pytest.raises(ValueError, match="65504"):
+        keras_bdl.save_sparse(model, tmp_path / "x.npz")
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(ValueError, match="save_sparse"):
+        keras_bdl.load_sparse(tmp_path / "other.npz")
