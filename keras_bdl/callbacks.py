@@ -3,6 +3,7 @@
 import warnings
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_bdl import compression, validation
@@ -107,7 +108,7 @@ class OptimizerReset(keras.callbacks.Callback):
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         for variable in optimizer.variables:
             if variable is not getattr(optimizer, "_learning_rate", None):
-                variable.assign(ops.zeros_like(variable))
+                variable.assign(np.zeros(variable.shape, variable.dtype))
 
 
 class SparsityLogger(keras.callbacks.Callback):

@@ -1,5 +1,6 @@
 """Checks of arguments: what was expected, what was received."""
 
+import numbers
 import operator
 
 # Beyond these, float32 overflows when a value or its reciprocal is squared.
@@ -44,13 +45,13 @@ def integer(name, value, least=None, most=10**30):
 
 
 def number(name, value, least=None):
-    """A finite number that float32 holds, as a Python float.
+    """A finite number that float32 holds, of NumPy too, as a Python float.
 
     Raises:
         TypeError: if it is none.
         ValueError: if it is below `least`, infinite, NaN or too large.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"Expected `{name}` to be a number. Received: {name}={value!r}")
     if not -_LARGEST <= value <= _LARGEST:  # False for NaN too
         raise ValueError(

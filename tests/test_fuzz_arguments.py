@@ -104,6 +104,12 @@ LAYER_ARGUMENTS = {
         ),
         st.floats(-40, 10) | st.integers(-40, 10),
     ),
+    "kl": (
+        (texts, st.none() | st.integers() | booleans, st.lists(texts, max_size=1)),
+        st.sampled_from(["exact", "approximate"]),
+    ),
+    "threshold": (not_finite_numbers, finite),
+    "prune_in_training": ((not_booleans,), st.booleans()),
 }
 
 
@@ -174,8 +180,8 @@ def first_cases():
     return cases
 
 
-def own_arguments(case):
-    """Arguments of a layer that the Keras layer has not."""
+def own_arguments(case, refused=False):
+    """Arguments of a layer that the Keras layer has not; or those it refuses."""
     own = set()
     for cls in type(case.make()).__mro__:
         if cls.__module__.startswith("keras_bdl") and "__init__" in vars(cls):
@@ -183,7 +189,8 @@ def own_arguments(case):
             own |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
     missing = own - set(LAYER_ARGUMENTS)
     assert not missing, f"give LAYER_ARGUMENTS a row for {sorted(missing)}"
-    return sorted(own)
+    taken = own & set(case.make().get_config())
+    return sorted(own - taken if refused else taken)
 
 
 def built(case, **options):
@@ -197,6 +204,8 @@ def test_layers_refuse_wrong_values(layer_class):
     case = first_cases()[layer_class]
     wrong = {name: LAYER_ARGUMENTS[name][0] for name in own_arguments(case)}
     assert_all_refused(functools.partial(built, case), **wrong)
+    for name in own_arguments(case, refused=True):
+        assert_all_refused(case.make, **{name: LAYER_ARGUMENTS[name][1]})
     with pytest.raises((ValueError, TypeError), match="no_such_argument"):
         case.make(no_such_argument=1)
 

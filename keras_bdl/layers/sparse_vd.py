@@ -45,7 +45,7 @@ class SparseVDLayer(MeanFieldLayer):
             estimator=estimator,
             **kwargs,
         )
-        if kl not in DIVERGENCES:
+        if kl not in tuple(DIVERGENCES):  # a tuple takes values without a hash
             raise ValueError(
                 f"Expected `kl` to be one of {tuple(DIVERGENCES)}. Received: kl={kl!r}"
             )

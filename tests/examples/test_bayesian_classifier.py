@@ -1,38 +1,23 @@
 """The example runs as a new user runs it, and its data are what it says."""
 
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from example_tools import run_example
 
 pytest.importorskip("matplotlib", reason="the example draws pictures")
 pytest.importorskip("sklearn", reason="the example reads scikit-learn's digits")
 
-ROOT = pathlib.Path(__file__).parents[2]
-SCRIPT = ROOT / "examples" / "bayesian_classifier.py"
+SCRIPT = "bayesian_classifier.py"
 PICTURES = ("reliability", "certainty", "rotation", "out_of_domain")
 ROW = re.compile(r"^(.+?)\s{2,}([\d.]+|-)\s+([\d.]+|-)$", re.MULTILINE)
-
-
-def run(*options):
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, options)],
-        env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "MPLBACKEND": "Agg"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     folder = tmp_path_factory.mktemp("output")
-    result = run("--smoke", "--num-samples", 8, "--output", folder)
+    result = run_example(SCRIPT, "--smoke", "--num-samples", 8, "--output", folder)
     assert result.returncode == 0, result.stderr
     return folder, result.stdout
 
@@ -62,7 +47,7 @@ def test_pictures_are_pictures(smoke, name):
 
 def test_missing_mnist_says_what_to_do(tmp_path):
     pytest.importorskip("tensorflow_datasets")
-    result = run("--dataset", "mnist", "--data-dir", tmp_path)
+    result = run_example(SCRIPT, "--dataset", "mnist", "--data-dir", tmp_path)
     assert result.returncode != 0
     assert re.search(r"MNIST is not prepared.*--data-dir", result.stderr)
 

@@ -1,0 +1,114 @@
+"""The training recipe of sparse variational dropout."""
+
+import keras
+import numpy as np
+import pytest
+from contract import to_numpy
+
+import keras_bdl
+from keras_bdl import callbacks
+
+X = np.random.default_rng(0).normal(size=(16, 3)).astype("float32")
+Y = np.arange(16) % 2
+
+
+def model(optimizer="adam"):
+    net = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras_bdl.SparseVDDense(4, activation="relu", name="a", num_examples=16),
+            keras_bdl.SparseVDDense(2, name="b", num_examples=16),
+        ]
+    )
+    net.compile(optimizer, keras_bdl.losses.CategoricalNLL())
+    return net
+
+
+class Record(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.rates, self.iterations = [], []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.rates.append(float(to_numpy(self.model.optimizer.learning_rate)))
+        self.iterations.append(int(to_numpy(self.model.optimizer.iterations)))
+
+
+def test_schedule_warms_up_holds_decays_and_resets():
+    net, record = model(), Record()
+    recipe = callbacks.sparse_vd_schedule(
+        8, learning_rate=0.01, hold=0.5, warmup=(1, 3)
+    )
+    history = net.fit(
+        X, Y, batch_size=8, epochs=8, verbose=0, callbacks=[*recipe, record]
+    ).history
+    np.testing.assert_allclose(
+        record.rates, 0.01 * np.array([1, 1, 1, 1, 1, 0.75, 0.5, 0.25]), rtol=1e-5
+    )
+    np.testing.assert_allclose(history["kl_weight"], [0, 0, 0.5, 1, 1, 1, 1, 1])
+    assert record.iterations == [2, 4, 6, 2, 4, 6, 8, 10]
+
+
+def test_reset_clears_moments_and_keeps_the_learning_rate():
+    net = model(keras.optimizers.Adam(0.02))
+    net.fit(X, Y, epochs=2, verbose=0)
+    reset = callbacks.OptimizerReset(epoch=3)
+    reset.set_model(net)
+    reset.on_epoch_begin(2)
+    moments = [v for v in net.optimizer.variables if "momentum" in v.path]
+    assert any(np.abs(to_numpy(v)).max() > 0 for v in moments)
+    reset.on_epoch_begin(3)
+    assert moments and all(np.abs(to_numpy(v)).max() == 0 for v in moments)
+    assert float(to_numpy(net.optimizer.learning_rate)) == pytest.approx(0.02)
+
+
+def test_logger_reports_layers_and_compression():
+    net = model()
+    log_stddev = np.full((4, 2), -6.0)
+    log_stddev[1:] = 6.0
+    net.build((None, 3))
+    net.layers[1].kernel.assign(np.ones((4, 2)))
+    net.layers[1].kernel_log_stddev.assign(log_stddev)
+    net.optimizer.learning_rate = 0.0
+    logs = net.fit(X, Y, verbose=0, callbacks=[callbacks.SparsityLogger()]).history
+    assert logs["sparsity_a"] == [0.0]
+    assert logs["sparsity_b"] == [0.75]
+    # Of the 12 weights of the first layer, 9 feed units that nobody reads.
+    assert logs["compression"] == [pytest.approx((12 + 8) / (3 + 2))]
+
+
+def test_later_callbacks_such_as_tensorboard_see_the_entries():
+    seen = {}
+
+    class Later(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.update(logs)
+
+    model().fit(X, Y, verbose=0, callbacks=[callbacks.SparsityLogger(), Later()])
+    assert {"sparsity_a", "sparsity_b", "compression"} <= set(seen)
+
+
+def test_logger_refuses_a_model_without_sparse_layers():
+    net = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    net.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="SparseVD.*Received"):
+        net.fit(X, np.zeros((16, 2)), callbacks=[callbacks.SparsityLogger()])
+
+
+@pytest.mark.parametrize(
+    "options, error",
+    [
+        ({"epochs": 0}, ValueError),
+        ({"epochs": 9, "learning_rate": -1.0}, ValueError),
+        ({"epochs": 9, "hold": 1.5}, ValueError),
+        ({"epochs": 9, "warmup": (5, 20)}, ValueError),
+        ({"epochs": 9, "warmup": (3, 3)}, ValueError),
+        ({"epochs": 9, "warmup": 3}, ValueError),
+        ({"epochs": 9, "warmup": (1.5, 3)}, TypeError),
+        ({"epochs": 2.5}, TypeError),
+    ],
+    ids=str,
+)
+def test_bad_schedules_are_named(options, error):
+    with pytest.raises(error, match=f"{list(options)[-1]}.*Received"):
+        callbacks.sparse_vd_schedule(**options)
