@@ -68,6 +68,27 @@ def make_model(args, num_examples):
     return network
 
 
+def finetune(model, x, y, args):
+    """The compressed model, its surviving weights trained on without noise."""
+    small = keras_bdl.compress(model)
+    for layer in small.layers:
+        if hasattr(layer, "kernel"):
+            mask = keras.ops.convert_to_numpy(layer.kernel) != 0
+            layer.kernel.constraint = lambda kernel, mask=mask: kernel * mask
+    steps = args.finetune * int(np.ceil(len(x) / args.batch_size))
+    small.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(5e-4, steps)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    small.fit(x, y, batch_size=args.batch_size, epochs=args.finetune, verbose=0)
+    return small
+
+
+def error_percent(model, x, y):
+    logits = model.predict(x, batch_size=1000, verbose=0)
+    return float(100 * np.mean(logits.argmax(-1) != y))
+
+
 def train(args, seed, train_data, test_data):
     keras.utils.set_random_seed(seed)
     (x, y), (x_test, y_test) = train_data, test_data
@@ -93,17 +114,20 @@ def train(args, seed, train_data, test_data):
         validation_batch_size=1000,
         verbose=2,
     )
-    logits = model.predict(x_test, batch_size=1000, verbose=0)
+    result = {"seed": seed, "error": error_percent(model, x_test, y_test)}
     report = keras_bdl.sparsity_report(model)
-    result = {
-        "seed": seed,
-        "error": float(100 * np.mean(logits.argmax(-1) != y_test)),
+    if args.finetune:
+        small = finetune(model, x, y, args)
+        result["error_before_finetuning"] = result["error"]
+        result["error"] = error_percent(small, x_test, y_test)
+        assert keras_bdl.sparsity_report(small).non_zero <= report.non_zero
+    result |= {
         "compression": report.factor,
         "report": report.to_dict(),
         "compression_by_epoch": history.history["compression"],
     }
     print(report)
-    print(f"seed {seed}: error {result['error']:.2f} %, {report.factor:.1f}x")
+    print({k: v for k, v in result.items() if isinstance(v, (int, float))}, flush=True)
     if args.save:
         folder = pathlib.Path(args.save)
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,6 +147,7 @@ def main():
     parser.add_argument("--warmup", type=int, nargs=2, default=[5, 20])
     parser.add_argument("--kl-weight", type=float, default=1.0)
     parser.add_argument("--initial-log-stddev", type=float, default=-5.0)
+    parser.add_argument("--finetune", type=int, default=0, help="epochs")
     parser.add_argument("--prune-in-training", action="store_true")
     parser.add_argument("--validate", action="store_true")
     parser.add_argument("--checkpoints", help="folder to resume from")

@@ -105,6 +105,13 @@ def train(network, x, y, epochs, batch_size):
     ).history
 
 
+def to_plain(layer):
+    """The plain Keras layer of the same size and weights: nothing removed."""
+    if hasattr(layer, "to_keras"):
+        return layer.to_keras()
+    return type(layer).from_config(layer.get_config())
+
+
 def error_percent(model, x, y):
     logits = model.predict(x, batch_size=500, verbose=0)
     return 100.0 * float(np.mean(logits.argmax(axis=-1) != y))
@@ -148,8 +155,8 @@ def print_table(dense, small, network, report, x_test, y_test, sparse_bytes):
         print(f"{name:24}" + "".join(f"{cell:>14}" for cell in cells))
     error, factor = PUBLISHED[network]
     print(
-        f"compression {report.factor:.1f}x; Molchanov et al. (2017) on MNIST: "
-        f"{factor:.0f}x at {error:.2f} % error"
+        f"compression {report.factor:.1f}x (on MNIST, Molchanov et al. (2017) have "
+        f"{factor:.0f}x at {error:.2f} % error)"
     )
 
 
@@ -193,6 +200,8 @@ def main():
     parser.add_argument("--network", choices=NETWORKS, default="lenet_300_100")
     args = parser.parse_args()
     epochs = args.epochs or (4 if args.smoke else EPOCHS[args.dataset])
+    if epochs < 4:
+        parser.error("the recipe needs at least 4 epochs")
     (x_train, y_train), (x_test, y_test) = data.load(args.dataset, args.data_dir)
     if args.smoke:
         x_train, y_train = x_train[:200], y_train[:200]
@@ -211,8 +220,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "sparse.npz"
         sparse_bytes = keras_bdl.save_sparse(network, path)
-    plain = keras.models.clone_model(network, clone_function=_to_plain)
-    plain.set_weights(_mean_weights(network))
+    plain = keras.models.clone_model(network, clone_function=to_plain)
     print_table(plain, small, args.network, report, x_test, y_test, sparse_bytes)
 
     figures = {
@@ -222,22 +230,6 @@ def main():
         ),
     }
     cli.save_figures(figures, args.output)
-
-
-def _to_plain(layer):
-    """The plain Keras layer of the same size: what the network was before."""
-    if hasattr(layer, "to_keras"):
-        return layer.to_keras()
-    return layer.__class__.from_config(layer.get_config())
-
-
-def _mean_weights(network):
-    return [
-        weight
-        for layer in network.layers
-        if hasattr(layer, "to_keras")
-        for weight in layer.to_keras().get_weights()
-    ]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import warnings
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_bdl import compression, validation
@@ -88,7 +87,7 @@ class KLWarmup(keras.callbacks.Callback):
 
 
 class OptimizerReset(keras.callbacks.Callback):
-    """Clears the optimizer's moments and step count at the begin of one epoch.
+    """Starts the optimizer's moments and step count anew at the begin of one epoch.
 
     Moments that were gathered under another objective, such as one without its
     KL term, mislead the first steps under the new one.
@@ -106,17 +105,23 @@ class OptimizerReset(keras.callbacks.Callback):
             return
         optimizer = self.model.optimizer
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        for variable in optimizer.variables:
-            if variable is not getattr(optimizer, "_learning_rate", None):
-                variable.assign(np.zeros(variable.shape, variable.dtype))
+        config = optimizer.get_config()
+        fresh = type(optimizer).from_config(config)
+        fresh.build(self.model.trainable_variables)
+        kept = {"learning_rate"}
+        if isinstance(config["learning_rate"], dict):
+            kept.add("iteration")  # a schedule goes on where it is
+        for old, new in zip(optimizer.variables, fresh.variables):
+            if old.name not in kept:
+                old.assign(new)
 
 
 class SparsityLogger(keras.callbacks.Callback):
     """Adds the sparsity of each sparse layer, and the compression, to the log.
 
     `sparsity_<layer>` is the share of pruned weights of a layer; `compression`
-    is weights / non-zero weights of all layers with a kernel (see
-    `sparsity_report`). Put it before `keras.callbacks.TensorBoard` in the list
+    is weights / non-zero weights of the model (see `sparsity_report`; not for
+    subclassed models). Put it before `keras.callbacks.TensorBoard` in the list
     of callbacks, and TensorBoard shows both.
 
     Example:
@@ -135,12 +140,21 @@ class SparsityLogger(keras.callbacks.Callback):
                 f"Received: model={model!r}"
             )
 
+        names = [layer.name for layer in self._layers]
+        self._names = [
+            layer.name if names.count(layer.name) == 1 else layer.path
+            for layer in self._layers
+        ]
+        network = getattr(model, "sampled_network", model)
+        self._is_graph = base.is_graph(network)
+
     def on_epoch_end(self, epoch, logs=None):
         if logs is None:
             return
-        for layer in self._layers:
-            logs[f"sparsity_{layer.name}"] = layer.sparsity()
-        logs["compression"] = compression.sparsity_report(self.model).factor
+        for name, layer in zip(self._names, self._layers):
+            logs[f"sparsity_{name}"] = layer.sparsity()
+        if self._is_graph:
+            logs["compression"] = compression.sparsity_report(self.model).factor
 
 
 def sparse_vd_schedule(epochs, learning_rate=1e-3, hold=0.5, warmup=(5, 20)):
@@ -155,7 +169,7 @@ def sparse_vd_schedule(epochs, learning_rate=1e-3, hold=0.5, warmup=(5, 20)):
         epochs: integer, number of epochs given to `fit`.
         learning_rate: positive float.
         hold: float in [0, 1].
-        warmup: pair of epochs, first < last <= `epochs`.
+        warmup: pair of epochs, first < last < `epochs`.
 
     Returns:
         List of callbacks for `fit`, to which others can be added.
@@ -178,9 +192,9 @@ def sparse_vd_schedule(epochs, learning_rate=1e-3, hold=0.5, warmup=(5, 20)):
             f"Expected `warmup` to be a pair of epochs. Received: warmup={warmup!r}"
         )
     first, last = (validation.integer("warmup", e, least=0) for e in warmup)
-    if not first < last <= epochs:
+    if not first < last < epochs:
         raise ValueError(
-            f"Expected `warmup` to rise, and to end within {epochs} epochs. "
+            f"Expected `warmup` to rise and to end before epoch {epochs}, the end. "
             f"Received: warmup={warmup!r}"
         )
     held = hold * epochs

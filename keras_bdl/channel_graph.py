@@ -12,92 +12,15 @@ kept channels backward.
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
-from keras_bdl.layers.base import BayesianLayer
-
-# Classes by what they do to channels at inference. Others mix channels or
-# positions in ways not known here, and stay whole.
-_IDENTITY = (
-    layers.Dropout,
-    layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.AlphaDropout,
-    layers.Identity,
-    layers.ActivityRegularization,
-    layers.MaxPooling1D,
-    layers.MaxPooling2D,
-    layers.MaxPooling3D,
-    layers.AveragePooling1D,
-    layers.AveragePooling2D,
-    layers.AveragePooling3D,
-    layers.GlobalMaxPooling1D,
-    layers.GlobalMaxPooling2D,
-    layers.GlobalMaxPooling3D,
-    layers.GlobalAveragePooling1D,
-    layers.GlobalAveragePooling2D,
-    layers.GlobalAveragePooling3D,
-    layers.UpSampling1D,
-    layers.UpSampling2D,
-    layers.UpSampling3D,
-    layers.Cropping1D,
-    layers.Cropping2D,
-    layers.Cropping3D,
+from keras_bdl.channel_rules import (
+    channels,
+    effective_weights,
+    is_elementwise,
+    rule_of,
+    trace_of,
 )
-_ELEMENTWISE = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU)
-_MERGE = (
-    layers.Add,
-    layers.Subtract,
-    layers.Multiply,
-    layers.Average,
-    layers.Maximum,
-    layers.Minimum,
-)
-_CONV = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
-_ELEMENTWISE_ACTIVATIONS = (
-    "celu",
-    "elu",
-    "exponential",
-    "gelu",
-    "hard_shrink",
-    "hard_sigmoid",
-    "hard_silu",
-    "hard_swish",
-    "hard_tanh",
-    "leaky_relu",
-    "linear",
-    "log_sigmoid",
-    "mish",
-    "relu",
-    "relu6",
-    "selu",
-    "sigmoid",
-    "silu",
-    "soft_shrink",
-    "softplus",
-    "softsign",
-    "sparse_plus",
-    "squareplus",
-    "swish",
-    "tanh",
-    "tanh_shrink",
-    "threshold",
-)
-
-
-class Node:
-    """One call of a layer: the symbolic tensors that enter and leave it."""
-
-    def __init__(self, layer, args, kwargs, outputs):
-        self.layer = layer
-        self.args = args
-        self.kwargs = kwargs
-        self.outputs = outputs
-        self.inputs = [
-            leaf
-            for leaf in keras.tree.flatten((args, kwargs))
-            if isinstance(leaf, keras.KerasTensor)
-        ]
 
 
 class ChannelGraph:
@@ -115,22 +38,29 @@ class ChannelGraph:
     """
 
     def __init__(self, model):
-        self._trace(model)
-        self._rules = {id(node): self._rule(node) for node in self.nodes}
+        trace = trace_of(model)
+        self.nodes, self.input, self.output = trace.nodes, trace.input, trace.output
+        self._rules = {id(node): rule_of(node, trace.shared) for node in self.nodes}
+        self._weights = {}
         self._join_groups()
-        self.constants = {}
-        for tensor in keras.tree.flatten(self.input):
-            self.constants[id(tensor)] = np.full(tensor.shape[-1], np.nan)
+        self.constants = {
+            id(tensor): np.full(channels(tensor), np.nan)
+            for tensor in keras.tree.flatten(self.input)
+        }
         for node in self.nodes:
             self._forward(node)
         self._alive = self._fixed_point(force_whole=True)
         self._kept = self._with_placeholders(self._alive)
         free = self._fixed_point(force_whole=False)
         self.blocked = [
-            node.layer.name
-            for node in self.nodes
-            if self.is_whole(node) and self._blocks(node, free)
+            node.layer.name for node in self.nodes if self._blocks(node, free)
         ]
+
+    def weights(self, node):
+        """Kernel and bias of a Dense or Conv at inference, read once."""
+        if id(node) not in self._weights:
+            self._weights[id(node)] = effective_weights(node.layer)
+        return self._weights[id(node)]
 
     def alive(self, tensor):
         """`(channels,)` bool: the channels of a tensor that vary and are read."""
@@ -141,9 +71,15 @@ class ChannelGraph:
         return self._kept[self._group(tensor)]
 
     def _blocks(self, node, free):
-        """Whether a constant enters a node, or leaves it and nobody reads it."""
+        """Whether a node of unknown rule keeps what could otherwise go."""
+        ends = {id(tensor) for tensor in keras.tree.flatten(self.output)}
+        outputs = node.output_list()
+        read = {id(tensor) for other in self.nodes for tensor in other.inputs}
+        inner = [t for t in outputs if id(t) not in ends and id(t) in read]
+        if not self.is_whole(node) or not inner:
+            return False
         constant = [~np.isnan(self.constants[id(t)]) for t in node.inputs]
-        groups = map(self._group, keras.tree.flatten(node.outputs))
+        groups = map(self._group, outputs)
         unread = [self._alive[g] & ~free[g] for g in groups]
         return any(mask.any() for mask in (*constant, *unread))
 
@@ -158,74 +94,20 @@ class ChannelGraph:
         constant = np.nan_to_num(constant)  # NaN: varies, but nothing uses it
         return kernel.reshape(-1, *kernel.shape[-2:]).sum(axis=0).T @ constant
 
-    # Reading the graph
-
-    def _trace(self, model):
-        if isinstance(model, keras.Sequential):
-            graph = keras.Model(model.inputs[0], model.outputs[0])
-        else:
-            graph = keras.Model(model.input, model.output)
-        self.nodes, counts = [], {}
-
-        def call(layer, *args, **kwargs):
-            outputs = layer(*args, **kwargs)
-            self.nodes.append(Node(layer, args, kwargs, outputs))
-            counts[id(layer)] = counts.get(id(layer), 0) + 1
-            return outputs
-
-        graph = keras.models.clone_model(
-            graph, clone_function=lambda layer: layer, call_function=call
-        )
-        self.nodes = [n for n in self.nodes if n.inputs]
-        self.input, self.output = graph.input, graph.output
-        self._shared = {key for key, count in counts.items() if count > 1}
-
-    def _rule(self, node):
-        """The name of what a node does to channels; "whole" if it is not known."""
-        layer = node.layer
-        if id(layer) in self._shared:
-            return "whole"
-        if not all(t.shape and t.shape[-1] is not None for t in self._tensors(node)):
-            return "whole"
-        if getattr(layer, "data_format", "channels_last") != "channels_last":
-            return "whole"
-        if isinstance(layer, _CONV):
-            return "linear" if layer.groups == 1 else "whole"
-        if isinstance(layer, layers.Dense):
-            return "linear"
-        if isinstance(layer, layers.BatchNormalization):
-            last = layer.axis in (-1, len(node.inputs[0].shape) - 1)
-            return "norm" if last else "whole"
-        if isinstance(layer, layers.Flatten):
-            return "flatten" if None not in node.inputs[0].shape[1:] else "whole"
-        if isinstance(layer, layers.Concatenate):
-            last = layer.axis in (-1, len(node.outputs.shape) - 1)
-            return "concatenate" if last else "whole"
-        if isinstance(layer, _MERGE):
-            widths = {tensor.shape[-1] for tensor in node.inputs}
-            return "merge" if len(widths) == 1 else "whole"
-        if isinstance(layer, _ELEMENTWISE):
-            activation = getattr(layer, "activation", keras.activations.relu)
-            return "elementwise" if _is_elementwise(activation) else "whole"
-        if isinstance(layer, _IDENTITY):
-            return "identity"
-        return "whole"
-
-    def _tensors(self, node):
-        return [*node.inputs, *keras.tree.flatten(node.outputs)]
+    # Groups
 
     def _join_groups(self):
         """Tensors of one group have the same channels, in the same order."""
         self._parent, self._width = {}, {}
         for node in self.nodes:
-            tensors = self._tensors(node)
+            tensors = node.tensors()
             for tensor in tensors:
-                self._width[self._group(tensor)] = tensor.shape[-1] or 1
+                self._width[self._group(tensor)] = channels(tensor)
             if self._rules[id(node)] in ("norm", "merge", "elementwise", "identity"):
                 for tensor in tensors[1:]:
                     self._parent[self._group(tensor)] = self._group(tensors[0])
         for tensor in keras.tree.flatten((self.input, self.output)):
-            self._width.setdefault(self._group(tensor), tensor.shape[-1] or 1)
+            self._width.setdefault(self._group(tensor), channels(tensor))
 
     def _group(self, tensor):
         return self._root(id(tensor))
@@ -240,10 +122,10 @@ class ChannelGraph:
     def _forward(self, node):
         rule = self._rules[id(node)]
         inputs = [self.constants[id(tensor)] for tensor in node.inputs]
-        outputs = keras.tree.flatten(node.outputs)
+        outputs = node.output_list()
         if rule == "whole":
             for tensor in outputs:
-                self.constants[id(tensor)] = np.full(tensor.shape[-1] or 1, np.nan)
+                self.constants[id(tensor)] = np.full(channels(tensor), np.nan)
             return
         (output,) = outputs
         self.constants[id(output)] = self._constant_outputs(rule, node, inputs)
@@ -257,18 +139,19 @@ class ChannelGraph:
         if rule == "concatenate":
             return np.concatenate(inputs)
         if rule == "linear":
-            return self._constant_units(layer, constants)
+            return self._constant_units(node, constants)
         axes = (1,) * (len(node.outputs.shape) - 1)
         rows = [c.reshape(*axes, -1).astype("float32") for c in inputs]
         values = layer(rows if rule == "merge" else rows[0], training=False)
         varies = np.isnan(sum(inputs))
         return np.where(varies, np.nan, ops.convert_to_numpy(values).ravel())
 
-    def _constant_units(self, layer, constants):
+    def _constant_units(self, node, constants):
         """Units whose non-zero weights all come from constant channels."""
-        if not _is_elementwise(layer.activation):
+        layer = node.layer
+        if not is_elementwise(layer.activation):
             return np.full(layer.kernel.shape[-1], np.nan)
-        kernel, bias = effective_weights(layer)
+        kernel, bias = self.weights(node)
         kernel = kernel.reshape(-1, *kernel.shape[-2:])  # (positions, in, out)
         usable = self._foldable(layer, constants)
         varies = (kernel[:, ~usable] != 0).any(axis=(0, 1))
@@ -298,13 +181,13 @@ class ChannelGraph:
             tensor
             for node in self.nodes
             if force_whole and self.is_whole(node)
-            for tensor in self._tensors(node)
+            for tensor in node.tensors()
         ]
         mixed = [  # a softmax needs all its units
             node.outputs
             for node in self.nodes
             if self._rules[id(node)] == "linear"
-            and not _is_elementwise(node.layer.activation)
+            and not is_elementwise(node.layer.activation)
         ]
         for tensor in [*whole, *mixed, *keras.tree.flatten((self.input, self.output))]:
             keep[self._group(tensor)][:] = True
@@ -329,12 +212,12 @@ class ChannelGraph:
         rule = self._rules[id(node)]
         if rule in skip:
             return False
-        output = keras.tree.flatten(node.outputs)[0]
+        output = node.output_list()[0]
         kept = keep[self._group(output)]
         masks = [keep[self._group(tensor)] for tensor in node.inputs]
         before = [mask.copy() for mask in (*masks, kept)]
         if rule == "linear":
-            kernel, _ = effective_weights(node.layer)
+            kernel, _ = self.weights(node)
             used = ((kernel != 0) & kept).any(axis=(*range(kernel.ndim - 2), -1))
             constants = self.constants[id(node.inputs[0])]
             masks[0] |= used & ~self._foldable(node.layer, constants)
@@ -346,23 +229,9 @@ class ChannelGraph:
             for mask, part in zip(masks, np.split(kept, ends)):
                 mask |= part
             kept |= np.concatenate(masks)
-        elif rule == "whole" and kept.any():
+        elif rule == "whole" and any(
+            keep[self._group(tensor)].any() for tensor in node.output_list()
+        ):
             for mask in masks:
                 mask[:] = True
         return any((old != new).any() for old, new in zip(before, (*masks, kept)))
-
-
-def effective_weights(layer):
-    """Kernel `(..., in, out)` and bias `(out,)` of a Dense or Conv at inference."""
-    bayesian = isinstance(layer, BayesianLayer)
-    kernel = ops.convert_to_numpy(layer.mean_kernel() if bayesian else layer.kernel)
-    if layer.bias is None:
-        return kernel, np.zeros(kernel.shape[-1], kernel.dtype)
-    return kernel, ops.convert_to_numpy(layer.bias)
-
-
-def _is_elementwise(activation):
-    if activation is None:
-        return True
-    name = keras.activations.serialize(activation)
-    return name in _ELEMENTWISE_ACTIVATIONS

@@ -10,14 +10,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl.channel_graph import ChannelGraph, effective_weights
+from keras_bdl.channel_graph import ChannelGraph
+from keras_bdl.channel_rules import effective_weights, is_linear
 from keras_bdl.layers import base
 
 _COLUMNS = ("layer", "weights", "non-zero", "dead inputs", "dead outputs", "factor")
 
 
 class SparsityReport:
-    """Weights that survive in each layer with a kernel; `print` shows a table.
+    """Weights that survive in each Dense and Conv layer; `print` shows a table.
 
     A weight counts as non-zero if it is one at inference and both its input and
     its output unit are alive: an input is dead if no weight reads it, an output
@@ -38,21 +39,22 @@ class SparsityReport:
         self.factor = _factor(self.weights, self.non_zero)
 
     def to_dict(self):
-        """Rows and totals as JSON types."""
-        return {
-            "layers": self.rows,
-            "weights": self.weights,
-            "non_zero": self.non_zero,
-            "factor": self.factor,
-        }
+        """Rows and totals as JSON types; a factor is None where nothing is left."""
+        totals = {"weights": self.weights, "non_zero": self.non_zero}
+        rows = [*self.rows, {**totals, "factor": self.factor}]
+        *rows, totals = (
+            {k: None if v == float("inf") else v for k, v in row.items()}
+            for row in rows
+        )
+        return {"layers": rows, **totals}
 
     def __str__(self):
         table = [_COLUMNS]
         for row in self.rows:
             name, *counts, factor = row.values()
-            table.append((name, *(f"{c:,}" for c in counts), f"{factor:.1f}x"))
+            table.append((name, *(f"{c:,}" for c in counts), _times(factor)))
         totals = (f"{self.weights:,}", f"{self.non_zero:,}", "", "")
-        table.append(("total", *totals, f"{self.factor:.1f}x"))
+        table.append(("total", *totals, _times(self.factor)))
         widths = [max(map(len, column)) for column in zip(*table)]
         return "\n".join(
             "  ".join(
@@ -63,6 +65,10 @@ class SparsityReport:
         )
 
     __repr__ = __str__
+
+
+def _times(factor):
+    return "all dead" if factor == float("inf") else f"{factor:.1f}x"
 
 
 def _factor(weights, non_zero):
@@ -86,22 +92,34 @@ def sparsity_report(model):
 
     >>> print(keras_bdl.sparsity_report(model))
     """
-    graph = _graph(model)
-    rows = []
+    return SparsityReport(list(_report_rows(_graph(model), set())))
+
+
+def _report_rows(graph, seen):
     for node in graph.nodes:
-        if _has_kernel(node.layer):
-            rows.append(_report_row(graph, node))
-    return SparsityReport(rows)
+        layer = node.layer
+        if id(layer) in seen or not isinstance(layer, keras.layers.Layer):
+            continue
+        seen.add(id(layer))
+        if is_linear(layer):
+            kernel, _ = graph.weights(node)
+            yield _report_row(layer, kernel, _live_weights(graph, node, kernel))
+        elif isinstance(layer, keras.Model) and base.is_graph(layer):
+            yield from _report_rows(ChannelGraph(layer), seen)
+        else:  # what is inside a wrapper or a layer of the user's own
+            for inner in base.flatten_layers(layer):
+                if is_linear(inner) and id(inner) not in seen:
+                    seen.add(id(inner))
+                    kernel, _ = effective_weights(inner)
+                    yield _report_row(inner, kernel, kernel != 0)
 
 
-def _report_row(graph, node):
-    kernel, _ = effective_weights(node.layer)
-    live = _live_weights(graph, node, kernel)
+def _report_row(layer, kernel, live):
     positions = tuple(range(live.ndim - 2))
     inputs, outputs = live.any(axis=(*positions, -1)), live.any(axis=(*positions, -2))
     non_zero = int(live.sum())
     return {
-        "layer": node.layer.name,
+        "layer": layer.name,
         "weights": int(kernel.size),
         "non_zero": non_zero,
         "dead_inputs": int((~inputs).sum()),
@@ -118,19 +136,15 @@ def _live_weights(graph, node, kernel):
     return (kernel != 0) & alive
 
 
-def _has_kernel(layer):
-    plain = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
-    return isinstance(layer, (*plain, keras.layers.Conv3D))
-
-
 def compress(model):
     """A plain Keras model with the same outputs and without the dead units.
 
     Units and filters that no weight reads, or that no weight feeds, are removed;
     what a constant unit said is folded into the biases of its readers. The
-    shapes of the model's inputs and outputs stay. Layers that cannot be rewired
-    (more than one call, mixing channels in an unknown way) stay whole; a warning
-    names those around which something could have gone.
+    shapes and names of the model's inputs and outputs stay. Sampling goes: the
+    small model has the means. Layers that cannot be rewired (more than one call,
+    mixing channels in an unknown way) stay whole; a warning names those around
+    which something could have gone.
 
     Args:
         model: built functional or Sequential Keras model (or a keras_bdl model
@@ -141,13 +155,15 @@ def compress(model):
 
     Raises:
         TypeError: if the model is of another kind.
-        ValueError: if a keras_bdl layer has no plain counterpart.
+        ValueError: if a keras_bdl layer has no plain counterpart, or is inside a
+            wrapper.
 
     Example:
 
     >>> small = keras_bdl.compress(model)
     >>> small.save("small.keras")
     """
+    network = getattr(model, "sampled_network", model)
     graph = _graph(model)
     if graph.blocked:
         warnings.warn(
@@ -155,7 +171,7 @@ def compress(model):
             f"{', '.join(sorted(set(graph.blocked)))}.",
             stacklevel=2,
         )
-    return _Builder(graph).build()
+    return _Builder(graph).build(network.name)
 
 
 def _graph(model):
@@ -177,17 +193,19 @@ class _Builder:
         self.tensors = {}  # id of the old tensor -> new tensor
         self.layers = {}  # id of the old layer -> new layer
 
-    def build(self):
+    def build(self, name):
         inputs = keras.tree.map_structure(self._input, self.graph.input)
         for node in self.graph.nodes:
             self._call(node)
         outputs = keras.tree.map_structure(
             lambda tensor: self.tensors[id(tensor)], self.graph.output
         )
-        return keras.Model(inputs, outputs)
+        return keras.Model(inputs, outputs, name=name)
 
     def _input(self, tensor):
-        new = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
+        new = keras.Input(
+            batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name
+        )
         self.tensors[id(tensor)] = new
         return new
 
@@ -203,7 +221,7 @@ class _Builder:
         layer, weights = self.layers[key]
         outputs = layer(*args, **kwargs)
         if weights:
-            layer.set_weights(weights)
+            assign_weights(layer, weights)
         for old, new in zip(
             keras.tree.flatten(node.outputs), keras.tree.flatten(outputs)
         ):
@@ -216,16 +234,26 @@ class _Builder:
             return layer, []  # an operation of `keras.ops`, without state
         if self.graph.is_whole(node):
             return self._copy_whole(layer)
-        if _has_kernel(layer):
+        if is_linear(layer):
             return self._copy_linear(node)
+        config = layer.get_config()
+        if isinstance(layer, keras.layers.Activation):
+            config["activation"] = layer.activation  # also where it has no name
         weights = [ops.convert_to_numpy(w) for w in layer.weights]
         if isinstance(layer, keras.layers.BatchNormalization):
             kept = self.graph.kept(node.outputs)
             weights = [w[kept] for w in weights]
-        return type(layer).from_config(layer.get_config()), weights
+        return type(layer).from_config(config), weights
 
     def _copy_whole(self, layer):
+        if not layer.variables:
+            return layer, []  # nothing to keep apart from the original
         if isinstance(layer, base.BayesianLayer):
+            if not (is_linear(layer) and hasattr(layer, "to_keras")):
+                raise ValueError(
+                    f"Layer '{layer.name}' of class {type(layer).__name__} has no "
+                    f"plain counterpart. Received: layer={layer.name!r}"
+                )
             layer = layer.to_keras()
         elif isinstance(layer, keras.Model) and base.is_graph(layer):
             return compress(layer), []
@@ -241,13 +269,25 @@ class _Builder:
     def _copy_linear(self, node):
         layer, (tensor,) = node.layer, node.inputs
         keep_in, keep_out = self.graph.kept(tensor), self.graph.kept(node.outputs)
-        kernel, bias = effective_weights(layer)
+        kernel, bias = self.graph.weights(node)
         bias = bias + self.graph.folded_bias(node, kernel)
         kernel = np.where(_live_weights(self.graph, node, kernel), kernel, 0.0)
         kernel, bias = kernel[..., keep_in, :][..., keep_out], bias[keep_out]
         plain = getattr(layer, "keras_class", type(layer))
-        config = plain.get_config(layer)
+        config = plain.get_config(layer) | {
+            "activation": layer.activation,
+            "kernel_initializer": "zeros",  # the weights follow
+            "bias_initializer": "zeros",
+        }
         config["units" if "units" in config else "filters"] = int(keep_out.sum())
         config["use_bias"] = bool(layer.use_bias or (bias != 0).any())
         weights = [kernel, bias] if config["use_bias"] else [kernel]
         return plain.from_config(config), weights
+
+
+def assign_weights(layer, weights):
+    """`layer.set_weights`, and what Keras derives from weights only when asked."""
+    layer.set_weights(weights)
+    for inner in base.flatten_layers(layer):
+        if isinstance(inner, keras.layers.Normalization):
+            inner.finalize_state()

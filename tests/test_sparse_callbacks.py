@@ -62,6 +62,19 @@ def test_reset_clears_moments_and_keeps_the_learning_rate():
     assert float(to_numpy(net.optimizer.learning_rate)) == pytest.approx(0.02)
 
 
+@pytest.mark.parametrize("name", ["ftrl", "nadam", "adagrad", "lion"])
+def test_reset_gives_the_initial_state_of_any_optimizer(name):
+    net = model(name)
+    net.fit(X, Y, epochs=2, verbose=0)
+    reset = callbacks.OptimizerReset(epoch=0)
+    reset.set_model(net)
+    reset.on_epoch_begin(0)
+    fresh = keras.optimizers.get(name)
+    fresh.build(net.trainable_variables)
+    for old, new in zip(net.optimizer.variables, fresh.variables):
+        np.testing.assert_array_equal(to_numpy(old), to_numpy(new))
+
+
 def test_logger_reports_layers_and_compression():
     net = model()
     log_stddev = np.full((4, 2), -6.0)
@@ -103,6 +116,7 @@ def test_logger_refuses_a_model_without_sparse_layers():
         ({"epochs": 9, "hold": 1.5}, ValueError),
         ({"epochs": 9, "warmup": (5, 20)}, ValueError),
         ({"epochs": 9, "warmup": (3, 3)}, ValueError),
+        ({"epochs": 9, "warmup": (3, 9)}, ValueError),
         ({"epochs": 9, "warmup": 3}, ValueError),
         ({"epochs": 9, "warmup": (1.5, 3)}, TypeError),
         ({"epochs": 2.5}, TypeError),

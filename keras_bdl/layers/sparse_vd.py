@@ -64,7 +64,7 @@ class SparseVDLayer(MeanFieldLayer):
     def pruned_kernel(self):
         """Means of the weights, 0 where log alpha has reached the threshold."""
         kernel = wide(self.kernel)
-        return ops.where(self.log_alpha() < self.threshold, kernel, 0.0)
+        return ops.where(self.log_alpha() >= self.threshold, 0.0, kernel)
 
     def sparsity(self):
         """Share of pruned weights, from 0 to 1 (biases excluded)."""
@@ -108,8 +108,8 @@ _DOC = """`keras.layers.{name}` whose weights are pruned by their own noise.
         prune_in_training: whether the means of weights beyond the threshold are
             0 in training too (their noise stays).
         estimator: "local_reparameterization" (default, as in the paper; on
-            positions its noise is independent), "flipout" or
-            "reparameterization".
+            positions its noise is independent), "flipout",
+            "reparameterization", or None for the choice of `VariationalDense`.
         initial_log_stddev: initial log standard deviation; -5 is log sigma^2 =
             -10.
         num_examples, kl_weight, sample_at_inference, seed: as in
