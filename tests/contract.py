@@ -37,7 +37,8 @@ class Case:
         proper_prior: whether KL is 0 at the prior.
         closed_kl: whether `kl()` has no noise.
         thorough: whether the tests marked `structural` run too; they concern
-            Keras's machinery, so one case of a class is enough.
+            Keras's machinery, so one dense and one convolutional case of a family
+            are enough.
         every_use: whether the KL is counted in every use and dtype policy.
     """
 
