@@ -163,7 +163,10 @@ def sparse_vd_schedule(epochs, learning_rate=1e-3, hold=0.5, warmup=(5, 20)):
     The KL weight is 0 until epoch `warmup[0]`, rises linearly to full at
     `warmup[1]`, where the optimizer's moments are reset; the learning rate holds
     for the share `hold` of the epochs, then falls linearly to 0. Sparsity keeps
-    growing while both are high.
+    growing while both are high, and once more in the decay. Give the layers
+    `prune_in_training=True`, as the paper does for its LeNets: half the epochs
+    then prune more (benchmarks/README.md). Adam moves log sigma^2 = 2
+    `kernel_log_stddev` twice as fast here as under the paper's parameters.
 
     Args:
         epochs: integer, number of epochs given to `fit`.

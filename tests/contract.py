@@ -192,7 +192,7 @@ class LayerContract:
         x = case.inputs(rows=3)
         mean, variance = closed_moments(layer, case.plain(activation=None), x)
         draws = np.stack(
-            [to_numpy(layer(x, training=not sample_at_inference)) for _ in range(200)]
+            [to_numpy(layer(x, training=not sample_at_inference)) for _ in range(100)]
         )
         assert_moments(draws, mean, variance)
 
@@ -271,7 +271,7 @@ class LayerContract:
         if case.closed_kl:
             value = float(to_numpy(layer.kl()))
         else:
-            draws = [float(to_numpy(layer.kl())) for _ in range(200)]
+            draws = [float(to_numpy(layer.kl())) for _ in range(100)]
             value = float(np.mean(draws))
             tolerance += 5 * float(np.std(draws, ddof=1)) / math.sqrt(len(draws))
         assert abs(value - expected) <= tolerance
