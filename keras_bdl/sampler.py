@@ -78,6 +78,9 @@ class Sampler(keras.Model):
     ):
         super().__init__(name="sampler")
         check_no_recurrent_cells(model)
+        # Tracked, so that JAX passes its variables to the compiled function: what
+        # it does not pass would stay as it was at the first call.
+        self.network = model
         self.num_samples = num_samples
         self.reduction = reduction
         self.kind = kind
