@@ -1,9 +1,12 @@
 """Negative log-likelihoods as Keras losses, in nats per example."""
 
+import math
+
 import keras
 from keras import ops
 
-from keras_bdl.ops import uncertainty
+from keras_bdl import validation
+from keras_bdl.ops import divergences, likelihoods, uncertainty
 
 PACKAGE = "keras_bdl"
 
@@ -13,7 +16,10 @@ class EventLoss(keras.losses.Loss):
 
     Subclasses implement `terms(y_true, y_pred)`, one value per event: `(n, ...)`.
     Weights `(n,)` count examples, weights `(n, ...)` and Keras masks count events.
+    `outputs_kind` is what `keras_bdl.predict` takes predictions for, see there.
     """
+
+    outputs_kind = None
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         y_pred, weights = unmask(y_pred, sample_weight)
@@ -74,6 +80,8 @@ class CategoricalNLL(EventLoss):
     >>> model.compile("adam", keras_bdl.losses.CategoricalNLL())
     """
 
+    outputs_kind = "logits"
+
     def __init__(
         self, reduction="sum_over_batch_size", name="categorical_nll", dtype=None
     ):
@@ -86,6 +94,206 @@ class CategoricalNLL(EventLoss):
             return -ops.sum(y_true * ops.log_softmax(y_pred, axis=-1), axis=-1)
         labels = uncertainty.class_indices(y_true, y_pred.shape)
         return ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class GaussianNLL(EventLoss):
+    """-log N(y | mean, stddev^2), summed over event axes, mean over examples.
+
+    log s + log(2 pi) / 2 + (y - m)^2 / (2 s^2) per value. `loss="mse"` is, up to a
+    constant and an average in place of the sum, `GaussianNLL(stddev=0.5 ** 0.5)`.
+
+    Args:
+        stddev: None where the network predicts it, or a positive float: the known
+            standard deviation of the noise, in the units of y.
+        reduction, name, dtype: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: targets `(n, ..., d)`; `(n,)` for d = 1.
+        y_pred: with `stddev=None`, `(n, ..., 2 d)`: d means, then d log standard
+            deviations. Otherwise the means, `(n, ..., d)`.
+
+    Raises:
+        ValueError: on predictions of another width.
+
+    Example:
+
+    >>> loss = keras_bdl.losses.GaussianNLL()
+    >>> float(loss([[0.0]], [[1.0, 0.0]]))  # 0.5 log(2 pi) + 0.5
+    1.4189385
+
+    Reference: Kendall and Gal, "What uncertainties do we need in Bayesian deep
+    learning for computer vision?", 2017, eq. 5.
+    """
+
+    def __init__(
+        self,
+        stddev=None,
+        reduction="sum_over_batch_size",
+        name="gaussian_nll",
+        dtype=None,
+    ):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.stddev = None if stddev is None else validation.positive("stddev", stddev)
+
+    @property
+    def outputs_kind(self):
+        return "mean_and_log_stddev" if self.stddev is None else "mean"
+
+    def terms(self, y_true, y_pred):
+        if self.stddev is None:
+            y, mean, log_stddev = blocks(y_true, y_pred, 2)
+        else:
+            y, mean = blocks(y_true, y_pred, 1)
+            log_stddev = ops.cast(math.log(self.stddev), mean.dtype)
+        return -divergences.normal_log_prob(y, mean, log_stddev)
+
+    def get_config(self):
+        return {**super().get_config(), "stddev": self.stddev}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class StudentTNLL(EventLoss):
+    """-log of a Student-t density, summed over event axes, mean over examples.
+
+    Its tails are heavy: outliers bend the fit less than under a Gaussian.
+
+    Args:
+        df: degrees of freedom, a positive float, or None where the network
+            predicts them. The variance, scale^2 df / (df - 2), is finite above 2.
+        reduction, name, dtype: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: targets `(n, ..., d)`; `(n,)` for d = 1.
+        y_pred: `(n, ..., 2 d)`: d locations, then d log scales; with `df=None`
+            `(n, ..., 3 d)`, d log degrees of freedom last.
+
+    Raises:
+        ValueError: on predictions of another width.
+
+    Reference: Lange, Little and Taylor, "Robust statistical modeling using the t
+    distribution", 1989, eq. 1.
+    """
+
+    def __init__(
+        self,
+        df=None,
+        reduction="sum_over_batch_size",
+        name="student_t_nll",
+        dtype=None,
+    ):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.df = None if df is None else validation.positive("df", df)
+
+    def terms(self, y_true, y_pred):
+        if self.df is None:
+            y, location, log_scale, log_df = blocks(y_true, y_pred, 3)
+        else:
+            y, location, log_scale = blocks(y_true, y_pred, 2)
+            log_df = ops.cast(math.log(self.df), location.dtype)
+        return -likelihoods.student_t_log_prob(y, location, log_scale, log_df)
+
+    def get_config(self):
+        return {**super().get_config(), "df": self.df}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class BernoulliNLL(EventLoss):
+    """-log p(y) of independent bits, summed over event axes, mean over examples.
+
+    Args:
+        reduction, name, dtype: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: 0 or 1, `(n, ...)`; a value between is a probability, for which
+            the loss is the cross-entropy.
+        y_pred: logits, `(n, ...)`.
+
+    Raises:
+        ValueError: on predictions of another width.
+    """
+
+    def __init__(
+        self, reduction="sum_over_batch_size", name="bernoulli_nll", dtype=None
+    ):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+
+    def terms(self, y_true, y_pred):
+        return -likelihoods.bernoulli_log_prob(*blocks(y_true, y_pred, 1))
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class DiscretizedLogisticNLL(EventLoss):
+    """-log mass of the bin around y under a logistic density, in nats.
+
+    For pixels and other values of a fixed number of levels: a probability, where a
+    density of such values can be made as large as one likes. Summed over event
+    axes, mean over examples.
+
+    Args:
+        levels: integer >= 2, number of levels, equally spaced.
+        low, high: the first and the last level.
+        reduction, name, dtype: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: levels, `(n, ..., d)`; `(n,)` for d = 1.
+        y_pred: `(n, ..., 2 d)`: d means, then d log scales.
+
+    Raises:
+        ValueError: on predictions of another width, or `low` not below `high`.
+
+    Reference: Salimans, Karpathy, Chen and Kingma, "PixelCNN++", 2017, eq. 2.
+    """
+
+    def __init__(
+        self,
+        levels=256,
+        low=0.0,
+        high=1.0,
+        reduction="sum_over_batch_size",
+        name="discretized_logistic_nll",
+        dtype=None,
+    ):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.levels = validation.integer("levels", levels, 2, 10**6)
+        self.low = validation.number("low", low)
+        self.high = validation.number("high", high)
+        if self.low >= self.high:
+            raise ValueError(
+                f"Expected `low` below `high`. Received: low={low!r}, high={high!r}"
+            )
+
+    def terms(self, y_true, y_pred):
+        width = (self.high - self.low) / (self.levels - 1)
+        return -likelihoods.discretized_logistic_log_prob(
+            *blocks(y_true, y_pred, 2), width, self.low, self.high
+        )
+
+    def get_config(self):
+        config = {"levels": self.levels, "low": self.low, "high": self.high}
+        return {**super().get_config(), **config}
+
+
+def blocks(y_true, y_pred, count):
+    """Targets `(n, ..., d)`, and the `count` blocks of d predictions each."""
+    y = ops.cast(y_true, y_pred.dtype)
+    if len(y_pred.shape) == 1:  # Keras squeezes a single unit
+        y_pred = ops.expand_dims(y_pred, -1)
+    if len(y.shape) == len(y_pred.shape) - 1:
+        y = ops.expand_dims(y, -1)
+    sizes = list(y.shape)
+    if sizes and sizes[-1] is not None:
+        sizes[-1] *= count
+    fits = len(sizes) == len(y_pred.shape) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(sizes, y_pred.shape)
+    )
+    if not fits:
+        raise ValueError(
+            f"Expected predictions `(n, ..., {count} * d)` for targets `(n, ..., d)`. "
+            f"Received: y_true.shape={tuple(y_true.shape)}, "
+            f"y_pred.shape={tuple(y_pred.shape)}"
+        )
+    return y, *ops.split(y_pred, count, axis=-1)
 
 
 def check_logits(num_classes):

@@ -70,7 +70,8 @@ def predict(
             is averaged), "probabilities", "mean" or "mean_and_log_stddev"
             (averaged as they are). "auto" takes "logits" for a keras_bdl
             classifier or a model compiled with a cross-entropy
-            `from_logits=True`, and averages plainly otherwise.
+            `from_logits=True`, reads it off a loss of `keras_bdl.losses`, and
+            averages plainly otherwise.
         return_samples: whether to return the draws. Each is one function: one
             weight draw for all rows and batches, the same for the same seed.
         mc_dropout: whether plain Dropout layers sample too (Gal and Ghahramani,
@@ -171,10 +172,11 @@ def resolve_outputs(model, outputs):
     loss = getattr(model, "loss", None)
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
+    if hasattr(loss, "outputs_kind"):
+        return loss.outputs_kind
     name = getattr(loss, "name", None) or getattr(loss, "__name__", "")
-    if "crossentropy" in name or name == "categorical_nll":
-        logits = getattr(loss, "from_logits", name == "categorical_nll")
-        return "logits" if logits else "probabilities"
+    if "crossentropy" in name:
+        return "logits" if getattr(loss, "from_logits", False) else "probabilities"
     if isinstance(loss, keras.losses.Loss) or name:
         return "mean"
     return None

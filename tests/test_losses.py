@@ -1,4 +1,4 @@
-"""`CategoricalNLL` against SciPy's log-softmax and Keras's own cross-entropy."""
+"""Losses against SciPy's densities and Keras's own cross-entropy."""
 
 import json
 
@@ -8,9 +8,10 @@ import pytest
 from backend_tools import gradients
 from contract import to_numpy
 from keras import ops
-from scipy import special
+from scipy import special, stats
 
 import keras_bdl
+from keras_bdl import losses, prediction
 from keras_bdl.losses import CategoricalNLL
 
 CLASSES = 5
@@ -184,3 +185,141 @@ def test_a_loaded_model_keeps_it(rng, tmp_path):
     expected = row_terms(labels, model.predict(x, verbose=0)).mean()
     assert copy.evaluate(x, labels, verbose=0) == pytest.approx(expected, rel=1e-5)
     copy.fit(x, labels, verbose=0)
+
+
+# Likelihoods of numbers: each case gives targets, predictions, and SciPy's log density
+
+
+def gaussian(rng):
+    y, mean, log_stddev = rng.normal(size=(3, 6, 4, 2)).astype("float32")
+    log_p = stats.norm(mean, np.exp(log_stddev)).logpdf(y)
+    return losses.GaussianNLL(), y, np.concatenate([mean, log_stddev], -1), log_p
+
+
+def gaussian_of_known_noise(rng):
+    y, mean = rng.normal(size=(2, 6, 4, 2)).astype("float32")
+    return losses.GaussianNLL(stddev=0.7), y, mean, stats.norm(mean, 0.7).logpdf(y)
+
+
+def student_t(rng):
+    y, location, *logs = rng.normal(size=(4, 6, 4, 2)).astype("float32")
+    log_p = stats.t(np.exp(logs[1]), location, np.exp(logs[0])).logpdf(y)
+    return losses.StudentTNLL(), y, np.concatenate([location, *logs], -1), log_p
+
+
+def student_t_of_known_df(rng):
+    y, location, log_scale = rng.normal(size=(3, 6, 4, 2)).astype("float32")
+    log_p = stats.t(4.0, location, np.exp(log_scale)).logpdf(y)
+    return losses.StudentTNLL(4), y, np.concatenate([location, log_scale], -1), log_p
+
+
+def bernoulli(rng):
+    logits = rng.normal(size=(6, 4, 2)).astype("float32")
+    y = rng.integers(0, 2, size=logits.shape)
+    return (
+        losses.BernoulliNLL(),
+        y,
+        logits,
+        stats.bernoulli.logpmf(y, special.expit(logits)),
+    )
+
+
+def discretized_logistic(rng):
+    mean, log_scale = rng.normal(size=(2, 6, 4, 2)).astype("float32")
+    y = rng.integers(-3, 4, size=mean.shape).astype("float32")
+    logistic = stats.logistic(mean, np.exp(log_scale))
+    upper = np.where(y == 3, 1.0, logistic.cdf(y + 0.5))
+    lower = np.where(y == -3, 0.0, logistic.cdf(y - 0.5))
+    loss = losses.DiscretizedLogisticNLL(levels=7, low=-3, high=3)
+    return loss, y, np.concatenate([mean, log_scale], -1), np.log(upper - lower)
+
+
+every_likelihood = pytest.mark.parametrize(
+    "make",
+    [
+        gaussian,
+        gaussian_of_known_noise,
+        student_t,
+        student_t_of_known_df,
+        bernoulli,
+        discretized_logistic,
+    ],
+)
+
+
+@every_likelihood
+def test_likelihoods_are_those_of_scipy(make, rng):
+    loss, y, y_pred, log_p = make(rng)
+    rows = -log_p.sum(axis=(1, 2))
+    assert float(loss(y, y_pred)) == pytest.approx(rows.mean(), rel=1e-5)
+    weights = rng.random(6)
+    weighted = float(loss(y, y_pred, sample_weight=weights))
+    assert weighted == pytest.approx((weights * rows).mean(), rel=1e-5)
+    live = rng.random((6, 4)) < 0.6
+    expected = -(log_p * live[..., None]).sum(axis=(1, 2)).mean()
+    masked = float(loss(y, y_pred, sample_weight=live.astype("float32")))
+    assert masked == pytest.approx(expected, rel=1e-5)
+
+
+@every_likelihood
+def test_likelihoods_take_targets_of_one_axis(make, rng):
+    loss, y, y_pred, log_p = make(rng)
+    first = [..., slice(None, None, 2)]
+    y, y_pred, log_p = y[:, 0, 0], y_pred[:, 0][tuple(first)], log_p[:, 0, 0]
+    assert float(loss(y, y_pred)) == pytest.approx(-log_p.mean(), rel=1e-5)
+    assert float(loss(y[:, None], y_pred)) == pytest.approx(-log_p.mean(), rel=1e-5)
+
+
+@every_likelihood
+def test_likelihoods_refuse_predictions_of_another_width(make, rng):
+    loss, y, y_pred, _ = make(rng)
+    with pytest.raises(ValueError, match="Expected predictions.*Received: y_true"):
+        loss(y, y_pred[..., :-1])
+    with pytest.raises(ValueError, match="Received"):
+        loss(y[:, :3], y_pred)
+
+
+@every_likelihood
+def test_likelihoods_serialise_and_train(make, rng, tmp_path):
+    loss, y, y_pred, _ = make(rng)
+    config = json.loads(json.dumps(keras.losses.serialize(loss)))
+    copy = keras.losses.deserialize(config)
+    assert float(copy(y, y_pred)) == float(loss(y, y_pred))
+    width = y_pred.shape[-1]
+    model = keras.Sequential([keras.Input((4, 3)), keras.layers.Dense(width)])
+    model.compile(keras.optimizers.SGD(0.01), loss)
+    x = rng.normal(size=(6, 4, 3)).astype("float32")
+    before = model.evaluate(x, y, verbose=0)
+    model.fit(x, y, epochs=3, verbose=0)
+    after = model.evaluate(x, y, verbose=0)
+    assert after < before
+    model.save(tmp_path / "m.keras")
+    copy = keras.models.load_model(tmp_path / "m.keras")
+    assert copy.evaluate(x, y, verbose=0) == pytest.approx(after, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make, error",
+    [
+        (lambda: losses.GaussianNLL(stddev=0.0), ValueError),
+        (lambda: losses.GaussianNLL(stddev="1"), TypeError),
+        (lambda: losses.StudentTNLL(df=-1.0), ValueError),
+        (lambda: losses.DiscretizedLogisticNLL(levels=1), ValueError),
+        (lambda: losses.DiscretizedLogisticNLL(low=1.0, high=1.0), ValueError),
+    ],
+)
+def test_wrong_arguments_are_refused(make, error):
+    with pytest.raises(error, match="Received: (stddev|df|levels|low)="):
+        make()
+
+
+def test_the_kind_of_outputs_is_read_off_the_loss():
+    def kind(loss):
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        model.compile("sgd", loss)
+        return prediction.resolve_outputs(model, "auto")
+
+    assert kind(losses.GaussianNLL()) == "mean_and_log_stddev"
+    assert kind(losses.GaussianNLL(stddev=1.0)) == "mean"
+    assert kind(losses.CategoricalNLL()) == "logits"
+    assert kind(losses.BernoulliNLL()) is None
