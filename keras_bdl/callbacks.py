@@ -94,25 +94,38 @@ class OptimizerReset(keras.callbacks.Callback):
 
     Args:
         epoch: integer >= 0, epochs count from 0.
+
+    Raises:
+        ValueError: in `fit`, if the learning rate is a schedule of the optimizer's
+            step count, which would start anew too.
     """
 
     def __init__(self, epoch):
         super().__init__()
         self.epoch = validation.integer("epoch", epoch, least=0)
 
+    def _optimizer(self):
+        optimizer = self.model.optimizer
+        return getattr(optimizer, "inner_optimizer", optimizer)
+
+    def on_train_begin(self, logs=None):
+        rate = self._optimizer().get_config()["learning_rate"]
+        if isinstance(rate, dict):
+            raise ValueError(
+                "`OptimizerReset` expected an optimizer with a number as its learning "
+                "rate: a schedule counts the steps that the reset sets to 0. Use "
+                "`keras.callbacks.LearningRateScheduler` for the schedule. "
+                f"Received: learning_rate={rate['class_name']}"
+            )
+
     def on_epoch_begin(self, epoch, logs=None):
         if epoch != self.epoch:
             return
-        optimizer = self.model.optimizer
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        config = optimizer.get_config()
-        fresh = type(optimizer).from_config(config)
+        optimizer = self._optimizer()
+        fresh = type(optimizer).from_config(optimizer.get_config())
         fresh.build(self.model.trainable_variables)
-        kept = {"learning_rate"}
-        if isinstance(config["learning_rate"], dict):
-            kept.add("iteration")  # a schedule goes on where it is
         for old, new in zip(optimizer.variables, fresh.variables):
-            if old.name not in kept:
+            if old.name != "learning_rate":
                 old.assign(new)
 
 

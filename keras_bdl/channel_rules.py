@@ -153,10 +153,11 @@ def is_linear(layer):
 
 
 def is_elementwise(activation):
-    """Whether an activation acts on each unit by itself."""
-    if activation is None:
-        return True
-    return keras.activations.serialize(activation) in _ELEMENTWISE_ACTIVATIONS
+    """Whether an activation is known to act on each unit by itself."""
+    # By identity: a function of the user's own may have one of these names.
+    return activation is None or any(
+        activation is keras.activations.get(name) for name in _ELEMENTWISE_ACTIVATIONS
+    )
 
 
 def rule_of(node, shared):
@@ -167,13 +168,18 @@ def rule_of(node, shared):
     )
     if id(layer) in shared or not known_channels or node.kwargs.get("training"):
         return "whole"
+    merges = kind in _MERGE or kind is layers.Concatenate
+    if len(node.output_list()) > 1 or (len(node.inputs) > 1 and not merges):
+        return "whole"  # a list of tensors, or a mask beside one
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return "whole"
     if is_linear(layer):
         changed = getattr(layer, "lora_enabled", False) or getattr(
             layer, "quantization_mode", None
         )
-        return "whole" if changed or getattr(layer, "groups", 1) > 1 else "linear"
+        learned = isinstance(layer.activation, layers.Layer)
+        grouped = getattr(layer, "groups", 1) > 1
+        return "whole" if changed or learned or grouped else "linear"
     if kind is layers.BatchNormalization:
         last = layer.axis in (-1, len(node.inputs[0].shape) - 1)
         return "norm" if last else "whole"

@@ -18,12 +18,13 @@ _COLUMNS = ("layer", "weights", "non-zero", "dead inputs", "dead outputs", "fact
 
 
 class SparsityReport:
-    """Weights that survive in each Dense and Conv layer; `print` shows a table.
+    """Weights that survive in each layer with kernels; `print` shows a table.
 
     A weight counts as non-zero if it is one at inference and both its input and
     its output unit are alive: an input is dead if no weight reads it, an output
     if it is constant or unused. Biases are excluded, as in Molchanov et al.
-    (2017).
+    (2017). Other layers than Dense and Conv (recurrent, depthwise, embeddings)
+    count with all non-zero entries of their matrices.
 
     Attributes:
         rows: one dict per layer, with keys layer, weights, non_zero,
@@ -106,12 +107,39 @@ def _report_rows(graph, seen):
             yield _report_row(layer, kernel, _live_weights(graph, node, kernel))
         elif isinstance(layer, keras.Model) and base.is_graph(layer):
             yield from _report_rows(ChannelGraph(layer), seen)
-        else:  # what is inside a wrapper or a layer of the user's own
-            for inner in base.flatten_layers(layer):
-                if is_linear(inner) and id(inner) not in seen:
-                    seen.add(id(inner))
-                    kernel, _ = effective_weights(inner)
-                    yield _report_row(inner, kernel, kernel != 0)
+        else:
+            yield from _inner_rows(layer, seen)
+
+
+def _inner_rows(layer, seen):
+    """Of a wrapper, a layer of the user's own, or a kind that is never pruned."""
+    others = {id(w): w for w in layer.weights if len(w.shape) > 1}
+    for inner in base.flatten_layers(layer):
+        if not is_linear(inner):
+            continue
+        others = {
+            key: w
+            for key, w in others.items()
+            if all(w is not v for v in inner.weights)
+        }
+        if id(inner) not in seen:
+            seen.add(id(inner))
+            kernel, _ = effective_weights(inner)
+            yield _report_row(inner, kernel, kernel != 0)
+    if others:
+        counts = [
+            (int(np.prod(w.shape)), np.count_nonzero(ops.convert_to_numpy(w)))
+            for w in others.values()
+        ]
+        weights, non_zero = (int(sum(column)) for column in zip(*counts))
+        yield {
+            "layer": layer.name,
+            "weights": weights,
+            "non_zero": non_zero,
+            "dead_inputs": 0,
+            "dead_outputs": 0,
+            "factor": _factor(weights, non_zero),
+        }
 
 
 def _report_row(layer, kernel, live):
@@ -236,11 +264,10 @@ class _Builder:
             return self._copy_whole(layer)
         if is_linear(layer):
             return self._copy_linear(node)
-        config = layer.get_config()
-        if isinstance(layer, keras.layers.Activation):
-            config["activation"] = layer.activation  # also where it has no name
+        config = base.live_config(type(layer), layer)
         weights = [ops.convert_to_numpy(w) for w in layer.weights]
         if isinstance(layer, keras.layers.BatchNormalization):
+            config |= {n: "zeros" for n in config if n.endswith("_initializer")}
             kept = self.graph.kept(node.outputs)
             weights = [w[kept] for w in weights]
         return type(layer).from_config(config), weights
@@ -254,8 +281,8 @@ class _Builder:
                     f"Layer '{layer.name}' of class {type(layer).__name__} has no "
                     f"plain counterpart. Received: layer={layer.name!r}"
                 )
-            layer = layer.to_keras()
-        elif isinstance(layer, keras.Model) and base.is_graph(layer):
+            return layer.to_keras(), []
+        if isinstance(layer, keras.Model) and base.is_graph(layer):
             return compress(layer), []
         if base.bayesian_layers(layer):
             raise ValueError(
@@ -263,8 +290,19 @@ class _Builder:
                 "layers inside, which `compress` cannot take out. "
                 f"Received: layer={layer.name!r}"
             )
-        weights = [ops.convert_to_numpy(w) for w in layer.weights]
-        return type(layer).from_config(layer.get_config()), weights
+        try:
+            copy = type(layer).from_config(base.live_config(type(layer), layer))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"Layer '{layer.name}' of class {type(layer).__name__} cannot be made "
+                "anew from its config. Functions need a name that Keras knows: "
+                "`keras.saving.register_keras_serializable`. "
+                f"Received: layer={layer.name!r}"
+            ) from error
+        if is_linear(layer) and isinstance(layer.activation, keras.layers.Layer):
+            copy.build(layer.get_build_config()["input_shape"])
+            base.copy_activation(layer, copy)
+        return copy, [ops.convert_to_numpy(w) for w in layer.weights]
 
     def _copy_linear(self, node):
         layer, (tensor,) = node.layer, node.inputs
@@ -274,8 +312,7 @@ class _Builder:
         kernel = np.where(_live_weights(self.graph, node, kernel), kernel, 0.0)
         kernel, bias = kernel[..., keep_in, :][..., keep_out], bias[keep_out]
         plain = getattr(layer, "keras_class", type(layer))
-        config = plain.get_config(layer) | {
-            "activation": layer.activation,
+        config = base.live_config(plain, layer) | {
             "kernel_initializer": "zeros",  # the weights follow
             "bias_initializer": "zeros",
         }

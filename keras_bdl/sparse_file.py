@@ -1,22 +1,24 @@
 """A compact file of a sparse network: the architecture and the weights that are left.
 
-A NumPy `.npz` archive of four arrays: `header`, JSON with the plain Keras model's
-configuration and the layout of its weights; `values`, the non-zero values of
-sparse arrays and all of dense ones, one after another; `columns` and `counts`,
-the compressed sparse rows (CSR) of the sparse arrays, seen as matrices with
-their last axis as columns: column indices, and the number of values in each row.
+A NumPy `.npz` archive of five arrays: `header`, JSON with the plain Keras model's
+configuration and the layout of its weights; `vectors`, the values of arrays with at
+most one axis (biases, statistics), in float32; `values`, of the others the non-zero
+values of sparse ones and all of dense ones, each divided by the array's `scale`, its
+largest absolute value; `columns` and `counts`, the compressed sparse rows (CSR) of
+the sparse arrays, seen as matrices with their last axis as columns: column indices,
+and the number of values in each row.
 """
 
+import copy
 import json
 import pathlib
-import zipfile
 
 import keras
 import numpy as np
 
 from keras_bdl.compression import assign_weights, compress
 
-FORMAT = "keras_bdl sparse 1"
+FORMAT = "keras_bdl sparse 2"
 DTYPES = ("float16", "float32")
 
 
@@ -26,15 +28,16 @@ def save_sparse(model, path, dtype="float16"):
     Args:
         model: what `compress` takes, or what it returned.
         path: file name; by custom it ends in ".npz".
-        dtype: of the values, "float16" (relative rounding of 5e-4, coarser below
-            6e-5) or "float32".
+        dtype: of the kernels, "float16" (relative rounding of 5e-4, coarser below
+            6e-5 of the largest weight) or "float32".
 
     Returns:
         The size of the file in bytes.
 
     Raises:
-        TypeError, ValueError: as in `compress`; ValueError on another `dtype`, or
-            on a weight that float16 cannot hold.
+        TypeError, ValueError: as in `compress`; ValueError on another `dtype`, on
+            a weight that is not finite, or on a model that its config cannot
+            rebuild, such as one with a lambda.
 
     Example:
 
@@ -44,19 +47,23 @@ def save_sparse(model, path, dtype="float16"):
     if dtype not in DTYPES:
         raise ValueError(f"Expected `dtype` in {DTYPES}. Received: dtype={dtype!r}")
     model = compress(model)
-    layout, values, columns, counts = [], [], [], []
+    config = keras.saving.serialize_keras_object(model)
+    _check_rebuilds(config)
+    layout, vectors, values, columns, counts = [], [], [], [], []
     for weight in model.weights:
         array = np.asarray(keras.ops.convert_to_numpy(weight), "float32")
-        limit = np.finfo(dtype).max
-        if not (np.abs(array) <= limit).all():  # False for NaN too
+        if not np.isfinite(array).all():
             raise ValueError(
-                f"Expected finite weights up to {limit:g}, which '{weight.path}' "
-                "exceeds; `dtype='float32'` holds larger ones. "
-                f"Received: dtype={dtype!r}"
+                f"Expected finite weights. Received: {weight.path} with NaN or infinity"
             )
-        rows = array.reshape(-1, array.shape[-1] if array.ndim else 1)
-        sparse = array.ndim > 0 and 2 * np.count_nonzero(rows) < rows.size
-        layout.append({"shape": list(array.shape), "sparse": bool(sparse)})
+        layout.append({"shape": list(array.shape)})
+        if array.ndim < 2:
+            vectors.append(array.ravel())
+            continue
+        scale = float(np.abs(array).max(initial=0.0)) or 1.0
+        rows = array.reshape(-1, array.shape[-1]) / scale
+        sparse = bool(2 * np.count_nonzero(rows) < rows.size)
+        layout[-1] |= {"scale": scale, "sparse": sparse}
         if sparse:
             where, column = np.nonzero(rows)
             counts.append(np.bincount(where, minlength=len(rows)))
@@ -66,7 +73,7 @@ def save_sparse(model, path, dtype="float16"):
             values.append(rows.ravel())
     header = {
         "format": FORMAT,
-        "model": keras.saving.serialize_keras_object(model),
+        "model": config,
         "layout": layout,
     }
     path = pathlib.Path(path)
@@ -74,11 +81,23 @@ def save_sparse(model, path, dtype="float16"):
         np.savez_compressed(
             file,
             header=np.frombuffer(json.dumps(header).encode(), "uint8"),
+            vectors=np.concatenate([*vectors, np.zeros(0)]).astype("float32"),
             values=np.concatenate([*values, np.zeros(0)]).astype(dtype),
             columns=_smallest(columns),
             counts=_smallest(counts),
         )
     return path.stat().st_size
+
+
+def _check_rebuilds(config):
+    try:
+        keras.saving.deserialize_keras_object(copy.deepcopy(config))  # empties it
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Expected a model that Keras can rebuild from its config. Functions need "
+            "a name: `keras.saving.register_keras_serializable` in place of a lambda. "
+            f"Received: {error}"
+        ) from error
 
 
 def _smallest(parts):
@@ -99,10 +118,12 @@ def load_sparse(path):
     try:
         with np.load(path, allow_pickle=False) as file:
             header = json.loads(file["header"].tobytes())
-            values = file["values"].astype("float32")
+            vectors, values = file["vectors"], file["values"].astype("float32")
             columns, counts = file["columns"], file["counts"]
         known = header["format"] == FORMAT
-    except (TypeError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except OSError:
+        raise
+    except Exception:  # whatever NumPy, zlib and json make of another file's bytes
         known = False
     if not known:
         raise ValueError(
@@ -114,16 +135,17 @@ def load_sparse(path):
     for entry in header["layout"]:
         shape = tuple(entry["shape"])
         size = int(np.prod(shape))
-        if not entry["sparse"]:
-            weights.append(values[:size].reshape(shape))
-            values = values[size:]
-            continue
-        row_counts, counts = np.split(counts, [size // shape[-1]])
-        total = int(row_counts.sum())
-        array = np.zeros((len(row_counts), shape[-1]), "float32")
-        rows = np.repeat(np.arange(len(row_counts)), row_counts)
-        array[rows, columns[:total]] = values[:total]
-        values, columns = values[total:], columns[total:]
-        weights.append(array.reshape(shape))
+        if len(shape) < 2:
+            array, vectors = np.split(vectors, [size])
+        elif not entry["sparse"]:
+            array, values = np.split(values, [size])
+        else:
+            row_counts, counts = np.split(counts, [size // shape[-1]])
+            total = int(row_counts.sum())
+            array = np.zeros((len(row_counts), shape[-1]), "float32")
+            rows = np.repeat(np.arange(len(row_counts)), row_counts)
+            array[rows, columns[:total]] = values[:total]
+            values, columns = values[total:], columns[total:]
+        weights.append(entry.get("scale", 1.0) * array.reshape(shape))
     assign_weights(model, weights)
     return model

@@ -1,5 +1,6 @@
 """`compress` and `sparsity_report`: equal outputs, smaller graphs, honest counts."""
 
+import functools
 import json
 import pathlib
 import tempfile
@@ -409,6 +410,83 @@ def test_what_a_config_cannot_hold(rng):
         assert_equal_outputs(model, keras_bdl.compress(model), rng)
 
 
+def relu(x):
+    """Not Keras's: it mixes units."""
+    return keras.ops.softmax(x)
+
+
+def test_a_function_that_only_shares_a_name_with_keras_is_not_taken_for_it(rng):
+    inputs = keras.Input((6,))
+    hidden = SparseVDDense(5, activation=relu)(inputs)
+    model = sparsify(keras.Model(inputs, SparseVDDense(3)(hidden)), rng, dead_units=0.5)
+    assert_equal_outputs(model, keras_bdl.compress(model), rng)
+    callable_object = functools.partial(keras.activations.leaky_relu)
+    hidden = SparseVDDense(5, activation=callable_object)(inputs)
+    keras_bdl.sparsity_report(keras.Model(inputs, SparseVDDense(3)(hidden)))
+
+
+@pytest.mark.parametrize("make", [SparseVDDense, layers.Dense])
+def test_an_activation_with_weights_goes_along(make, rng):
+    inputs = keras.Input((6,))
+    layer = make(5, activation=layers.PReLU())
+    model = keras.Model(inputs, SparseVDDense(3)(layer(SparseVDDense(6)(inputs))))
+    sparsify(model, rng)
+    model(np.zeros((1, 6), "float32"))  # builds the activation
+    layer.activation.alpha.assign(rng.normal(size=5))
+    small = keras_bdl.compress(model)
+    assert_equal_outputs(model, small, rng)
+    assert all(inner is not layer.activation for inner in small.layers)
+    copies = [getattr(inner, "activation", None) for inner in small.layers]
+    assert all(copy is not layer.activation for copy in copies)
+
+
+def test_functions_without_a_name_in_layers_that_stay_whole(rng):
+    shared = SparseVDDense(
+        6,
+        activation=lambda t: 2.0 * t,
+        bias_initializer=lambda *a, **k: keras.ops.ones(6),
+    )
+    inputs = keras.Input((6,))
+    hidden = shared(shared(SparseVDDense(6)(inputs)))
+    model = sparsify(keras.Model(inputs, SparseVDDense(2)(hidden)), rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names the layer called twice
+        assert_equal_outputs(model, keras_bdl.compress(model), rng)
+    steps = keras.Input((4, 6))
+    wrapped = layers.TimeDistributed(layers.Dense(5, activation=lambda t: 2.0 * t))
+    model = keras.Model(steps, SparseVDDense(2)(wrapped(steps)))
+    with pytest.raises(ValueError, match="register_keras.*Received: layer='time"):
+        keras_bdl.compress(model)
+
+
+def test_initializers_of_the_full_width_do_not_matter(rng):
+    inputs = keras.Input((5,))
+    gamma = keras.initializers.Constant(np.arange(6.0))
+    hidden = layers.BatchNormalization(gamma_initializer=gamma)(
+        SparseVDDense(6)(inputs)
+    )
+    model = sparsify(keras.Model(inputs, SparseVDDense(3)(hidden)), rng, dead_units=0.6)
+    small = keras_bdl.compress(model)
+    assert num_weights(small) < num_weights(model)
+    assert_equal_outputs(model, small, rng)
+
+
+def test_masks_and_lists_of_tensors_stay_apart(rng):
+    inputs, mask = keras.Input((6, 3)), keras.Input((6,))
+    hidden = SparseVDConv1D(5, 3, padding="same")(inputs)
+    hidden = layers.BatchNormalization()(hidden, mask=keras.ops.cast(mask, "bool"))
+    outputs = SparseVDDense(2)(layers.GlobalMaxPooling1D()(hidden))
+    model = sparsify(keras.Model([inputs, mask], outputs), rng)
+    first, second = keras.Input((6,)), keras.Input((3,))
+    pair = layers.Identity()([SparseVDDense(4)(first), SparseVDDense(5)(second)])
+    outputs = SparseVDDense(2)(layers.Concatenate()(pair))
+    listed = sparsify(keras.Model([first, second], outputs), rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names the layers that stay whole
+        for made in (model, listed):
+            assert_equal_outputs(made, keras_bdl.compress(made), rng)
+
+
 def test_lora_stays_whole(rng):
     model = keras.Sequential(
         [keras.Input((4,)), layers.Dense(5), SparseVDDense(6), SparseVDDense(2)]
@@ -457,6 +535,25 @@ def test_report_counts_what_survives():
     assert "dead inputs" in table and "6.7x" in table and len(table.splitlines()) == 4
 
 
+def test_report_counts_kernels_of_every_kind():
+    inputs = keras.Input((9, 8, 4))
+    x = inputs
+    for layer in (
+        layers.Conv2DTranspose(6, 3),
+        layers.SeparableConv2D(6, 3),
+        layers.DepthwiseConv2D(3),
+        layers.TimeDistributed(layers.SeparableConv1D(6, 3)),
+    ):
+        x = layer(x)
+    model = keras.Model(inputs, SparseVDDense(3)(layers.GlobalMaxPooling2D()(x)))
+    kernels = [
+        w for w in model.weights if len(w.shape) > 1 and w.name != "kernel_log_stddev"
+    ]
+    report = keras_bdl.sparsity_report(model)
+    assert report.weights == sum(int(np.prod(w.shape)) for w in kernels)
+    assert report.non_zero == report.weights
+
+
 def test_report_counts_shared_nested_and_wrapped_layers_once():
     shared = SparseVDDense(4)
     block = keras.Sequential([keras.Input((4,)), SparseVDDense(4), SparseVDDense(4)])
@@ -485,13 +582,54 @@ def test_sparse_file_round_trips(dtype, tolerance, rng, tmp_path):
     np.testing.assert_allclose(got, expected, atol=tolerance * np.abs(expected).max())
 
 
+def test_sparse_file_keeps_numbers_beyond_float16(rng, tmp_path):
+    normalization = layers.Normalization()
+    x = 1e-5 * rng.normal(size=(100, 4)) + 1e5
+    normalization.adapt(x)
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, SparseVDDense(3)(normalization(inputs)))
+    model.layers[-1].kernel.assign(1e-7 * rng.normal(size=(4, 3)))
+    keras_bdl.save_sparse(model, tmp_path / "small.npz")
+    small = keras_bdl.load_sparse(tmp_path / "small.npz")
+    expected = to_numpy(model(x))
+    np.testing.assert_allclose(
+        to_numpy(small(x)), expected, atol=2e-3 * np.abs(expected).max()
+    )
+
+
+def test_a_file_that_could_not_be_read_is_not_written(tmp_path):
+    inputs = keras.Input((6,))
+    hidden = SparseVDDense(5, activation=lambda t: 2.0 * t)(inputs)
+    with pytest.raises(ValueError, match="register_keras_serializable.*Received"):
+        keras_bdl.save_sparse(
+            keras.Model(inputs, SparseVDDense(3)(hidden)), tmp_path / "x.npz"
+        )
+    assert not (tmp_path / "x.npz").exists()
+
+
+def test_damaged_files_are_refused_or_load(rng, tmp_path):
+    keras_bdl.save_sparse(small_lenet(rng), tmp_path / "good.npz")
+    good = (tmp_path / "good.npz").read_bytes()
+    refused = 0
+    for position in np.linspace(30, len(good) - 1, 40).astype(int):
+        damaged = bytearray(good)
+        damaged[position] ^= 0x55
+        (tmp_path / "bad.npz").write_bytes(damaged)
+        try:
+            keras_bdl.load_sparse(tmp_path / "bad.npz")
+        except ValueError as error:
+            refused += "save_sparse" in str(error)
+    assert refused > 20
+
+
 def test_bad_files_and_types_are_refused(rng, tmp_path):
     model = small_lenet(rng)
     with pytest.raises(ValueError, match="Received: dtype='int8'"):
         keras_bdl.save_sparse(model, tmp_path / "x.npz", dtype="int8")
-    model.layers[-1].bias.assign(np.full(5, 1e6))
-    with pytest.raises(ValueError, match="65504"):
+    model.layers[-1].bias.assign(np.full(5, np.inf))
+    with pytest.raises(ValueError, match="Expected finite weights. Received"):
         keras_bdl.save_sparse(model, tmp_path / "x.npz")
+    model.layers[-1].bias.assign(np.full(5, 1e6))
     keras_bdl.save_sparse(model, tmp_path / "large.npz", dtype="float32")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with open(tmp_path / "array.npz", "wb") as file:

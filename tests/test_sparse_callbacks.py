@@ -62,6 +62,13 @@ def test_reset_clears_moments_and_keeps_the_learning_rate():
     assert float(to_numpy(net.optimizer.learning_rate)) == pytest.approx(0.02)
 
 
+def test_reset_refuses_a_schedule_that_counts_steps():
+    schedule = keras.optimizers.schedules.CosineDecay(1e-2, 100)
+    net = model(keras.optimizers.Adam(schedule))
+    with pytest.raises(ValueError, match="LearningRateScheduler.*Received"):
+        net.fit(X, Y, verbose=0, callbacks=[callbacks.OptimizerReset(2)])
+
+
 @pytest.mark.parametrize("name", ["ftrl", "nadam", "adagrad", "lion"])
 def test_reset_gives_the_initial_state_of_any_optimizer(name):
     net = model(name)

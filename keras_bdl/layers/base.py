@@ -55,6 +55,29 @@ def is_graph(model):
     return isinstance(model, functional) and type(model).call is functional.call
 
 
+def live_config(cls, layer):
+    """`cls.get_config()` of a layer, with its functions as they are.
+
+    A config holds a function by a name or bytecode that may not load.
+    """
+    config = cls.get_config(layer)
+    for name in config:
+        function = getattr(layer, name, None)
+        is_function = name == "activation" or name.endswith("_initializer")
+        if is_function and not isinstance(function, keras.layers.Layer):
+            config[name] = function
+    return config
+
+
+def copy_activation(layer, copy):
+    """Gives a copy of a layer the weights of an activation that is a layer."""
+    activation = getattr(layer, "activation", None)
+    if isinstance(activation, keras.layers.Layer) and activation.variables:
+        if not copy.activation.built:
+            copy.activation.build(activation.get_build_config()["input_shape"])
+        copy.activation.set_weights(activation.get_weights())
+
+
 class KLTerm(keras.layers.Layer):
     """Adds a KL to the loss once per forward pass, however often it is called."""
 

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_bdl import validation
-from keras_bdl.layers.base import BayesianLayer, wide
+from keras_bdl.layers.base import BayesianLayer, copy_activation, live_config, wide
 from keras_bdl.ops import estimators
 
 ESTIMATORS = ("local_reparameterization", "flipout", "reparameterization")
@@ -135,7 +135,7 @@ class MeanFieldLayer(BayesianLayer):
                 "Expected a built layer; call it on a batch first. "
                 f"Received: layer={self.name!r}"
             )
-        plain = self.keras_class.from_config(self.keras_class.get_config(self))
+        plain = self.keras_class.from_config(live_config(self.keras_class, self))
         plain.build(self.get_build_config()["input_shape"])
         generator = keras.random.SeedGenerator(seed)
         sample = weights == "sample"
@@ -150,7 +150,9 @@ class MeanFieldLayer(BayesianLayer):
                 else mean + estimators.gaussian_noise(log_stddev, mean.dtype, generator)
                 for mean, log_stddev in zip(values, noise)
             ]
-        plain.set_weights([ops.convert_to_numpy(value) for value in values])
+        for variable, value in zip((plain.kernel, plain.bias), values):
+            variable.assign(value)
+        copy_activation(self, plain)
         return plain
 
     # The linear map, and the shape in which a bias joins its outputs.
