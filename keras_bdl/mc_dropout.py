@@ -46,8 +46,7 @@ class DropoutSampling:
         noise = self._noise[id(layer)]
 
         def call(inputs, training=None):
-            scope = sampling.current_scope()
-            scope.restart(noise)
+            scope = sampling.current_scope()  # a second call has its own mask
             shape = list(ops.shape(inputs))
             for axis, size in enumerate(_noise_shape(layer, inputs)):
                 if size is not None:

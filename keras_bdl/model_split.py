@@ -48,7 +48,7 @@ class _GraphSplitter:
         else:
             self.graph = keras.Model(model.input, model.output)
         self.is_sampled = is_sampled
-        self.moments = moments
+        self.moments = moments and keeps_rows(self.graph)
         self.sampled = {}  # id -> tensor that differs by sample
         self.boundary = {}  # id -> (tensor, whether it is tiled)
         self.moment_layers = set()
@@ -119,10 +119,12 @@ class _GraphSplitter:
         return outputs
 
     def _has_moments(self, layer):
-        # A layer called twice has one weight draw for both calls: no moments.
+        # A layer called twice has one weight draw for both calls: no moments. A
+        # subclass of the user's may do more in its `call` than the moments know.
         return (
             self.moments
             and self.num_calls[id(layer)] == 1
+            and type(layer) in base.REGISTRY.values()
             and hasattr(layer, "supports_moments")
             and layer.supports_moments()
         )
@@ -142,6 +144,23 @@ class _GraphSplitter:
             return tensor
         self._add_boundary(tensor, tile=True)
         return keras.layers.Identity()(tensor)
+
+
+def keeps_rows(operation):
+    """Whether the rows of an operation's outputs are known to be those of its inputs.
+
+    Where rows become positions or are joined, noise that is shared by rows would be
+    shared by the parts of one example.
+    """
+    if isinstance(operation, keras.Model):
+        inner = getattr(operation, "operations", operation.layers)
+        return base.is_graph(operation) and all(map(keeps_rows, inner))
+    if isinstance(operation, keras.layers.Layer):
+        ours = type(operation) in base.REGISTRY.values()
+        plain = type(operation).__module__.split(".")[0] == "keras"
+        return ours or (plain and not isinstance(operation, keras.layers.Lambda))
+    shapes = [tensor.shape for tensor in keras.tree.flatten(operation.input)]
+    return any(operation.output.shape == shape for shape in shapes)
 
 
 def _tile_rows(tensor, num_samples):

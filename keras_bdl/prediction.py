@@ -5,9 +5,9 @@ import collections
 import keras
 
 from keras_bdl import validation
-from keras_bdl.sampler import make_sampler
+from keras_bdl.sampler import CLASSIFICATION, make_sampler
 
-OUTPUTS = ("auto", "logits", "probabilities", "mean", "mean_and_log_stddev")
+OUTPUTS = ("auto", *CLASSIFICATION, "mean", "mean_and_log_stddev")
 
 ClassificationUncertainty = collections.namedtuple(
     "ClassificationUncertainty",
@@ -67,9 +67,10 @@ def predict(
         batch_size, steps, verbose, callbacks: as in `keras.Model.predict`.
         seed: integer for repeatable results, None for a fresh one.
         outputs: what the model's output is: "logits" (the softmax of each sample
-            is averaged), "probabilities", "mean" or "mean_and_log_stddev"
-            (averaged as they are). "auto" takes "logits" for a keras_bdl
-            classifier or a model compiled with a cross-entropy
+            is averaged), "binary_logits" (the sigmoid: independent labels),
+            "probabilities", "binary_probabilities", "mean" or
+            "mean_and_log_stddev" (averaged as they are). "auto" takes "logits" for a
+            keras_bdl classifier or a model compiled with a cross-entropy
             `from_logits=True`, reads it off a loss of `keras_bdl.losses`, and
             averages plainly otherwise.
         return_samples: whether to return the draws. Each is one function: one
@@ -124,9 +125,10 @@ def predict_uncertainty(
             mc_dropout: as in `predict`.
         outputs: what the model's output is. "logits" and "probabilities" (last
             axis classes; a single one is that of a binary problem) give
-            classification; "mean" `(n, d)` and "mean_and_log_stddev" `(n, 2d)`,
-            means first, give regression. "auto" reads it off the compiled loss
-            or the keras_bdl model class.
+            classification; "binary_logits" and "binary_probabilities" `(n, labels)`
+            too, with entropies `(n, labels)` of each label by itself; "mean" `(n, d)`
+            and "mean_and_log_stddev" `(n, 2d)`, means first, give regression. "auto"
+            reads it off the compiled loss or the keras_bdl model class.
 
     Returns:
         `ClassificationUncertainty` or `RegressionUncertainty`, named tuples of
@@ -151,7 +153,7 @@ def predict_uncertainty(
         model, num_samples, "uncertainty", kind, mc_dropout, batch_size=batch_size
     )
     result = sampler.run(x, seed, batch_size, steps, verbose, callbacks)
-    if kind in ("logits", "probabilities"):
+    if kind in CLASSIFICATION:
         return ClassificationUncertainty(**result)
     return RegressionUncertainty(
         result["mean"], result.get("aleatoric"), result["epistemic"]
@@ -170,13 +172,16 @@ def resolve_outputs(model, outputs):
     if declared is not None:
         return declared
     loss = getattr(model, "loss", None)
+    if isinstance(loss, (list, tuple)) and len(loss) == 1:
+        (loss,) = loss
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
     if hasattr(loss, "outputs_kind"):
         return loss.outputs_kind
     name = getattr(loss, "name", None) or getattr(loss, "__name__", "")
     if "crossentropy" in name:
-        return "logits" if getattr(loss, "from_logits", False) else "probabilities"
+        kind = "logits" if getattr(loss, "from_logits", False) else "probabilities"
+        return f"binary_{kind}" if "binary" in name else kind
     if isinstance(loss, keras.losses.Loss) or name:
         return "mean"
     return None

@@ -20,6 +20,8 @@ from keras_bdl.model_split import split
 from keras_bdl.ops import uncertainty
 from keras_bdl.training import check_no_recurrent_cells
 
+CLASSIFICATION = ("logits", "probabilities", "binary_logits", "binary_probabilities")
+
 # Samples per block where the model's graph is known. Fixed, so that draws of
 # one seed do not depend on the batch size.
 _BLOCK = 8
@@ -76,7 +78,7 @@ class Sampler(keras.Model):
     def __init__(
         self, model, num_samples, reduction, kind, mc_dropout, joint, many_rows
     ):
-        super().__init__(name="sampler")
+        super().__init__(name="sampler", autocast=False)  # the model casts itself
         check_no_recurrent_cells(model)
         # Tracked, so that JAX passes its variables to the compiled function: what
         # it does not pass would stay as it was at the first call.
@@ -136,9 +138,9 @@ class Sampler(keras.Model):
         """One block's outputs with the sample axis in front: `(block, n, ...)`."""
         shape = ops.shape(outputs)
         outputs = ops.reshape(outputs, (self.block, -1, *shape[1:]))
-        if self.kind == "logits":
+        if self.kind in ("logits", "binary_logits"):
             outputs = base.wide(outputs)
-            if outputs.shape[-1] == 1:
+            if outputs.shape[-1] == 1 or self.kind == "binary_logits":
                 return ops.sigmoid(outputs)
             return ops.softmax(outputs, axis=-1)
         return outputs
@@ -193,10 +195,10 @@ class Sampler(keras.Model):
         """What is averaged over samples; sums are shifted to keep their digits."""
         if self.reduction == "mean":
             return outputs
-        if self.kind in ("logits", "probabilities"):
+        if self.kind in CLASSIFICATION:
             return {
                 "probabilities": outputs,
-                "entropy": uncertainty.entropy(_two_classes(outputs)),
+                "entropy": uncertainty.entropy(self._classes(outputs)),
             }
         mean, log_stddev = _split_moments(outputs, self.kind)
         centre, _ = _split_moments(shift, self.kind)
@@ -206,12 +208,20 @@ class Sampler(keras.Model):
             statistics["aleatoric"] = ops.exp(2.0 * base.wide(log_stddev))
         return statistics
 
+    def _classes(self, probabilities):
+        """Probabilities of all classes: a binary one has two, of which one is given."""
+        if probabilities.shape[-1] == 1:
+            return ops.concatenate([1.0 - probabilities, probabilities], axis=-1)
+        if self.kind in ("binary_logits", "binary_probabilities"):
+            return ops.stack([1.0 - probabilities, probabilities], axis=-1)
+        return probabilities
+
     def _finish(self, means, shift):
         if self.reduction == "mean":
             return means
-        if self.kind in ("logits", "probabilities"):
+        if self.kind in CLASSIFICATION:
             probabilities, expected = means["probabilities"], means["entropy"]
-            predictive = uncertainty.entropy(_two_classes(probabilities))
+            predictive = uncertainty.entropy(self._classes(probabilities))
             return {
                 "probabilities": probabilities,
                 "predictive_entropy": predictive,
@@ -226,13 +236,6 @@ class Sampler(keras.Model):
             "epistemic": ops.maximum(variance, 0.0),
             **means,
         }
-
-
-def _two_classes(probabilities):
-    """Adds the other class to the single probability of a binary problem."""
-    if probabilities.shape[-1] != 1:
-        return probabilities
-    return ops.concatenate([1.0 - probabilities, probabilities], axis=-1)
 
 
 def _split_moments(outputs, kind):

@@ -254,7 +254,7 @@ def test_logits_are_averaged_as_probabilities():
     "loss, kind",
     [
         (keras.losses.SparseCategoricalCrossentropy(from_logits=True), "logits"),
-        (keras.losses.BinaryCrossentropy(from_logits=True), "logits"),
+        (keras.losses.BinaryCrossentropy(from_logits=True), "binary_logits"),
         (keras.losses.CategoricalCrossentropy(), "probabilities"),
         ("sparse_categorical_crossentropy", "probabilities"),
         (keras_bdl.losses.CategoricalNLL(), "logits"),
@@ -554,3 +554,99 @@ def test_mixed_precision_gives_finite_probabilities():
     p = keras_bdl.predict(model, inputs_of_rows(4), 16, outputs="logits", verbose=0)
     assert p.dtype == np.float32
     np.testing.assert_allclose(p.sum(-1), 1.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("subclassed", [False, True])
+def test_a_dropout_layer_called_twice_draws_twice(subclassed):
+    drop = keras.layers.Dropout(0.5)
+    inputs = keras.Input((400,))
+    model = keras.Model(inputs, drop(keras.layers.Activation("relu")(drop(inputs))))
+    if subclassed:
+        graph = model
+
+        class Wrapped(keras.Model):
+            def call(self, x, training=None):
+                return drop(drop(x, training=training), training=training)
+
+        model = Wrapped()
+        model.drop = drop
+        model(np.zeros((1, 400), "float32"))
+        del graph
+    draws = keras_bdl.predict(
+        model,
+        np.ones((1, 400), "float32"),
+        50,
+        mc_dropout=True,
+        return_samples=True,
+        seed=0,
+        verbose=0,
+    )
+    kept = (draws > 0).mean()  # a share 1/4, 20,000 draws
+    assert abs(kept - 0.25) < 5 * np.sqrt(0.25 * 0.75 / draws.size)
+    assert abs(draws.mean() - 1.0) < 5 * np.sqrt(3.0 / draws.size)
+
+
+@pytest.mark.parametrize("form", ["logits", "probabilities"])
+def test_independent_labels_keep_their_own_probabilities(form):
+    activation = "sigmoid" if form == "probabilities" else None
+    layer = dense(5, activation=activation, initial_log_stddev=-20.0)
+    model = keras.Sequential([keras.Input((3,)), layer])
+    model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=form == "logits"))
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    p = model.predict(x, verbose=0)
+    if form == "logits":
+        p = 1 / (1 + np.exp(-p))
+    result = keras_bdl.predict_uncertainty(model, x, verbose=0)
+    np.testing.assert_allclose(result.probabilities, p, atol=1e-5)
+    entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p))
+    np.testing.assert_allclose(result.predictive_entropy, entropy, atol=1e-5)
+    np.testing.assert_allclose(keras_bdl.predict(model, x, verbose=0), p, atol=1e-5)
+
+
+def test_a_loss_in_a_list_is_read():
+    model = sequential()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", [loss])
+    p = keras_bdl.predict(model, inputs_of_rows(4), verbose=0)
+    np.testing.assert_allclose(p.sum(axis=-1), 1.0, atol=1e-5)
+
+
+def test_rows_that_are_positions_share_one_weight_draw():
+    inputs = keras.Input((8, 3))
+    layer = dense(1, use_bias=False, initial_log_stddev=0.0)
+    hidden = layer(keras.ops.reshape(inputs, (-1, 3)))
+    outputs = keras.ops.mean(keras.ops.reshape(hidden, (-1, 8)), axis=1, keepdims=True)
+    model = keras.Model(inputs, outputs)
+    x = np.random.default_rng(0).normal(size=(1, 8, 3)).astype("float32")
+    exact = (x[0].mean(axis=0) ** 2).sum()  # of unit variances
+    result = keras_bdl.predict_uncertainty(
+        model, x, 2000, outputs="mean", seed=0, verbose=0
+    )
+    error = 5 * exact * np.sqrt(2 / 2000)
+    assert abs(float(result.epistemic_variance[0, 0]) - exact) < error
+
+
+class ScaledInputs(keras_bdl.VariationalDense):
+    def call(self, inputs, training=None):
+        return super().call(10.0 * inputs, training=training)
+
+
+def test_a_subclass_with_a_call_of_its_own_is_called():
+    layer = ScaledInputs(2, initial_log_stddev=-20.0)
+    model = keras.Sequential([keras.Input((3,)), layer])
+    x = np.ones((1, 3), "float32")
+    np.testing.assert_allclose(
+        keras_bdl.predict(model, x, verbose=0), model.predict(x, verbose=0), atol=1e-5
+    )
+
+
+def test_inputs_reach_the_model_unrounded_under_mixed_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    layers = [keras.layers.Rescaling(1e-5, dtype="float32"), dense(2)]
+    model = keras.Sequential([keras.Input((1,)), *layers])
+    p = keras_bdl.predict(model, np.array([[90000.0]]), outputs="mean", verbose=0)
+    assert np.isfinite(p).all()
+    classifier = keras_bdl.BayesianClassifier(model)
+    x = np.array([[90000.0]], "float32")
+    assert np.isfinite(classifier.predict(x, verbose=0)).all()
+    assert np.isfinite(to_numpy(classifier(x))).all()

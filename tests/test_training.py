@@ -121,3 +121,28 @@ def test_a_bayesian_layer_in_a_recurrent_cell_is_refused():
     net = keras.Sequential([keras.Input((4, 3)), keras.layers.RNN(Cell())])
     with pytest.raises(ValueError, match="TimeDistributed.*Received"):
         keras_bdl.set_num_examples(net, 5)
+
+
+def test_set_weights_carries_weights_and_nothing_else():
+    def make(num_examples, kl_weight=1.0):
+        layer = keras_bdl.VariationalDense(
+            2, num_examples=num_examples, kl_weight=kl_weight
+        )
+        return keras.Sequential([keras.Input((3,)), layer])
+
+    model = make(100)
+    for other in (make(60_000, 0.5), make(None)):
+        model.set_weights(other.get_weights())
+        layer = model.layers[-1]
+        assert float(layer._num_examples) == layer.num_examples == 100
+        assert float(layer.kl_weight) == 1.0
+        np.testing.assert_array_equal(layer.kernel, other.layers[-1].kernel)
+
+
+def test_float64_models_train():
+    keras.config.set_dtype_policy("float64")
+    layer = keras_bdl.VariationalDense(2, num_examples=8)
+    model = keras.Sequential([keras.Input((3,)), layer])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((8, 3)), np.ones((8, 2)), verbose=0)
+    assert np.isfinite(model.evaluate(np.ones((8, 3)), np.ones((8, 2)), verbose=0))

@@ -153,6 +153,13 @@ class BayesianLayer:
             trainable=False,
         )
 
+    @property
+    def weights(self):
+        # What the constructor says of the data and the objective is no weight:
+        # `set_weights` must not carry it from one model to another.
+        told = (self.kl_weight, self._num_examples)
+        return [w for w in super().weights if all(w is not t for t in told)]
+
     def add_weight(self, *args, **kwargs):
         # Posterior parameters stay in their own dtype under mixed precision.
         kwargs["autocast"] = False
@@ -229,7 +236,8 @@ class BayesianLayer:
         factor = ops.convert_to_tensor(self.kl_weight) / ops.convert_to_tensor(
             self._num_examples
         )
-        self._kl_term(ops.cast(factor, kl.dtype) * kl)
+        # Keras adds up losses, which are in `floatx`.
+        self._kl_term(ops.cast(ops.cast(factor, kl.dtype) * kl, keras.config.floatx()))
 
     def get_config(self):
         return {

@@ -54,7 +54,7 @@ class BayesianClassifier(keras.Model):
     outputs_kind = "logits"
 
     def __init__(self, network, num_samples=32, num_examples=None, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # the network casts itself
         if not isinstance(network, keras.Model):
             raise TypeError(
                 "Expected `network` to be a Keras model of logits. "
@@ -145,7 +145,7 @@ class BayesianClassifier(keras.Model):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, y=None, batch_size=None, **kwargs):
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
         """As `keras.Model.fit`, after reading the number of examples off the data.
 
         Labels are `(n,)`, `(n, 1)` or one-hot `(n, classes)`.
@@ -161,7 +161,7 @@ class BayesianClassifier(keras.Model):
             kwargs["validation_data"] = (x_val, self._class_labels(y_val), *weights)
         if self.num_examples is None:
             self._infer_num_examples(x, kwargs)
-        return super().fit(x, y, batch_size=batch_size, **kwargs)
+        return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
 
     def _infer_num_examples(self, x, options):
         unknown = [
@@ -282,6 +282,11 @@ class BayesianClassifier(keras.Model):
             callbacks=callbacks,
             seed=seed,
         )
+
+    def predict_on_batch(self, x):
+        """`predict` of one batch."""
+        rows = keras.tree.flatten(x)[0].shape[0]
+        return self.predict(x, batch_size=rows, verbose=0)
 
     def predict_uncertainty(self, x, num_samples=None, **kwargs):
         """`keras_bdl.predict_uncertainty` of this model: a named tuple.

@@ -59,8 +59,13 @@ def class_indices(labels, prediction_shape):
     if len(labels.shape) == len(prediction_shape):
         if labels.shape[-1] == 1:
             labels = ops.squeeze(labels, axis=-1)
-        else:
+        elif labels.shape[-1] in (prediction_shape[-1], None):
             labels = ops.argmax(labels, axis=-1)
+        else:
+            raise ValueError(
+                f"Expected labels as indices, or one-hot over {prediction_shape[-1]} "
+                f"classes. Received: labels of shape {tuple(labels.shape)}"
+            )
     return ops.cast(labels, "int32")
 
 

@@ -282,3 +282,17 @@ def test_losses_are_finite_for_extreme_logits():
     logits = ops.convert_to_tensor(np.array([[1e4, -1e4, 0.0]], "float32"))
     loss = keras_bdl.losses.CategoricalNLL()
     assert float(to_numpy(loss(np.array([1]), logits))) == pytest.approx(2e4)
+
+
+def test_positional_epochs_and_prediction_of_a_batch():
+    model = classifier()
+    history = model.fit(X, Y, 32, 2, verbose=0)
+    assert len(history.epoch) == 2
+    p = model.predict_on_batch(X[:5])
+    np.testing.assert_allclose(p.sum(axis=-1), 1.0, atol=1e-5)
+
+
+def test_one_hot_labels_of_another_width_are_refused():
+    model = classifier()
+    with pytest.raises(ValueError, match="one-hot over .*Received: labels of shape"):
+        model.fit(X, np.eye(9)[Y], verbose=0)
