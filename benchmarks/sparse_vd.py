@@ -63,12 +63,14 @@ def make_model(args, num_examples):
         initial_log_stddev=args.initial_log_stddev,
         prune_in_training=args.prune_in_training,
     )
-    return compiled(network, args.learning_rate)
+    return compiled(network, args.learning_rate, args.ema)
 
 
-def compiled(network, learning_rate):
+def compiled(network, learning_rate, ema=0.0):
     network.compile(
-        keras.optimizers.Adam(learning_rate),
+        keras.optimizers.Adam(
+            learning_rate, use_ema=ema > 0.0, ema_momentum=ema or 0.99
+        ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -113,7 +115,9 @@ def shrink(model):
             getattr(new, name).assign(values[..., keep_in, :][..., keep_out])
         kernel, bias = graph.weights(node)
         new.bias.assign((bias + graph.folded_bias(node, kernel))[keep_out])
-    return compiled(smaller, float(model.optimizer.learning_rate))
+    optimizer = model.optimizer
+    ema = optimizer.ema_momentum if optimizer.use_ema else 0.0
+    return compiled(smaller, float(optimizer.learning_rate), ema)
 
 
 def error_percent(model, x, y):
@@ -206,6 +210,7 @@ def main():
     parser.add_argument("--kl-weight", type=float, default=1.0)
     parser.add_argument("--initial-log-stddev", type=float, default=-5.0)
     parser.add_argument("--shrink", type=int, nargs="*", default=[], help="epochs")
+    parser.add_argument("--ema", type=float, default=0.0, help="momentum of weights")
     parser.add_argument("--finetune", type=int, default=0, help="epochs")
     parser.add_argument("--prune-in-training", action="store_true")
     parser.add_argument("--validate", action="store_true")

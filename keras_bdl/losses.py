@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_bdl import validation
+from keras_bdl import masking, validation
 from keras_bdl.ops import divergences, likelihoods, uncertainty
 
 PACKAGE = "keras_bdl"
@@ -40,13 +40,15 @@ class EventLoss(keras.losses.Loss):
 
 def unmask(y_pred, sample_weight):
     """Predictions without their Keras mask, and weights that are 0 where it was."""
-    mask = getattr(y_pred, "_keras_mask", None)
+    if not hasattr(y_pred, "shape"):
+        y_pred = ops.convert_to_tensor(y_pred)
+    y_pred, mask = masking.take_mask(y_pred)
     if mask is None:
         return y_pred, sample_weight
     mask = ops.cast(mask, "float32")
     if sample_weight is not None:
         mask = mask * align_weights(sample_weight, mask)
-    return ops.copy(y_pred), mask
+    return y_pred, mask
 
 
 def align_weights(sample_weight, values):

@@ -21,7 +21,7 @@ class DropoutSampling:
         for layer in base.flatten_layers(model):
             if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
                 self.layers.append(layer)
-            _refuse_recurrent_dropout(layer)
+            _refuse_other_dropout(layer)
         self._noise = {
             id(layer): sampling.NoiseGenerator(index, salt=layer.name)
             for index, layer in enumerate(self.layers)
@@ -76,10 +76,20 @@ def _noise_shape(layer, inputs):
     return sizes
 
 
-def _refuse_recurrent_dropout(layer):
+def _refuse_other_dropout(layer):
+    """Refuses noise of a layer that would be passed over in silence."""
+    if isinstance(layer, (keras.layers.GaussianDropout, keras.layers.AlphaDropout)):
+        raise ValueError(
+            "`mc_dropout` samples `keras.layers.Dropout` and its spatial forms; no "
+            "draw of weights is known for this layer. "
+            f"Received: {type(layer).__name__} {layer.name!r}"
+        )
+    cells = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell)
+    if not isinstance(layer, (keras.layers.RNN, *cells)):
+        return
     for name in ("dropout", "recurrent_dropout"):
         rate = getattr(layer, name, 0)
-        if isinstance(layer, keras.layers.RNN) and isinstance(rate, float) and rate > 0:
+        if isinstance(rate, float) and rate > 0:
             raise ValueError(
                 "`mc_dropout` cannot sample dropout inside a recurrent layer; put a "
                 f"Dropout layer before it. Received: {name}={rate} in {layer.name!r}"

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_bdl import sampling
+from keras_bdl import masking, sampling
 from keras_bdl.layers import base
 
 
@@ -11,9 +11,10 @@ class Parts:
     """A model in two parts: what is run once, and what is run per sample.
 
     Args:
-        prefix: callable, inputs -> boundary tensors.
+        prefix: callable, inputs -> boundary tensors, each with its mask or None.
         suffix: callable, (boundary, scope) -> outputs, sample-major.
-        batched: whether the suffix takes several samples at once.
+        batched: whether the suffix takes several samples at once: its rows are
+            those of its inputs, and none sees another.
         moment_layers: ids of the layers that may be sampled from their moments:
             called once, in the graph itself, on inputs without positions.
     """
@@ -48,33 +49,43 @@ class _GraphSplitter:
         else:
             self.graph = keras.Model(model.input, model.output)
         self.is_sampled = is_sampled
-        self.moments = moments and keeps_rows(self.graph)
+        self.keeps_rows = keeps_rows(self.graph)
+        self.moments = moments and self.keeps_rows
         self.sampled = {}  # id -> tensor that differs by sample
-        self.boundary = {}  # id -> (tensor, whether it is tiled)
+        self.boundary = {}  # id -> (tensor, its copy, whether the copy is tiled)
+        self.dense = not any(t.sparse for t in keras.tree.flatten(self.graph.input))
         self.moment_layers = set()
 
     def parts(self):
         self.num_calls = self._count_calls()
         rewired = self._rewire(self._call)
         outputs = keras.tree.map_structure(self._sampled_output, rewired.output)
-        tensors = [tensor for tensor, _ in self.boundary.values()]
-        tiled = [tile for _, tile in self.boundary.values()]
-        prefix = keras.Model(
-            rewired.input, [keras.layers.Identity()(tensor) for tensor in tensors]
-        )
+        _, tensors, tiled = map(list, zip(*self.boundary.values()))
+        prefix = keras.Model(rewired.input, tensors)
         suffix = keras.Model(tensors, outputs)
+
+        def run_prefix(x):
+            outputs = keras.tree.flatten(prefix(x, training=False))
+            return [masking.take_mask(tensor) for tensor in outputs]
 
         def run_suffix(boundary, scope):
             if scope.num_samples > 1:
                 boundary = [
-                    _tile_rows(tensor, scope.num_samples) if tile else tensor
-                    for tensor, tile in zip(boundary, tiled)
+                    [_tile_rows(part, scope.num_samples) for part in pair]
+                    if tile
+                    else pair
+                    for pair, tile in zip(boundary, tiled)
                 ]
-            return suffix(boundary, training=False)
+            tensors, masks = map(list, zip(*boundary))
+            if all(mask is None for mask in masks):
+                masks = None
+            return suffix(tensors, mask=masks, training=False)
 
-        batched = all(t.shape[0] is None for t in keras.tree.flatten(rewired.input))
+        batched = self.keeps_rows and all(
+            t.shape[0] is None for t in keras.tree.flatten(rewired.input)
+        )
         return Parts(
-            lambda x: keras.tree.flatten(prefix(x, training=False)),
+            run_prefix,
             run_suffix,
             batched,
             frozenset(self.moment_layers),
@@ -89,7 +100,10 @@ class _GraphSplitter:
         counts = {}
 
         def call(layer, *args, **kwargs):
-            counts[id(layer)] = counts.get(id(layer), 0) + 1
+            # A layer may be called here and inside a nested model too.
+            is_layer = isinstance(layer, keras.layers.Layer)
+            for inner in base.flatten_layers(layer) if is_layer else [layer]:
+                counts[id(inner)] = counts.get(id(inner), 0) + 1
             return layer(*args, **kwargs)
 
         self._rewire(call)
@@ -103,6 +117,13 @@ class _GraphSplitter:
         ]
         meets_sample = any(id(tensor) in self.sampled for tensor in tensors)
         samples = isinstance(layer, keras.layers.Layer) and self.is_sampled(layer)
+        if kwargs.get("training") is True and not samples:
+            raise ValueError(
+                f"Layer '{layer.name}' is called with `training=True` in the model, so "
+                "its noise or its statistics would not be those of a sample. Leave "
+                "`training` out; Dropout is sampled with `mc_dropout=True`. "
+                f"Received: layer={layer.name!r}, training=True"
+            )
         if not (meets_sample or samples):
             return layer(*args, **kwargs)
         has_moments = samples and self._has_moments(layer)
@@ -111,8 +132,7 @@ class _GraphSplitter:
         if has_moments and not meets_sample:
             outputs = self._moments_call(layer, tensors[0])
         else:
-            for tensor in tensors:
-                self._add_boundary(tensor, tile=True)
+            args, kwargs = keras.tree.map_structure(self._across, (args, kwargs))
             outputs = layer(*args, **kwargs)
         for tensor in keras.tree.flatten(outputs):
             self.sampled[id(tensor)] = tensor
@@ -130,20 +150,25 @@ class _GraphSplitter:
         )
 
     def _moments_call(self, layer, tensor):
-        mean, stddev = Moments(layer)(tensor)
-        self._add_boundary(mean, tile=False)
-        self._add_boundary(stddev, tile=False)
-        return SampleMoments(layer)([mean, stddev])
+        moments = [
+            self._across(moment, tile=False) for moment in Moments(layer)(tensor)
+        ]
+        return SampleMoments(layer)(moments)
 
-    def _add_boundary(self, tensor, tile):
-        if id(tensor) not in self.sampled and id(tensor) not in self.boundary:
-            self.boundary[id(tensor)] = (tensor, tile)
+    def _across(self, tensor, tile=True):
+        """What the suffix has in place of a tensor of the prefix."""
+        if not isinstance(tensor, keras.KerasTensor) or id(tensor) in self.sampled:
+            return tensor
+        if id(tensor) not in self.boundary:
+            tile = tile and tensor.shape[:1] == (None,)  # what has no rows is one
+            layer = Boundary() if self.dense else keras.layers.Identity()
+            self.boundary[id(tensor)] = (tensor, layer(tensor), tile)
+        return self.boundary[id(tensor)][1]
 
     def _sampled_output(self, tensor):
         if id(tensor) in self.sampled:
             return tensor
-        self._add_boundary(tensor, tile=True)
-        return keras.layers.Identity()(tensor)
+        return keras.layers.Identity()(self._across(tensor))
 
 
 def keeps_rows(operation):
@@ -164,7 +189,28 @@ def keeps_rows(operation):
 
 
 def _tile_rows(tensor, num_samples):
+    if tensor is None:
+        return None
     return ops.tile(tensor, (num_samples,) + (1,) * (len(tensor.shape) - 1))
+
+
+class Boundary(keras.layers.Layer):
+    """The identity, of a dense tensor.
+
+    Keras takes the product with a number for sparse, and an input made of such a
+    tensor fails on PyTorch.
+    """
+
+    def __init__(self):
+        super().__init__(autocast=False)
+        self.supports_masking = True
+        self.built = True
+
+    def call(self, inputs):
+        return inputs
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
 
 
 class Moments(keras.layers.Layer):

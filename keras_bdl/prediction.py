@@ -59,13 +59,16 @@ def predict(
     sample, so they are correlated: an average over a data set carries more
     Monte Carlo noise than independent rows would.
 
+    On JAX, as with `model.predict`, not from a callback in the middle of an epoch.
+
     Args:
         model: a Keras model with at least one sampled layer.
         x: NumPy arrays, `tf.data.Dataset`, `keras.utils.PyDataset`, generator:
             whatever `model.predict` takes.
         num_samples: positive integer S, number of posterior samples.
         batch_size, steps, verbose, callbacks: as in `keras.Model.predict`.
-        seed: integer for repeatable results, None for a fresh one.
+        seed: integer for repeatable results, None for a fresh one (of Python's
+            `random`, so `keras.utils.set_random_seed` repeats it).
         outputs: what the model's output is: "logits" (the softmax of each sample
             is averaged), "binary_logits" (the sigmoid: independent labels),
             "probabilities", "binary_probabilities", "mean" or
@@ -84,7 +87,8 @@ def predict(
         the model's outputs are.
 
     Raises:
-        ValueError: if nothing in the model is sampled, or on a wrong argument.
+        ValueError: if nothing in the model is sampled, on a wrong argument, or if
+            a layer keeps state or noise of its own from one call to the next.
 
     Example:
 
@@ -135,7 +139,8 @@ def predict_uncertainty(
         NumPy arrays.
 
     Raises:
-        ValueError: if `outputs` cannot be told, or nothing in the model is sampled.
+        ValueError: as `predict`, if `outputs` cannot be told, or the model has
+            several outputs.
 
     Example:
 
@@ -179,6 +184,9 @@ def resolve_outputs(model, outputs):
     if hasattr(loss, "outputs_kind"):
         return loss.outputs_kind
     name = getattr(loss, "name", None) or getattr(loss, "__name__", "")
+    source = type(loss) if isinstance(loss, keras.losses.Loss) else loss
+    if "crossentropy" in name and source.__module__.split(".")[0] != "keras":
+        return None  # a function of the user's: of logits or probabilities
     if "crossentropy" in name:
         kind = "logits" if getattr(loss, "from_logits", False) else "probabilities"
         return f"binary_{kind}" if "binary" in name else kind

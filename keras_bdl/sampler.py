@@ -9,6 +9,7 @@ tensors are sample-major: `(block * rows, ...)`.
 import contextlib
 import math
 import random as python_random
+import zlib
 
 import keras
 from keras import ops
@@ -18,7 +19,7 @@ from keras_bdl.layers import base
 from keras_bdl.mc_dropout import DropoutSampling
 from keras_bdl.model_split import split
 from keras_bdl.ops import uncertainty
-from keras_bdl.training import check_no_recurrent_cells
+from keras_bdl.training import check_no_recurrent_cells, weights_kept
 
 CLASSIFICATION = ("logits", "probabilities", "binary_logits", "binary_probabilities")
 
@@ -80,6 +81,7 @@ class Sampler(keras.Model):
     ):
         super().__init__(name="sampler", autocast=False)  # the model casts itself
         check_no_recurrent_cells(model)
+        check_pure(model)
         # Tracked, so that JAX passes its variables to the compiled function: what
         # it does not pass would stay as it was at the first call.
         self.network = model
@@ -104,10 +106,18 @@ class Sampler(keras.Model):
     def run(self, x, seed, batch_size, steps, verbose, callbacks):
         if seed is None:
             seed = python_random.getrandbits(31)
-        self.seed.assign(validation.integer("seed", seed) & 0x7FFFFFFF)
-        result = self.predict(
-            x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
-        )
+        if steps is not None:
+            steps = validation.integer("steps", steps, least=1)
+        word = zlib.crc32(str(validation.integer("seed", seed)).encode()) >> 1
+        self.seed.assign(word)
+        with weights_kept(self):
+            result = self.predict(
+                x,
+                batch_size=batch_size,
+                verbose=verbose,
+                steps=steps,
+                callbacks=callbacks,
+            )
         if self.reduction == "samples":  # rows lead in Keras's predict
             return keras.tree.map_structure(lambda y: y.swapaxes(0, 1), result)
         return result
@@ -127,6 +137,7 @@ class Sampler(keras.Model):
                 )
                 if self._dropouts is not None:
                     stack.enter_context(self._dropouts.active())
+                stack.enter_context(_no_changes(self.network))
                 outputs = self.parts.suffix(boundary, scope)
             return keras.tree.map_structure(self._link, outputs)
 
@@ -195,6 +206,12 @@ class Sampler(keras.Model):
         """What is averaged over samples; sums are shifted to keep their digits."""
         if self.reduction == "mean":
             return outputs
+        if isinstance(outputs, (list, tuple, dict)):
+            raise ValueError(
+                "`predict_uncertainty` expected a model with one output; make one of "
+                "each output, `keras.Model(model.inputs, output)`, or use `predict`. "
+                f"Received: {len(outputs)} outputs"
+            )
         if self.kind in CLASSIFICATION:
             return {
                 "probabilities": outputs,
@@ -261,3 +278,36 @@ def check_sampled(model, dropouts):
         "Use keras_bdl layers, or `mc_dropout=True` for a model with Dropout. "
         f"Received: model={model.name!r}, mc_dropout={dropouts is not None}"
     )
+
+
+def check_pure(model):
+    """Refuses layers whose state would leak from one sample into the next."""
+    for layer in base.flatten_layers(model):
+        if isinstance(layer, keras.layers.RNN) and layer.stateful:
+            raise ValueError(
+                f"Layer '{layer.name}' carries its state from call to call, so one "
+                "sample would change the next; use `stateful=False`. "
+                f"Received: layer={layer.name!r}, stateful=True"
+            )
+
+
+@contextlib.contextmanager
+def _no_changes(model):
+    """Refuses a change of variables inside the loop over samples on JAX.
+
+    There it would end in an error about tracers that says nothing to the user.
+    """
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    values = [(variable, variable.value) for variable in model.variables]
+    with keras.StatelessScope(state_mapping=values) as scope:
+        yield
+    for variable, value in values:
+        if scope.get_current_value(variable) is not value:
+            raise ValueError(
+                "A layer changes a variable in every forward pass, by noise of its "
+                "own or a running statistic, which cannot be sampled on JAX; draw its "
+                "noise in training alone, or use a keras_bdl layer. "
+                f"Received: variable={variable.path!r}"
+            )

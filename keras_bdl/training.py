@@ -1,5 +1,6 @@
 """The number of training examples: setting it, and reading it off the data."""
 
+import contextlib
 import math
 import warnings
 
@@ -58,6 +59,24 @@ def check_no_recurrent_cells(model):
                 )
 
 
+@contextlib.contextmanager
+def weights_kept(model):
+    """Within, an error in `predict` or `evaluate` does not cost the weights.
+
+    Keras on JAX takes them out of the model meanwhile, and then leaves them out.
+    """
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    values = [(variable, variable.value) for variable in model.variables]
+    try:
+        yield
+    except BaseException:
+        for variable, value in values:
+            variable.assign(value)
+        raise
+
+
 def infer_num_examples(
     x, batch_size=None, validation_split=0.0, validation_data=None, steps_per_epoch=None
 ):
@@ -96,7 +115,18 @@ def _num_rows(batch):
 def _count_tf_data(dataset, steps_per_epoch):
     cardinality = int(dataset.cardinality())  # -1: infinite, -2: unknown
     if cardinality >= 0 or (cardinality == -2 and steps_per_epoch is None):
-        return sum(_num_rows(batch) for batch in dataset)
+        rows = sum(_num_rows(batch) for batch in dataset)
+        from keras_bdl.interop import tensorflow
+
+        if tensorflow.repeats(dataset):
+            warnings.warn(
+                f"The number of training examples was taken to be {rows}, but this "
+                "`tf.data.Dataset` repeats its rows. It scales the KL term; give the "
+                "true number as `num_examples`, or leave `repeat` out and raise "
+                "`epochs`.",
+                stacklevel=4,
+            )
+        return rows
     return _steps_times_batch(
         steps_per_epoch, lambda: _num_rows(next(iter(dataset.take(1))))
     )

@@ -31,7 +31,7 @@ ALLOWED = {
     "priors": ["ops", "validation", "interop.tfp"],
     "sampling": ["interop.tensorflow"],
     "layers": ["ops", "validation", "priors", "sampling", "layers", "interop"],
-    "losses": ["ops", "validation"],
+    "losses": ["ops", "validation", "masking"],
     "metrics": ["ops", "validation", "losses"],
     "models": [""],
 }

@@ -500,7 +500,8 @@ def test_the_prefix_runs_what_comes_before_the_first_sampled_layer():
     model = prepared(deterministic_prefix)
     parts = model_split.split(model, base.bayesian_layers, moments=True)
     x = inputs_of(model)
-    mean, stddev = (to_numpy(t) for t in parts.prefix(ops.convert_to_tensor(x)))
+    boundary = parts.prefix(ops.convert_to_tensor(x))
+    mean, stddev = (to_numpy(tensor) for tensor, _ in boundary)
     np.testing.assert_allclose(mean, model.predict(x, verbose=0), atol=1e-5)
     assert stddev.shape == mean.shape and (stddev > 0).all()
 
@@ -650,3 +651,176 @@ def test_inputs_reach_the_model_unrounded_under_mixed_precision():
     x = np.array([[90000.0]], "float32")
     assert np.isfinite(classifier.predict(x, verbose=0)).all()
     assert np.isfinite(to_numpy(classifier(x))).all()
+
+
+# What must not be sampled in silence
+
+
+def test_a_layer_called_in_training_mode_is_refused():
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dropout(0.5)(inputs, training=True)
+    model = keras.Model(inputs, dense(2)(hidden))
+    with pytest.raises(ValueError, match="training=True.*Received: layer="):
+        keras_bdl.predict(model, inputs_of_rows(2), 2, verbose=0)
+    keras_bdl.predict(model, inputs_of_rows(2), 2, mc_dropout=True, verbose=0)
+
+
+def test_a_stateful_recurrent_layer_is_refused():
+    inputs = keras.Input(batch_shape=(2, 6, 4))
+    hidden = keras.layers.GRU(3, stateful=True)(inputs)
+    model = keras.Model(inputs, dense(2)(hidden))
+    with pytest.raises(ValueError, match="stateful.*Received"):
+        keras_bdl.predict(model, np.zeros((2, 6, 4)), 2, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: keras.layers.GaussianDropout(0.2),
+        lambda: keras.layers.AlphaDropout(0.2),
+        lambda: keras.layers.RNN(keras.layers.LSTMCell(3, dropout=0.2)),
+        lambda: keras.layers.RNN(
+            [keras.layers.GRUCell(3), keras.layers.GRUCell(3, recurrent_dropout=0.2)]
+        ),
+    ],
+)
+def test_dropout_that_mc_dropout_cannot_sample_is_refused(layer):
+    model = keras.Sequential(
+        [keras.Input((6, 4)), keras.layers.Dropout(0.2), layer(), dense(2)]
+    )
+    with pytest.raises(ValueError, match="mc_dropout.*Received"):
+        keras_bdl.predict(model, np.zeros((2, 6, 4)), mc_dropout=True)
+
+
+class OwnNoise(keras.layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.generator = keras.random.SeedGenerator(0)
+
+    def call(self, inputs):
+        noise = keras.random.normal(ops.shape(inputs), seed=self.generator)
+        return inputs + ops.cast(noise, inputs.dtype)
+
+
+@pytest.mark.parametrize("num_samples", [2, 20])
+def test_noise_of_a_layers_own(num_samples):
+    model = keras.Sequential([keras.Input((4,)), dense(3), OwnNoise(), dense(2)])
+    if BACKEND != "jax":
+        keras_bdl.predict(model, inputs_of_rows(2), num_samples, verbose=0)
+        return
+    with pytest.raises(ValueError, match="noise of its own.*Received: variable="):
+        keras_bdl.predict(model, inputs_of_rows(2), num_samples, verbose=0)
+
+
+def test_uncertainty_of_several_outputs_is_refused():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, {"a": dense(2)(inputs), "b": dense(2)(inputs)})
+    for kind in ("mean", "logits"):
+        with pytest.raises(ValueError, match="one output.*Received"):
+            keras_bdl.predict_uncertainty(
+                model, inputs_of_rows(2), outputs=kind, verbose=0
+            )
+
+
+class BatchMean(keras.layers.Layer):
+    """Rows that see each other."""
+
+    def call(self, inputs):
+        return inputs - ops.mean(inputs, axis=0, keepdims=True)
+
+
+@pytest.mark.parametrize("form", ["layer", "operations"])
+def test_samples_do_not_mix_where_rows_do(form):
+    inputs = keras.Input((4,))
+    hidden = dense(3)(inputs)
+    centred = BatchMean()(hidden) if form == "layer" else hidden - ops.mean(hidden, 0)
+    model = keras.Model(inputs, centred)
+    draws = keras_bdl.predict(
+        model, inputs_of_rows(5), 20, return_samples=True, seed=0, verbose=0
+    )
+    np.testing.assert_allclose(draws.mean(axis=1), 0.0, atol=1e-5)
+    assert np.abs(draws[0] - draws[1]).max() > 1e-4
+
+
+@pytest.mark.parametrize("num_samples", [3, 20])
+def test_a_tensor_without_rows_is_not_tiled(num_samples):
+    inputs = keras.Input((4,))
+    scale = ops.sqrt(ops.mean(ops.square(inputs), axis=0, keepdims=True))
+    model = keras.Model(inputs, dense(4, initial_log_stddev=-20.0)(inputs) * scale)
+    x = inputs_of_rows(5)
+    samples = keras_bdl.predict(model, x, num_samples, verbose=0)
+    np.testing.assert_allclose(samples, model.predict(x, verbose=0), atol=1e-5)
+
+
+def test_a_layer_at_the_top_and_in_a_nested_model_has_one_draw():
+    layer = dense(3, initial_log_stddev=-1.0)
+    inputs = keras.Input((4,))
+    nested = keras.Sequential([keras.Input((4,)), layer])
+    model = keras.Model(inputs, layer(inputs) - nested(inputs))
+    result = keras_bdl.predict_uncertainty(
+        model, inputs_of_rows(5), 50, outputs="mean", verbose=0
+    )
+    np.testing.assert_allclose(result.epistemic_variance, 0.0, atol=1e-10)
+
+
+def test_seeds_beyond_32_bits_differ():
+    model = prepared(sequential)
+    x = inputs_of_rows(2)
+    draws = [
+        keras_bdl.predict(model, x, 2, seed=seed, verbose=0)
+        for seed in (0, 2**31, 2**32, -1)
+    ]
+    for i, draw in enumerate(draws):
+        for other in draws[:i]:
+            assert np.abs(draw - other).max() > 1e-4
+
+
+def test_a_users_cross_entropy_does_not_tell_logits_from_probabilities():
+    def my_crossentropy(y_true, y_pred):
+        return keras.losses.sparse_categorical_crossentropy(y_true, y_pred, True)
+
+    model = sequential()
+    model.compile("sgd", my_crossentropy)
+    with pytest.raises(ValueError, match="Cannot tell"):
+        keras_bdl.predict_uncertainty(model, inputs_of_rows(2), verbose=0)
+
+
+def test_steps_of_a_wrong_type():
+    with pytest.raises(TypeError, match="steps.*Received"):
+        keras_bdl.predict(sequential(), inputs_of_rows(2), steps="a", verbose=0)
+
+
+@pytest.mark.parametrize("first", ["prefix", "suffix"])
+def test_masks_reach_the_layers_that_read_them(first):
+    """A recurrent layer behind the sampled one skips the padded steps."""
+    inputs = keras.Input((6,), dtype="int32")
+    options = {"initial_log_stddev": -20.0}
+    hidden = keras.layers.Embedding(9, 4, mask_zero=True)(inputs)
+    if first == "prefix":
+        hidden = keras.layers.LayerNormalization()(hidden)
+    hidden = dense(4, **options)(hidden)
+    outputs = dense(2, **options)(keras.layers.GRU(5)(hidden))
+    model = keras.Model(inputs, outputs)
+    x = np.random.default_rng(0).integers(1, 9, size=(10, 6))
+    x[:5, 3:] = 0
+    samples = keras_bdl.predict(model, x, 20, verbose=0)
+    np.testing.assert_allclose(samples, model.predict(x, verbose=0), atol=1e-5)
+
+
+def test_an_error_does_not_cost_the_weights():
+    model = prepared(sequential)
+    x = inputs_of(model)
+    before = keras_bdl.predict(model, x, 3, seed=0, verbose=0)
+    state = model.get_weights()
+
+    def breaks_off():
+        yield (x,)
+        raise RuntimeError("the disk is gone")
+
+    for data, error in ((x[:, :3], Exception), (breaks_off(), RuntimeError)):
+        with pytest.raises(error):
+            keras_bdl.predict(model, data, 3, seed=0, verbose=0)
+    for old, new in zip(state, model.get_weights()):
+        np.testing.assert_array_equal(old, new)
+    after = keras_bdl.predict(model, x, 3, seed=0, verbose=0)
+    np.testing.assert_allclose(before, after, atol=1e-6)

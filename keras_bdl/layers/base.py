@@ -105,7 +105,9 @@ class BayesianLayer:
         kl_weight: factor of the KL; a variable, `layer.kl_weight`.
         sample_at_inference: whether to sample outside training too.
         seed: integer for the noise, or None for a random one. Layers of equal
-            seed and different name have independent noise.
+            seed and different name have independent noise; so name a layer whose
+            noise shall repeat in a second model of the same process, where Keras
+            would number it anew.
         **kwargs: keyword arguments of the Keras layer.
     """
 

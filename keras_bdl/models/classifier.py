@@ -113,11 +113,16 @@ class BayesianClassifier(keras.Model):
 
         Args:
             optimizer: Keras optimizer or its name.
-            loss: None, or `keras_bdl.losses.CategoricalNLL`: the likelihood is
+            loss: None, or `keras_bdl.losses.CategoricalNLL()`: the likelihood is
                 part of the model.
             metrics, weighted_metrics: more metrics, of the logits of the mean
-                network (of the sampled one in training).
+                network (of the sampled one in training). The names "accuracy",
+                "nll" and "ece" among them add nothing: those are always reported.
             **kwargs: as in `keras.Model.compile`.
+
+        Raises:
+            ValueError: on another loss, `loss_weights`, or a metric object with
+                the name of one that is always reported.
         """
         if loss is not None and not isinstance(loss, losses.CategoricalNLL):
             raise ValueError(
@@ -125,13 +130,38 @@ class BayesianClassifier(keras.Model):
                 "compile the network itself as a plain Keras model. "
                 f"Received: loss={loss!r}"
             )
+        if loss is not None and loss.reduction != self._likelihood.reduction:
+            raise ValueError(
+                "Expected the reduction 'sum_over_batch_size', the mean over examples "
+                "that the KL term is scaled for. "
+                f"Received: loss.reduction={loss.reduction!r}"
+            )
+        if kwargs.get("loss_weights") is not None:
+            raise ValueError(
+                "`BayesianClassifier` takes no `loss_weights`; its KL is weighted by "
+                "the layers' `kl_weight`. "
+                f"Received: loss_weights={kwargs['loss_weights']!r}"
+            )
         super().compile(
             optimizer=optimizer,
             loss=self._likelihood,
-            metrics=metrics,
-            weighted_metrics=weighted_metrics,
+            metrics=self._other_metrics(metrics),
+            weighted_metrics=self._other_metrics(weighted_metrics),
             **kwargs,
         )
+
+    def _other_metrics(self, metrics):
+        """Metrics of the user's, without names that are reported anyway."""
+        if not isinstance(metrics, (list, tuple)):
+            metrics = [] if metrics is None else [metrics]
+        own = {"acc", *(m.name for m in (self._nll, self._accuracy, self._ece))}
+        for metric in metrics:
+            if getattr(metric, "name", None) in own:
+                raise ValueError(
+                    "`BayesianClassifier` reports a metric of this name itself; give "
+                    f"yours another. Received: metric={metric.name!r}"
+                )
+        return [m for m in metrics if not (isinstance(m, str) and m in own)] or None
 
     def get_compile_config(self):
         config = super().get_compile_config()
@@ -187,7 +217,8 @@ class BayesianClassifier(keras.Model):
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`: loss, nll, accuracy and ece (class docstring)."""
-        return super().evaluate(x, self._class_labels(y), *args, **kwargs)
+        with training.weights_kept(self):
+            return super().evaluate(x, self._class_labels(y), *args, **kwargs)
 
     def _class_labels(self, y):
         """Labels in an array as indices `(n,)`, unless they are soft.

@@ -296,3 +296,50 @@ def test_one_hot_labels_of_another_width_are_refused():
     model = classifier()
     with pytest.raises(ValueError, match="one-hot over .*Received: labels of shape"):
         model.fit(X, np.eye(9)[Y], verbose=0)
+
+
+def test_what_the_classifier_reports_needs_no_asking():
+    model = classifier()
+    model.compile("adam", metrics=["accuracy"])
+    history = model.fit(X, Y, verbose=0).history
+    assert set(history) == {"loss", "nll", "accuracy", "ece"}
+    with pytest.raises(ValueError, match="itself.*Received: metric='ece'"):
+        model.compile("adam", metrics=[keras.metrics.Mean(name="ece")])
+
+
+def test_arguments_of_compile_that_would_change_the_bound():
+    total = keras_bdl.losses.CategoricalNLL(reduction="sum")
+    with pytest.raises(ValueError, match="loss.reduction='sum'"):
+        classifier().compile("adam", total)
+    with pytest.raises(ValueError, match="loss_weights.*Received"):
+        classifier().compile("adam", loss_weights=[2.0])
+
+
+def test_masked_positions_count_nowhere():
+    """A recurrent tagger: padded steps are in neither loss nor metrics."""
+    inputs = keras.Input((6,), dtype="int32")
+    hidden = keras.layers.Embedding(9, 4, mask_zero=True)(inputs)
+    hidden = keras.layers.GRU(5, return_sequences=True)(hidden)
+    model = keras_bdl.BayesianClassifier(
+        keras.Model(inputs, keras_bdl.VariationalDense(3)(hidden)),
+        num_samples=4,
+        num_examples=10**9,
+    )
+    model.compile("sgd")
+    rng = np.random.default_rng(0)
+    x = rng.integers(1, 9, size=(10, 6))
+    x[:, 4:] = 0
+    y = rng.integers(0, 3, size=(10, 6))
+    result = model.evaluate(x, y, verbose=0, return_dict=True)
+    y[:, 4:] = (y[:, 4:] + 1) % 3
+    assert model.evaluate(x, y, verbose=0, return_dict=True) == result
+    y[:, 0] = (y[:, 0] + 1) % 3
+    assert model.evaluate(x, y, verbose=0, return_dict=True) != result
+    assert np.isfinite(model.fit(x, y, verbose=0).history["loss"]).all()
+
+
+def test_a_repeated_data_set_is_counted_with_a_warning():
+    tf = pytest.importorskip("tensorflow")
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).repeat(2).batch(20)
+    with pytest.warns(UserWarning, match="repeats its rows"):
+        classifier().fit(data, verbose=0)
