@@ -63,14 +63,14 @@ def make_model(args, num_examples):
         initial_log_stddev=args.initial_log_stddev,
         prune_in_training=args.prune_in_training,
     )
-    return compiled(network, args.learning_rate, args.ema)
+    return compiled(network, args.learning_rate, args.weight_decay)
 
 
-def compiled(network, learning_rate, ema=0.0):
+def compiled(network, learning_rate, weight_decay=None):
+    optimizer = keras.optimizers.Adam(learning_rate, weight_decay=weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["log_stddev", "bias"])
     network.compile(
-        keras.optimizers.Adam(
-            learning_rate, use_ema=ema > 0.0, ema_momentum=ema or 0.99
-        ),
+        optimizer,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -116,8 +116,8 @@ def shrink(model):
         kernel, bias = graph.weights(node)
         new.bias.assign((bias + graph.folded_bias(node, kernel))[keep_out])
     optimizer = model.optimizer
-    ema = optimizer.ema_momentum if optimizer.use_ema else 0.0
-    return compiled(smaller, float(optimizer.learning_rate), ema)
+    rate = float(optimizer.learning_rate)
+    return compiled(smaller, rate, optimizer.weight_decay)
 
 
 def error_percent(model, x, y):
@@ -126,10 +126,13 @@ def error_percent(model, x, y):
 
 
 def fit(args, seed, train_data, test_data):
-    """The trained model, and its compression by epoch."""
+    """The trained model, its report before training, and compression by epoch.
+
+    The last is of the epochs since training was last resumed.
+    """
     x, y = train_data
     model, compression = make_model(args, len(x)), []
-    num_weights = keras_bdl.sparsity_report(model).weights
+    full = keras_bdl.sparsity_report(model)
     ends = [*args.shrink, args.epochs]
     for begin, end in zip([0, *ends], ends):
         callbacks = keras_bdl.callbacks.sparse_vd_schedule(
@@ -139,15 +142,15 @@ def fit(args, seed, train_data, test_data):
             warmup=tuple(args.warmup),
         )
         callbacks.append(keras_bdl.callbacks.SparsityLogger())
-        if begin:
-            model = shrink(model)
-            print("shrunk to", [tuple(w.shape) for w in model.trainable_variables])
         if args.checkpoints:
             folder = pathlib.Path(args.checkpoints) / f"{args.out}_{seed}"
             if (folder / f"{end}.keras").exists():
                 model = keras.models.load_model(folder / f"{end}.keras")
                 continue
             callbacks.append(keras.callbacks.BackupAndRestore(folder / f"to_{end}"))
+        if begin:
+            model = shrink(model)
+            print("shrunk to", [tuple(w.shape) for w in model.trainable_variables])
         history = model.fit(
             x,
             y,
@@ -162,15 +165,15 @@ def fit(args, seed, train_data, test_data):
         )
         if args.checkpoints:
             model.save(folder / f"{end}.keras")
-        share = keras_bdl.sparsity_report(model).weights / num_weights
+        share = keras_bdl.sparsity_report(model).weights / full.weights
         compression += [c / share for c in history.history["compression"]]
-    return model, compression
+    return model, full, compression
 
 
 def train(args, seed, train_data, test_data):
     keras.utils.set_random_seed(seed)
     (x, y), (x_test, y_test) = train_data, test_data
-    model, compression_by_epoch = fit(args, seed, train_data, test_data)
+    model, full, compression_by_epoch = fit(args, seed, train_data, test_data)
     result = {"seed": seed, "error": error_percent(model, x_test, y_test)}
     report = keras_bdl.sparsity_report(model)
     if args.finetune:
@@ -178,7 +181,6 @@ def train(args, seed, train_data, test_data):
         result["error_before_finetuning"] = result["error"]
         result["error"] = error_percent(small, x_test, y_test)
         assert keras_bdl.sparsity_report(small).non_zero <= report.non_zero
-    full = keras_bdl.sparsity_report(make_model(args, len(x)))
     result |= {
         "compression": report.factor * full.weights / report.weights,
         "non_zero": {
@@ -210,7 +212,7 @@ def main():
     parser.add_argument("--kl-weight", type=float, default=1.0)
     parser.add_argument("--initial-log-stddev", type=float, default=-5.0)
     parser.add_argument("--shrink", type=int, nargs="*", default=[], help="epochs")
-    parser.add_argument("--ema", type=float, default=0.0, help="momentum of weights")
+    parser.add_argument("--weight-decay", type=float, help="of the means")
     parser.add_argument("--finetune", type=int, default=0, help="epochs")
     parser.add_argument("--prune-in-training", action="store_true")
     parser.add_argument("--validate", action="store_true")

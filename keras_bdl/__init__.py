@@ -9,6 +9,9 @@ from keras_bdl import ops as ops
 from keras_bdl import priors as priors
 from keras_bdl.compression import compress as compress
 from keras_bdl.compression import sparsity_report as sparsity_report
+from keras_bdl.layers import ConcreteDropout as ConcreteDropout
+from keras_bdl.layers import DropConnectDense as DropConnectDense
+from keras_bdl.layers import MCDropout as MCDropout
 from keras_bdl.layers import SparseVDConv as SparseVDConv
 from keras_bdl.layers import SparseVDConv1D as SparseVDConv1D
 from keras_bdl.layers import SparseVDConv2D as SparseVDConv2D
@@ -18,6 +21,7 @@ from keras_bdl.layers import VariationalConv1D as VariationalConv1D
 from keras_bdl.layers import VariationalConv2D as VariationalConv2D
 from keras_bdl.layers import VariationalConv3D as VariationalConv3D
 from keras_bdl.layers import VariationalDense as VariationalDense
+from keras_bdl.layers import VariationalGaussianDropout as VariationalGaussianDropout
 from keras_bdl.models import BayesianClassifier as BayesianClassifier
 from keras_bdl.prediction import predict as predict
 from keras_bdl.prediction import predict_uncertainty as predict_uncertainty
@@ -29,6 +33,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BayesianClassifier",
+    "ConcreteDropout",
+    "DropConnectDense",
+    "MCDropout",
     "SparseVDConv",
     "SparseVDConv1D",
     "SparseVDConv2D",
@@ -38,6 +45,7 @@ __all__ = [
     "VariationalConv2D",
     "VariationalConv3D",
     "VariationalDense",
+    "VariationalGaussianDropout",
     "callbacks",
     "compress",
     "layers",

@@ -153,11 +153,7 @@ class SparsityLogger(keras.callbacks.Callback):
                 f"Received: model={model!r}"
             )
 
-        names = [layer.name for layer in self._layers]
-        self._names = [
-            layer.name if names.count(layer.name) == 1 else layer.path
-            for layer in self._layers
-        ]
+        self._names = _log_names(self._layers)
         network = getattr(model, "sampled_network", model)
         self._is_graph = base.is_graph(network)
 
@@ -168,6 +164,46 @@ class SparsityLogger(keras.callbacks.Callback):
             logs[f"sparsity_{name}"] = layer.sparsity()
         if self._is_graph:
             logs["compression"] = compression.sparsity_report(self.model).factor
+
+
+class DropoutRateLogger(keras.callbacks.Callback):
+    """Adds the learned rate of each dropout layer to the log, as `rate_<layer>`.
+
+    Put it before `keras.callbacks.TensorBoard` in the list of callbacks, and
+    TensorBoard shows them.
+
+    Example:
+
+    >>> model.fit(x, y, callbacks=[keras_bdl.callbacks.DropoutRateLogger()])
+    """
+
+    def set_model(self, model):
+        super().set_model(model)
+        self._layers = [
+            layer
+            for layer in base.bayesian_layers(model)
+            if isinstance(getattr(type(layer), "rate", None), property)
+        ]
+        if not self._layers:
+            raise ValueError(
+                "`DropoutRateLogger` expected a model with learned dropout rates. "
+                f"Received: model={model!r}"
+            )
+        self._names = _log_names(self._layers)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is None:
+            return
+        for name, layer in zip(self._names, self._layers):
+            logs[f"rate_{name}"] = layer.rate
+
+
+def _log_names(layers):
+    """Names of layers, or their paths where names are equal."""
+    names = [layer.name for layer in layers]
+    return [
+        layer.name if names.count(layer.name) == 1 else layer.path for layer in layers
+    ]
 
 
 def sparse_vd_schedule(epochs, learning_rate=1e-3, hold=0.5, warmup=(5, 20)):

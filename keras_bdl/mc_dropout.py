@@ -3,10 +3,10 @@
 import contextlib
 
 import keras
-from keras import ops
 
 from keras_bdl import sampling
 from keras_bdl.layers import base
+from keras_bdl.ops import estimators
 
 
 class DropoutSampling:
@@ -19,6 +19,8 @@ class DropoutSampling:
     def __init__(self, model):
         self.layers = []
         for layer in base.flatten_layers(model):
+            if isinstance(layer, base.BayesianLayer):
+                continue  # it samples by itself
             if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
                 self.layers.append(layer)
             _refuse_other_dropout(layer)
@@ -47,15 +49,10 @@ class DropoutSampling:
 
         def call(inputs, training=None):
             scope = sampling.current_scope()  # a second call has its own mask
-            shape = list(ops.shape(inputs))
-            for axis, size in enumerate(_noise_shape(layer, inputs)):
-                if size is not None:
-                    shape[axis] = size
-            ones = ops.ones((scope.num_samples, *shape[1:]), dtype=inputs.dtype)
-            mask = keras.random.dropout(ones, layer.rate, seed=noise)
-            rows = ops.reshape(inputs, (scope.num_samples, -1, *ops.shape(inputs)[1:]))
-            masked = rows * ops.expand_dims(mask, 1)
-            return ops.reshape(masked, (-1, *ops.shape(inputs)[1:]))
+            sizes = _noise_shape(layer, inputs)[1:]
+            return estimators.dropout_per_sample(
+                inputs, layer.rate, sizes, scope.num_samples, noise
+            )
 
         return call
 

@@ -78,3 +78,18 @@ def positive(name, value):
             f"Received: {name}={value!r}"
         )
     return float(value)
+
+
+def share(name, value):
+    """A number strictly between 0 and 1, as a Python float.
+
+    Raises:
+        TypeError: if it is no number.
+        ValueError: if it is 0 or less, or 1 or more.
+    """
+    if not 1e-6 <= number(name, value) <= 1.0 - 1e-6:
+        raise ValueError(
+            f"Expected `{name}` between 0 and 1, neither of them. "
+            f"Received: {name}={value!r}"
+        )
+    return float(value)

@@ -1,5 +1,11 @@
 """Bayesian layers: each replaces the Keras layer of the same name."""
 
+from keras_bdl.layers.concrete_dropout import ConcreteDropout as ConcreteDropout
+from keras_bdl.layers.dropout import DropConnectDense as DropConnectDense
+from keras_bdl.layers.dropout import MCDropout as MCDropout
+from keras_bdl.layers.dropout import (
+    VariationalGaussianDropout as VariationalGaussianDropout,
+)
 from keras_bdl.layers.sparse_vd import SparseVDConv as SparseVDConv
 from keras_bdl.layers.sparse_vd import SparseVDConv1D as SparseVDConv1D
 from keras_bdl.layers.sparse_vd import SparseVDConv2D as SparseVDConv2D
@@ -11,6 +17,9 @@ from keras_bdl.layers.variational import VariationalConv3D as VariationalConv3D
 from keras_bdl.layers.variational import VariationalDense as VariationalDense
 
 __all__ = [
+    "ConcreteDropout",
+    "DropConnectDense",
+    "MCDropout",
     "SparseVDConv",
     "SparseVDConv1D",
     "SparseVDConv2D",
@@ -20,4 +29,5 @@ __all__ = [
     "VariationalConv2D",
     "VariationalConv3D",
     "VariationalDense",
+    "VariationalGaussianDropout",
 ]

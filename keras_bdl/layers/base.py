@@ -79,17 +79,23 @@ def copy_activation(layer, copy):
 
 
 class KLTerm(keras.layers.Layer):
-    """Adds a KL to the loss once per forward pass, however often it is called."""
+    """Adds a KL to the loss once per forward pass, however often it is called.
+
+    It calls for the KL itself: inside it variables are read in their own dtype.
+    """
 
     def __init__(self, **kwargs):
         super().__init__(dtype="float32", autocast=False, **kwargs)
         self.built = True
 
-    def call(self, kl):
+    def call(self, factor, kl):
         # Its losses are its own: no regularizer or sublayer can hide the guard.
         if not self.losses:
-            self.add_loss(kl)
-        return kl
+            value = kl()
+            # Keras adds up losses, which are in `floatx`.
+            term = ops.cast(factor, value.dtype) * value
+            self.add_loss(ops.cast(term, keras.config.floatx()))
+        return factor
 
 
 class BayesianLayer:
@@ -110,6 +116,8 @@ class BayesianLayer:
             would number it anew.
         **kwargs: keyword arguments of the Keras layer.
     """
+
+    has_kl = True  # whether there is a KL term, for which N must be known
 
     def __init__(
         self,
@@ -142,7 +150,7 @@ class BayesianLayer:
         self.kl_weight = self._scalar("kl_weight", self.full_kl_weight)
         # 0 stands for unknown; an inferred N is here and not in `num_examples`.
         self._num_examples = self._scalar("num_examples", self.num_examples or 0)
-        self._num_examples_known = self.num_examples is not None
+        self._num_examples_known = self.num_examples is not None or not self.has_kl
         self._kl_term = KLTerm(name="kl")
         self.noise = sampling.NoiseGenerator(seed, salt=self.name)
 
@@ -232,14 +240,12 @@ class BayesianLayer:
             return self.kl()
 
     def _add_kl(self, training):
-        if not (self.trainable and self._num_examples_known):
+        if not (self.has_kl and self.trainable and self._num_examples_known):
             return
-        kl = self.kl() if training else self.measured_kl()
         factor = ops.convert_to_tensor(self.kl_weight) / ops.convert_to_tensor(
             self._num_examples
         )
-        # Keras adds up losses, which are in `floatx`.
-        self._kl_term(ops.cast(ops.cast(factor, kl.dtype) * kl, keras.config.floatx()))
+        self._kl_term(factor, kl=self.kl if training else self.measured_kl)
 
     def get_config(self):
         return {

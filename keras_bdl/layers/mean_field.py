@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_bdl import validation
+from keras_bdl.layers import linear
 from keras_bdl.layers.base import BayesianLayer, copy_activation, live_config, wide
 from keras_bdl.ops import estimators
 
@@ -155,16 +156,8 @@ class MeanFieldLayer(BayesianLayer):
         copy_activation(self, plain)
         return plain
 
-    # The linear map, and the shape in which a bias joins its outputs.
-
     def linear(self, inputs, kernel):
-        raise NotImplementedError
-
-    def channel_axis(self):
-        return -1
-
-    def expand_bias(self, bias):
-        return bias
+        return linear.apply_kernel(self, inputs, kernel)
 
     def mean_kernel(self):
         """The kernel at inference: the posterior mean."""
@@ -177,7 +170,7 @@ class MeanFieldLayer(BayesianLayer):
     def _mean_bias(self):
         if self.bias is None:
             return None
-        return self.expand_bias(ops.cast(self.bias, self.compute_dtype))
+        return linear.expand_bias(self, ops.cast(self.bias, self.compute_dtype))
 
     def _weights(self):
         """Arguments of the estimators after the inputs."""
@@ -185,7 +178,7 @@ class MeanFieldLayer(BayesianLayer):
         bias = self._mean_bias()
         bias_log_stddev = None
         if self.bias_log_stddev is not None:
-            bias_log_stddev = self.expand_bias(wide(self.bias_log_stddev))
+            bias_log_stddev = linear.expand_bias(self, wide(self.bias_log_stddev))
         return kernel, wide(self.kernel_log_stddev), bias, bias_log_stddev
 
     def _activate(self, outputs):
@@ -204,7 +197,9 @@ class MeanFieldLayer(BayesianLayer):
 
     def call_noisy(self, inputs):
         name = self.resolved_estimator()
-        options = {"channel_axis": self.channel_axis()} if name == "flipout" else {}
+        options = {}
+        if name == "flipout":
+            options["channel_axis"] = linear.channel_axis(self)
         estimator = getattr(estimators, name)
         return self._activate(
             estimator(self.linear, inputs, *self._weights(), seed=self.noise, **options)
@@ -228,19 +223,8 @@ class MeanFieldLayer(BayesianLayer):
                     self.noise,
                     scope.num_samples,
                 )
-        return self._activate(self.linear_per_sample(inputs, kernels, biases))
-
-    def linear_per_sample(self, inputs, kernels, biases):
-        """Applies kernel s to the s-th of equal parts of the rows."""
-        outputs = []
-        num_samples = kernels.shape[0]
-        parts = [inputs] if num_samples == 1 else ops.split(inputs, num_samples)
-        for index, part in enumerate(parts):
-            output = self.linear(part, kernels[index])
-            if biases is not None:
-                output = output + self.expand_bias(biases[index])
-            outputs.append(output)
-        return outputs[0] if num_samples == 1 else ops.concatenate(outputs)
+        outputs = linear.apply_kernel_per_sample(self, inputs, kernels, biases)
+        return self._activate(outputs)
 
     def saved_variables(self):
         variables = {
@@ -262,19 +246,7 @@ class MeanFieldLayer(BayesianLayer):
 
 
 class MeanFieldDense(MeanFieldLayer):
-    """The matrix product of a Dense layer, and draws from its moments."""
-
-    def linear(self, inputs, kernel):
-        return ops.matmul(inputs, kernel)
-
-    def linear_per_sample(self, inputs, kernels, biases):
-        num_samples, input_dim, units = kernels.shape
-        positions = ops.shape(inputs)[1:-1]
-        inputs = ops.reshape(inputs, (num_samples, -1, input_dim))
-        outputs = ops.matmul(inputs, kernels)  # (samples, rows * positions, units)
-        if biases is not None:
-            outputs = outputs + ops.expand_dims(biases, 1)
-        return ops.reshape(outputs, (-1, *positions, units))
+    """Draws from the moments of a Dense layer's outputs."""
 
     def supports_moments(self):
         """Whether samples can be drawn from the moments of the outputs."""
@@ -313,28 +285,3 @@ class MeanFieldConv(MeanFieldLayer):
     def __init__(self, filters, kernel_size, *args, **kwargs):
         validation.integer("filters", filters, least=1)
         super().__init__(filters, kernel_size, *args, **kwargs)
-
-    def channel_axis(self):
-        return -1 if self.data_format == "channels_last" else 1
-
-    def expand_bias(self, bias):
-        positions = (1,) * self.rank
-        if self.data_format == "channels_last":
-            return ops.reshape(bias, (1, *positions, self.filters))
-        return ops.reshape(bias, (1, self.filters, *positions))
-
-    def linear(self, inputs, kernel):
-        padding = self.padding
-        if padding == "causal":
-            left = self.dilation_rate[0] * (self.kernel_size[0] - 1)
-            pad = [[0, 0], [0, 0], [0, 0]]
-            pad[1 if self.data_format == "channels_last" else 2] = [left, 0]
-            inputs, padding = ops.pad(inputs, pad), "valid"
-        return ops.conv(
-            inputs,
-            kernel,
-            strides=list(self.strides),
-            padding=padding,
-            dilation_rate=self.dilation_rate,
-            data_format=self.data_format,
-        )

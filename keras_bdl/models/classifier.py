@@ -1,6 +1,7 @@
 """A Bayesian classifier around any network of logits."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_bdl import losses, metrics, prediction, sampler, training, validation
@@ -232,8 +233,15 @@ class BayesianClassifier(keras.Model):
         num_classes = shape[-1]
         labels = ops.convert_to_numpy(y)
         if labels.ndim == len(shape) and labels.shape[-1] == num_classes:
-            hot = (labels == 1).sum(axis=-1) + (labels == 0).sum(axis=-1)
-            one_hot = (hot == num_classes).all() and (labels.sum(axis=-1) == 1).all()
+            total = labels.sum(axis=-1)
+            if not (labels.min(initial=0) >= 0 and np.allclose(total, 1, atol=1e-3)):
+                raise ValueError(
+                    "Expected rows of class probabilities, at least 0 with the sum 1; "
+                    "labels that hold independently of each other are not one "
+                    "categorical variable. Received: labels with row sums from "
+                    f"{total.min()} to {total.max()}"
+                )
+            one_hot = ((labels == 1) | (labels == 0)).all()
             return labels.argmax(axis=-1) if one_hot else labels
         if labels.ndim == len(shape) and labels.shape[-1] == 1:
             labels = labels[..., 0]

@@ -73,6 +73,12 @@ def kl_bernoulli(q_probability, p_probability):
     )
 
 
+def bernoulli_entropy(logit):
+    """Entropy of Bernoulli(p) in nats, from the logit of p."""
+    dropped, kept = ops.sigmoid(logit), ops.sigmoid(-logit)
+    return dropped * ops.softplus(-logit) + kept * ops.softplus(logit)
+
+
 def kl_monte_carlo(q_log_stddev, sample_log_prob):
     """-H(q) - log p(w) at one draw w of a normal q: an unbiased KL.
 

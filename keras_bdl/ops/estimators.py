@@ -134,6 +134,59 @@ def row_signs(tensor, channel_axis, seed):
     return ops.cast(ops.where(uniform < 0.5, -1.0, 1.0), tensor.dtype)
 
 
+def concrete_keep_mask(logit, shape, temperature, seed):
+    """Relaxed dropout: a factor (1 - z) / (1 - p) of inputs, differentiable in p.
+
+    z = sigmoid((logit + log u - log(1 - u)) / t) with p = sigmoid(logit) and u
+    uniform on (0, 1): Gal, Hron and Kendall, "Concrete dropout", 2017, eq. 5. As t
+    falls z becomes Bernoulli(p); at every t, P(z > 1/2) = p. The relaxation is
+    biased: at p = 0.1 the factor's mean is .998 for t = 0.1 and .950 for t = 2/3.
+
+    Args:
+        logit: logit of the dropout rate p, float32 or float64, broadcastable.
+        shape: shape of the mask.
+        temperature: positive float t.
+        seed: `keras.random.SeedGenerator`.
+    """
+    check_generator(seed)
+    u = random.uniform(shape, 1e-7, 1.0 - 1e-7, dtype=logit.dtype, seed=seed)
+    kept = ops.sigmoid(-(logit + ops.log(u) - ops.log1p(-u)) / temperature)
+    return kept / ops.sigmoid(-logit)
+
+
+def multiply_by_sample(inputs, factors):
+    """Multiplies the s-th of equal parts of the rows by `factors[s]`.
+
+    Args:
+        inputs: `(num_samples * rows, ...)`.
+        factors: `(num_samples, ...)`, broadcastable to one row each.
+    """
+    shape = ops.shape(inputs)
+    rows = ops.reshape(inputs, (factors.shape[0], -1, *shape[1:]))
+    factors = ops.cast(ops.expand_dims(factors, 1), inputs.dtype)
+    return ops.reshape(rows * factors, (-1, *shape[1:]))
+
+
+def dropout_per_sample(inputs, rate, sizes, num_samples, seed):
+    """Inverted dropout with one mask per sample, the same for all its rows.
+
+    Args:
+        inputs: `(num_samples * rows, ...)`.
+        rate: float, dropout rate.
+        sizes: size of the mask on each axis after the first, None for that of the
+            inputs.
+        num_samples: number of masks.
+        seed: `keras.random.SeedGenerator`.
+    """
+    check_generator(seed)
+    shape = [
+        given if size is None else size
+        for given, size in zip(ops.shape(inputs)[1:], sizes)
+    ]
+    ones = ops.ones((num_samples, *shape), dtype=inputs.dtype)
+    return multiply_by_sample(inputs, random.dropout(ones, rate, seed=seed))
+
+
 def check_generator(seed):
     """Refuses an integer seed: all draws of an estimator would be the same."""
     if not isinstance(seed, random.SeedGenerator):

@@ -343,3 +343,14 @@ def test_a_repeated_data_set_is_counted_with_a_warning():
     data = tf.data.Dataset.from_tensor_slices((X, Y)).repeat(2).batch(20)
     with pytest.warns(UserWarning, match="repeats its rows"):
         classifier().fit(data, verbose=0)
+
+
+def test_soft_labels_train_and_independent_ones_are_refused():
+    soft = 0.9 * np.eye(3)[Y] + 0.1 / 3
+    assert np.isfinite(classifier().fit(X, soft, verbose=0).history["loss"]).all()
+    multi_hot = np.eye(3)[Y]
+    multi_hot[0] = 1
+    with pytest.raises(ValueError, match="sum 1.*Received: labels"):
+        classifier().fit(X, multi_hot, verbose=0)
+    with pytest.raises(ValueError, match="Received: labels"):
+        classifier().fit(X, 2 * np.eye(3)[Y] - 1, verbose=0)

@@ -1,0 +1,403 @@
+"""Dropout as inference: fixed masks, masks of weights, and Gaussian noise.
+
+Gal and Ghahramani, "Dropout as a Bayesian approximation", 2016; Wan, Zeiler, Zhang,
+LeCun and Fergus, "Regularization of neural networks using DropConnect", 2013;
+Kingma, Salimans and Welling, "Variational dropout and the local reparameterization
+trick", 2015.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_bdl import validation
+from keras_bdl.layers import linear
+from keras_bdl.layers.base import (
+    BayesianLayer,
+    copy_activation,
+    live_config,
+    register,
+    wide,
+)
+from keras_bdl.layers.input_noise import InputNoiseLayer
+from keras_bdl.ops import divergences, estimators
+
+
+@register
+class MCDropout(BayesianLayer, keras.layers.Dropout):
+    """`keras.layers.Dropout` that `keras_bdl.predict` samples without being told.
+
+    In training it is `keras.layers.Dropout`, in plain inference the identity. In
+    sampled prediction each sample has one mask, which rows and batches share: a
+    draw of the weights that the mask multiplies. (Plain Dropout layers are sampled
+    with `mc_dropout=True`.) It has no KL term and needs no `num_examples`; the
+    prior over the weights is the weight decay that you give the other layers.
+
+    Args:
+        rate: share of the inputs to drop, from 0 to below 1.
+        noise_shape: as in `keras.layers.Dropout`.
+        sample_at_inference: whether to drop outside training too.
+        seed: integer or None.
+
+    Input and output shape: equal, any.
+
+    Raises:
+        ValueError, TypeError: on a wrong argument.
+
+    Example:
+
+    >>> layer = keras_bdl.MCDropout(0.2)
+    >>> layer(keras.ops.ones((2, 5)))  # ones
+
+    Reference: Gal and Ghahramani, "Dropout as a Bayesian approximation", 2016.
+    """
+
+    has_kl = False
+
+    def __init__(self, rate, noise_shape=None, **kwargs):
+        for name in ("prior", "num_examples", "kl_weight"):
+            if name in kwargs:
+                raise ValueError(
+                    f"`MCDropout` has no KL term and takes no `{name}`. "
+                    f"Received: {name}={kwargs[name]!r}"
+                )
+        rate = validation.number("rate", rate, least=0.0)
+        if rate >= 1.0:
+            raise ValueError(f"Expected `rate` below 1. Received: rate={rate}")
+        super().__init__(rate, noise_shape, **kwargs)
+
+    def kl(self):
+        return ops.zeros((), dtype="float32")
+
+    def _mask_sizes(self, inputs):
+        return self.noise_shape or [None] * len(inputs.shape)
+
+    def call_mean(self, inputs):
+        return inputs
+
+    def call_noisy(self, inputs):
+        if self.rate == 0.0:
+            return inputs
+        shape = [
+            given if size is None else size
+            for given, size in zip(ops.shape(inputs), self._mask_sizes(inputs))
+        ]
+        return keras.random.dropout(inputs, self.rate, shape, seed=self.noise)
+
+    def call_sampled(self, inputs, scope):
+        if self.rate == 0.0:
+            return inputs
+        sizes = self._mask_sizes(inputs)[1:]
+        return estimators.dropout_per_sample(
+            inputs, self.rate, sizes, scope.num_samples, self.noise
+        )
+
+    @classmethod
+    def from_keras(cls, layer, **options):
+        """This layer in place of a `keras.layers.Dropout`."""
+        if type(layer) is not keras.layers.Dropout:
+            raise ValueError(
+                "`MCDropout.from_keras` expected a `keras.layers.Dropout`. "
+                f"Received: layer={layer!r}"
+            )
+        return cls(layer.rate, layer.noise_shape, name=layer.name, **options)
+
+    def to_keras(self):
+        """The plain `keras.layers.Dropout`."""
+        return keras.layers.Dropout(self.rate, self.noise_shape, name=self.name)
+
+    def get_config(self):
+        config = super().get_config()
+        for name in ("prior", "num_examples", "kl_weight"):
+            del config[name]
+        return config
+
+
+@register
+class DropConnectDense(BayesianLayer, keras.layers.Dense):
+    """`keras.layers.Dense` that drops weights instead of inputs.
+
+    The kernel of a draw is W m / (1 - p) with m of independent Bernoulli(1 - p): one
+    mask per forward pass in training, one per sample in `keras_bdl.predict`; W itself
+    at inference. Read as a posterior under the prior N(0, 1 / l^2), its KL is, up to a
+    constant of the fixed rate, kl() = l^2 / 2 * sum(W^2) / (1 - p) nats: weight decay.
+
+    Args:
+        units: positive integer, size of the output.
+        activation, use_bias, kernel_initializer, bias_initializer: as in
+            `keras.layers.Dense`. Regularizers and constraints are refused: the prior
+            regularises. The bias is not dropped.
+        rate: p, share of the weights to drop, between 0 and 1.
+        length_scale: positive float, l; 1 / l is the prior standard deviation of a
+            weight.
+        num_examples, kl_weight, sample_at_inference, seed: as in `VariationalDense`.
+
+    Input shape: `(batch, ..., input_dim)`. Output shape: `(batch, ..., units)`.
+
+    Raises:
+        ValueError, TypeError: on a wrong argument; ValueError in `fit` and
+            `evaluate` while `num_examples` is unknown.
+
+    Example:
+
+    >>> layer = keras_bdl.DropConnectDense(10, rate=0.3, num_examples=1000)
+    >>> outputs = layer(keras.ops.ones((2, 5)))
+
+    Reference: Wan, Zeiler, Zhang, LeCun and Fergus, "Regularization of neural networks
+    using DropConnect", 2013, eq. 2; the KL as in Gal and Ghahramani, 2016.
+    """
+
+    keras_class = keras.layers.Dense
+
+    def __init__(self, *args, rate=0.5, length_scale=0.01, **kwargs):
+        if "prior" in kwargs:
+            raise ValueError(
+                "`DropConnectDense` takes no `prior`: its prior is N(0, 1 / "
+                f"length_scale^2). Received: prior={kwargs['prior']!r}"
+            )
+        super().__init__(*args, **kwargs)
+        self.rate = validation.share("rate", rate)
+        self.length_scale = validation.positive("length_scale", length_scale)
+
+    def kl(self):
+        squares = ops.sum(ops.square(wide(self.kernel)))
+        return 0.5 * self.length_scale**2 * squares / (1.0 - self.rate)
+
+    def _masked_kernel(self, noise, *num_samples):
+        kernel = wide(self.kernel)
+        ones = ops.ones((*num_samples, *kernel.shape), dtype=kernel.dtype)
+        return kernel * keras.random.dropout(ones, self.rate, seed=noise)
+
+    def _finish(self, outputs):
+        if self.bias is not None:
+            outputs = outputs + ops.cast(self.bias, outputs.dtype)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def call_mean(self, inputs):
+        kernel = ops.cast(self.kernel, self.compute_dtype)
+        return self._finish(linear.apply_kernel(self, inputs, kernel))
+
+    def call_noisy(self, inputs):
+        kernel = ops.cast(self._masked_kernel(self.noise), self.compute_dtype)
+        return self._finish(linear.apply_kernel(self, inputs, kernel))
+
+    def call_sampled(self, inputs, scope):
+        kernels = self._masked_kernel(self.noise, scope.num_samples)
+        kernels = ops.cast(kernels, self.compute_dtype)
+        return self._finish(linear.apply_kernel_per_sample(self, inputs, kernels))
+
+    @classmethod
+    def from_keras(cls, layer, **options):
+        """This layer with the weights of a built `keras.layers.Dense`.
+
+        Raises:
+            ValueError: if the layer is of another class, or not built.
+        """
+        if type(layer) is not keras.layers.Dense or not layer.built:
+            raise ValueError(
+                f"`{cls.__name__}.from_keras` expected a built `keras.layers.Dense`. "
+                f"Received: layer={layer!r}"
+            )
+        config = layer.get_config()
+        config |= {"kernel_regularizer": None, "bias_regularizer": None}
+        dropped = cls.from_config({**config, **options})
+        dropped.build(layer.get_build_config()["input_shape"])
+        dropped._kernel.assign(layer.kernel)
+        if layer.bias is not None:
+            dropped.bias.assign(layer.bias)
+        return dropped
+
+    def to_keras(self, weights="mean", seed=None):
+        """The plain `keras.layers.Dense`, with mean or sampled weights.
+
+        Raises:
+            ValueError: if `weights` is neither "mean" nor "sample", or the layer is
+                not built.
+        """
+        if weights not in ("mean", "sample"):
+            raise ValueError(
+                "Expected `weights` to be 'mean' or 'sample'. "
+                f"Received: weights={weights!r}"
+            )
+        if not self.built:
+            raise ValueError(f"Expected a built layer. Received: layer={self.name!r}")
+        plain = keras.layers.Dense.from_config(live_config(keras.layers.Dense, self))
+        plain.build(self.get_build_config()["input_shape"])
+        kernel = self.kernel
+        if weights == "sample":
+            kernel = self._masked_kernel(keras.random.SeedGenerator(seed))
+        plain.kernel.assign(kernel)
+        if self.bias is not None:
+            plain.bias.assign(self.bias)
+        copy_activation(self, plain)
+        return plain
+
+    def saved_variables(self):
+        variables = {"kernel": self._kernel, "bias": self.bias}
+        variables |= super().saved_variables()
+        return {name: v for name, v in variables.items() if v is not None}
+
+    def get_config(self):
+        config = super().get_config()
+        del config["prior"]
+        return {**config, "rate": self.rate, "length_scale": self.length_scale}
+
+
+@register
+class VariationalGaussianDropout(InputNoiseLayer):
+    """Gaussian dropout with a learned noise level, in place of a fixed rate.
+
+    Inputs are multiplied by noise N(1, alpha), as by `keras.layers.GaussianDropout`
+    with alpha = rate / (1 - rate), and alpha is learned under the log-uniform prior,
+    whose KL is exact for every alpha. `alpha_per` says what has an alpha of its own:
+
+    - "layer" or "unit": one alpha, or one per channel. The noise is drawn per row and
+      channel (positions share it) and is what has the posterior: kl() sums one term
+      per channel.
+    - "weight": one alpha per weight of a wrapped layer, w ~ N(W, alpha W^2): kl() sums
+      one term per weight, d_out times as many. Noise of a row by local
+      reparameterisation, by flipout where the inputs have positions.
+
+    Args:
+        rate: rate at the start, between 0 and 1.
+        layer: `keras.layers.Dense`, `Conv1D`, `Conv2D` or `Conv3D`, whose inputs or
+            weights get the noise, or None to stand where a
+            `keras.layers.GaussianDropout` stood.
+        alpha_per: "layer", "unit" or "weight".
+        num_examples, kl_weight, sample_at_inference, seed: as in `VariationalDense`.
+
+    Input and output shape: those of the wrapped layer, or equal.
+
+    Raises:
+        ValueError, TypeError: on a wrong argument; ValueError in `fit` and
+            `evaluate` while `num_examples` is unknown.
+
+    Example:
+
+    >>> layer = keras_bdl.VariationalGaussianDropout(
+    ...     0.2, keras.layers.Dense(64), alpha_per="weight", num_examples=1000
+    ... )
+    >>> outputs = layer(keras.ops.ones((2, 5)))
+    >>> layer.rate  # mean over alphas of alpha / (1 + alpha)
+    0.2
+
+    Reference: Kingma, Salimans and Welling, "Variational dropout and the local
+    reparameterization trick", 2015, section 3; the exact KL: Hron, Matthews and
+    Ghahramani, "Variational Bayesian dropout: pitfalls and fixes", 2018.
+    """
+
+    def __init__(self, rate=0.5, layer=None, *, alpha_per="layer", **kwargs):
+        super().__init__(layer, **kwargs)
+        self.initial_rate = validation.share("rate", rate)
+        if alpha_per not in ("layer", "unit", "weight"):
+            raise ValueError(
+                "Expected `alpha_per` to be 'layer', 'unit' or 'weight'. "
+                f"Received: alpha_per={alpha_per!r}"
+            )
+        if alpha_per == "weight" and layer is None:
+            raise ValueError(
+                "`alpha_per='weight'` needs a `layer` that has weights. "
+                f"Received: alpha_per='weight', layer={layer!r}"
+            )
+        self.alpha_per = alpha_per
+        self.log_alpha = None
+
+    def build_posterior(self):
+        shape = {"layer": (), "unit": (self.num_channels,)}.get(self.alpha_per)
+        if shape is None:
+            shape = tuple(self.layer.kernel.shape)
+        log_alpha = math.log(self.initial_rate) - math.log1p(-self.initial_rate)
+        self.log_alpha = self.add_weight(
+            name="log_alpha",
+            shape=shape,
+            initializer=keras.initializers.Constant(log_alpha),
+        )
+
+    @property
+    def rate(self):
+        """Mean over alphas of the dropout rate alpha / (1 + alpha), a float."""
+        if not self.built:
+            return self.initial_rate
+        rates = ops.sigmoid(wide(self.log_alpha))
+        return float(ops.convert_to_numpy(ops.mean(rates)))
+
+    def kl(self):
+        terms = divergences.kl_normal_log_uniform(wide(self.log_alpha))
+        if self.alpha_per == "layer":
+            return self.num_channels * terms
+        return ops.sum(terms)
+
+    def draw_noise(self, shape, noise=None):
+        log_alpha = wide(self.log_alpha)
+        if self.alpha_per == "unit":
+            axes = [1] * len(shape)
+            axes[self._channel_axis if len(shape) > 1 else 0] = self.num_channels
+            log_alpha = ops.reshape(log_alpha, axes)
+        seed = self.noise if noise is None else noise
+        normal = keras.random.normal(shape, dtype=log_alpha.dtype, seed=seed)
+        return 1.0 + ops.exp(0.5 * log_alpha) * normal
+
+    # Noise of weights
+
+    def _log_stddev(self):
+        # 1e-20 keeps the logarithm of a weight of 0 finite.
+        log_square = ops.log(ops.square(wide(self.layer.kernel)) + 1e-20)
+        return 0.5 * (wide(self.log_alpha) + log_square)
+
+    def _finish(self, outputs):
+        layer = self.layer
+        if layer.bias is not None:
+            bias = linear.expand_bias(layer, layer.bias)
+            outputs = outputs + ops.cast(bias, outputs.dtype)
+        return outputs if layer.activation is None else layer.activation(outputs)
+
+    def call_noisy(self, inputs):
+        if self.alpha_per != "weight":
+            return super().call_noisy(inputs)
+        inputs = ops.cast(inputs, self.layer.compute_dtype)
+        kernel = ops.cast(self.layer.kernel, inputs.dtype)
+        if len(inputs.shape) == 2:
+            outputs = estimators.local_reparameterization(
+                self._apply_kernel, inputs, kernel, self._log_stddev(), seed=self.noise
+            )
+        else:
+            outputs = estimators.flipout(
+                self._apply_kernel,
+                inputs,
+                kernel,
+                self._log_stddev(),
+                channel_axis=self._channel_axis,
+                seed=self.noise,
+            )
+        return self._finish(outputs)
+
+    def call_sampled(self, inputs, scope):
+        if self.alpha_per != "weight":
+            return super().call_sampled(inputs, scope)
+        inputs = ops.cast(inputs, self.layer.compute_dtype)
+        kernels = self.sampled_kernel(self.noise, scope.num_samples)
+        kernels = ops.cast(kernels, inputs.dtype)
+        outputs = linear.apply_kernel_per_sample(self.layer, inputs, kernels)
+        return self._finish(outputs)
+
+    def _apply_kernel(self, inputs, kernel):
+        return linear.apply_kernel(self.layer, inputs, kernel)
+
+    def sampled_kernel(self, noise, num_samples=None):
+        if self.alpha_per != "weight":
+            return super().sampled_kernel(noise)
+        kernel = wide(self.layer.kernel)
+        return kernel + estimators.gaussian_noise(
+            self._log_stddev(), kernel.dtype, noise, num_samples
+        )
+
+    def saved_variables(self):
+        return {"log_alpha": self.log_alpha, **super().saved_variables()}
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "rate": self.initial_rate,
+            "alpha_per": self.alpha_per,
+        }

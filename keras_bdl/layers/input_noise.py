@@ -1,0 +1,186 @@
+"""Noise that multiplies a layer's inputs: a posterior over the rows of its kernel.
+
+x -> x * noise before a linear map is noise on what the map does with each input.
+The noise has one value per channel, which all positions share.
+"""
+
+import keras
+from keras import ops
+
+from keras_bdl import sampling
+from keras_bdl.layers import linear
+from keras_bdl.layers.base import BayesianLayer, copy_activation, live_config
+from keras_bdl.ops import estimators
+
+_WRAPPED = (
+    keras.layers.Dense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+)
+
+
+class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
+    """Draws noise for the inputs of a wrapped layer, or for its own outputs.
+
+    Subclasses implement `draw_noise(shape)`, `kl()` and `build_posterior()`.
+
+    Args:
+        layer: Dense or convolution layer, or None.
+        **kwargs: of `BayesianLayer` and of `keras.layers.Layer`.
+    """
+
+    def __init__(self, layer=None, **kwargs):
+        if "prior" in kwargs:
+            raise ValueError(
+                f"`{type(self).__name__}` takes no `prior`; see its docstring. "
+                f"Received: prior={kwargs['prior']!r}"
+            )
+        super().__init__(autocast=False, **kwargs)  # the wrapped layer casts itself
+        self.layer = check_wrapped(type(self).__name__, layer)
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        if self.layer is not None and not self.layer.built:
+            self.layer.build(input_shape)
+        self._channel_axis = (
+            -1 if self.layer is None else linear.channel_axis(self.layer)
+        )
+        self.num_channels = input_shape[self._channel_axis]
+        if self.num_channels is None:
+            raise ValueError(
+                f"`{type(self).__name__}` expected inputs with a known number of "
+                f"channels. Received: input_shape={tuple(input_shape)}"
+            )
+        super().build(input_shape)
+
+    def draw_noise(self, shape):
+        """Factors of mean about 1 in float32 (or float64)."""
+        raise NotImplementedError
+
+    def _noise_shape(self, inputs, rows):
+        shape = [rows] + [1] * (len(inputs.shape) - 1)
+        shape[self._channel_axis] = self.num_channels
+        return shape
+
+    def call_mean(self, inputs):
+        if self.layer is None:
+            return ops.cast(inputs, self.compute_dtype)
+        return self.layer(inputs)
+
+    def call_noisy(self, inputs):
+        noise = self.draw_noise(self._noise_shape(inputs, ops.shape(inputs)[0]))
+        return self.call_mean(inputs * ops.cast(noise, inputs.dtype))
+
+    def call_sampled(self, inputs, scope):
+        shape = self._noise_shape(inputs, scope.num_samples)
+        noise = self.draw_noise(shape)
+        return self.call_mean(estimators.multiply_by_sample(inputs, noise))
+
+    def compute_output_shape(self, input_shape):
+        if self.layer is None:
+            return input_shape
+        return self.layer.compute_output_shape(input_shape)
+
+    @classmethod
+    def from_keras(cls, layer, **options):
+        """This layer around a copy of a built Dense or convolution layer.
+
+        Args:
+            layer: built `keras.layers.Dense`, `Conv1D`, `Conv2D` or `Conv3D`.
+            **options: arguments of this class, such as `num_examples`.
+
+        Raises:
+            ValueError: if the layer is of another class, or not built.
+        """
+        if type(layer) not in _WRAPPED or not layer.built:
+            raise ValueError(
+                f"`{cls.__name__}.from_keras` expected a built Dense or convolution "
+                f"layer. Received: layer={layer!r}"
+            )
+        wrapper = cls(layer=copy_plain(layer, regularized=False), **options)
+        wrapper.build(layer.get_build_config()["input_shape"])
+        return wrapper
+
+    def to_keras(self, weights="mean", seed=None):
+        """The wrapped layer as a plain Keras layer.
+
+        Args:
+            weights: "mean", equal to this layer's inference exactly, or "sample",
+                its kernel times one draw of the noise.
+            seed: integer for a repeatable sample, or None.
+
+        Raises:
+            ValueError: if `weights` is neither, or there is no built wrapped layer.
+        """
+        if weights not in ("mean", "sample"):
+            raise ValueError(
+                "Expected `weights` to be 'mean' or 'sample'. "
+                f"Received: weights={weights!r}"
+            )
+        if self.layer is None or not self.built:
+            raise ValueError(
+                "Expected a built layer around a Keras layer. "
+                f"Received: layer={self.layer!r}"
+            )
+        plain = copy_plain(self.layer)
+        if weights == "sample":
+            noise = sampling.NoiseGenerator(seed, salt=self.name)
+            plain.kernel.assign(self.sampled_kernel(noise))
+        return plain
+
+    def sampled_kernel(self, noise):
+        """The wrapped kernel at one draw from the posterior."""
+        factors = self.draw_noise((self.num_channels,), noise)
+        return self.layer.kernel * ops.expand_dims(factors, -1)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["prior"]
+        layer = None
+        if self.layer is not None:
+            layer = keras.saving.serialize_keras_object(self.layer)
+            layer.pop("build_config", None)  # the constructor takes no built layer
+        return {**config, "layer": layer}
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        config["layer"] = keras.saving.deserialize_keras_object(config["layer"])
+        return cls(**config)
+
+
+def check_wrapped(name, layer):
+    """Returns the layer to wrap, or refuses it."""
+    if layer is None:
+        return None
+    if not isinstance(layer, _WRAPPED) or isinstance(layer, BayesianLayer):
+        raise TypeError(
+            f"`{name}` wraps a `keras.layers.Dense`, `Conv1D`, `Conv2D` or `Conv3D`, "
+            f"or nothing. Received: layer={layer!r}"
+        )
+    for option in ("kernel_regularizer", "kernel_constraint"):
+        if getattr(layer, option) is not None:
+            raise ValueError(
+                f"`{name}` regularises the kernel itself; leave `{option}` out of the "
+                f"wrapped layer. Received: {option}={getattr(layer, option)!r}"
+            )
+    if getattr(layer, "groups", 1) != 1:
+        raise ValueError(
+            f"`{name}` wraps no grouped convolution. Received: groups={layer.groups}"
+        )
+    return layer
+
+
+def copy_plain(layer, regularized=True):
+    """A built copy of a plain Keras layer with its weights."""
+    config = live_config(type(layer), layer)
+    if not regularized:
+        config |= {"kernel_regularizer": None, "bias_regularizer": None}
+    copy = type(layer).from_config(config)
+    copy.build(layer.get_build_config()["input_shape"])
+    copy.kernel.assign(layer.kernel)
+    if layer.bias is not None:
+        copy.bias.assign(layer.bias)
+    copy_activation(layer, copy)
+    return copy
