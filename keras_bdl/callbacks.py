@@ -214,8 +214,11 @@ def sparse_vd_schedule(epochs, learning_rate=1e-3, hold=0.5, warmup=(5, 20)):
     for the share `hold` of the epochs, then falls linearly to 0. Sparsity keeps
     growing while both are high, and once more in the decay. Give the layers
     `prune_in_training=True`, as the paper does for its LeNets: half the epochs
-    then prune more (benchmarks/README.md). Adam moves log sigma^2 = 2
-    `kernel_log_stddev` twice as fast here as under the paper's parameters.
+    then prune more (benchmarks/README.md), and the optimizer a little decoupled weight
+    decay of the means alone: `Adam(1e-3, weight_decay=0.05)`, and of that optimizer
+    `exclude_from_weight_decay(var_names=["log_stddev", "bias"])`. Adam moves
+    log sigma^2 = 2 `kernel_log_stddev` twice as fast here as under the paper's
+    parameters.
 
     Args:
         epochs: integer, number of epochs given to `fit`.

@@ -53,3 +53,10 @@ def independent_normals(parameters):
             tfd.Normal(mean, stddev), reinterpreted_batch_ndims=np.ndim(mean)
         )
     return tfd.JointDistributionNamed(components)
+
+
+def bernoulli_masks(rate, shape):
+    """Joint distribution of `keep`: independent bits, 0 with probability `rate`."""
+    keep = tfd.Bernoulli(probs=np.full(shape, 1.0 - rate, "float32"))
+    independent = tfd.Independent(keep, reinterpreted_batch_ndims=len(shape))
+    return tfd.JointDistributionNamed({"keep": independent})

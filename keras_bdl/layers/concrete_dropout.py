@@ -122,6 +122,15 @@ class ConcreteDropout(InputNoiseLayer):
         squares = ops.sum(ops.square(wide(self.layer.kernel)))
         return kl + 0.5 * self.length_scale**2 * squares / ops.sigmoid(-logit)
 
+    def posterior(self):
+        """The bits `keep` of the input channels, which multiply the kernel's rows.
+
+        A TensorFlow Probability joint distribution; not relaxed.
+        """
+        from keras_bdl.interop import tfp
+
+        return tfp.bernoulli_masks(self.rate, (self.num_channels,))
+
     def saved_variables(self):
         return {"rate_logit": self.rate_logit, **super().saved_variables()}
 

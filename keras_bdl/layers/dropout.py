@@ -70,6 +70,12 @@ class MCDropout(BayesianLayer, keras.layers.Dropout):
     def kl(self):
         return ops.zeros((), dtype="float32")
 
+    def posterior(self):
+        raise ValueError(
+            "`MCDropout` has no weights; those that its masks multiply are in other "
+            f"layers. Received: layer={self.name!r}"
+        )
+
     def _mask_sizes(self, inputs):
         return self.noise_shape or [None] * len(inputs.shape)
 
@@ -163,6 +169,12 @@ class DropConnectDense(BayesianLayer, keras.layers.Dense):
     def kl(self):
         squares = ops.sum(ops.square(wide(self.kernel)))
         return 0.5 * self.length_scale**2 * squares / (1.0 - self.rate)
+
+    def posterior(self):
+        """The bits `keep` of the kernel: a TensorFlow Probability distribution."""
+        from keras_bdl.interop import tfp
+
+        return tfp.bernoulli_masks(self.rate, tuple(self.kernel.shape))
 
     def _masked_kernel(self, noise, *num_samples):
         kernel = wide(self.kernel)
@@ -337,6 +349,22 @@ class VariationalGaussianDropout(InputNoiseLayer):
         seed = self.noise if noise is None else noise
         normal = keras.random.normal(shape, dtype=log_alpha.dtype, seed=seed)
         return 1.0 + ops.exp(0.5 * log_alpha) * normal
+
+    def posterior(self):
+        """Normals, a TensorFlow Probability joint distribution.
+
+        Of `kernel` with `alpha_per="weight"`, otherwise of the `noise` that multiplies
+        the inputs, `(channels,)`.
+        """
+        from keras_bdl.interop import tfp
+
+        if self.alpha_per == "weight":
+            pair = (wide(self.layer.kernel), self._log_stddev())
+            return tfp.independent_normals({"kernel": pair})
+        ones = ops.ones((self.num_channels,))
+        return tfp.independent_normals(
+            {"noise": (ones, 0.5 * wide(self.log_alpha) * ones)}
+        )
 
     # Noise of weights
 

@@ -502,3 +502,26 @@ def test_dropout_is_converted_and_back():
 def test_bad_arguments_are_named(make, error, match):
     with pytest.raises(error, match=f"Received: {match}"):
         make()
+
+
+def test_posteriors_have_the_moments_of_the_layers(only_tensorflow):
+    pytest.importorskip("tensorflow_probability", reason="TFP is not installed")
+    dense = keras.layers.Dense
+    concrete = keras_bdl.ConcreteDropout(dense(2), initial_rate=0.3)
+    connect = keras_bdl.DropConnectDense(2, rate=0.2)
+    units = keras_bdl.VariationalGaussianDropout(0.4, dense(2), alpha_per="unit")
+    weights = keras_bdl.VariationalGaussianDropout(0.4, dense(2), alpha_per="weight")
+    for layer in (concrete, connect, units, weights):
+        layer.build((None, 5))
+    for layer, shape, rate in ((concrete, (5,), 0.3), (connect, (5, 2), 0.2)):
+        mean = layer.posterior().model["keep"].mean()
+        np.testing.assert_allclose(to_numpy(mean), np.full(shape, 1 - rate), rtol=1e-6)
+    noise = units.posterior().model["noise"]
+    np.testing.assert_allclose(to_numpy(noise.mean()), np.ones(5))
+    np.testing.assert_allclose(to_numpy(noise.variance()), np.full(5, 2 / 3), rtol=1e-5)
+    kernel = weights.posterior().model["kernel"]
+    np.testing.assert_allclose(
+        to_numpy(kernel.variance()), 2 / 3 * to_numpy(weights.layer.kernel) ** 2, 1e-4
+    )
+    with pytest.raises(ValueError, match="Received: layer="):
+        keras_bdl.MCDropout(0.1).posterior()
