@@ -1,7 +1,5 @@
 """Dropout whose rate is learned: Gal, Hron and Kendall, "Concrete dropout", 2017."""
 
-import math
-
 import keras
 from keras import ops
 
@@ -85,12 +83,7 @@ class ConcreteDropout(InputNoiseLayer):
         self.rate_logit = None
 
     def build_posterior(self):
-        logit = math.log(self.initial_rate) - math.log1p(-self.initial_rate)
-        self.rate_logit = self.add_weight(
-            name="rate_logit",
-            shape=(),
-            initializer=keras.initializers.Constant(logit),
-        )
+        self.rate_logit = self.add_rate("rate_logit")
 
     @property
     def rate(self):

@@ -6,20 +6,13 @@ Kingma, Salimans and Welling, "Variational dropout and the local reparameterizat
 trick", 2015.
 """
 
-import math
-
 import keras
 from keras import ops
 
 from keras_bdl import validation
 from keras_bdl.layers import linear
-from keras_bdl.layers.base import (
-    BayesianLayer,
-    copy_activation,
-    live_config,
-    register,
-    wide,
-)
+from keras_bdl.layers.base import BayesianLayer, register, wide
+from keras_bdl.layers.drop_in import DropInLayer, check_conversion
 from keras_bdl.layers.input_noise import InputNoiseLayer
 from keras_bdl.ops import divergences, estimators
 
@@ -76,25 +69,20 @@ class MCDropout(BayesianLayer, keras.layers.Dropout):
             f"layers. Received: layer={self.name!r}"
         )
 
-    def _mask_sizes(self, inputs):
-        return self.noise_shape or [None] * len(inputs.shape)
-
     def call_mean(self, inputs):
         return inputs
 
     def call_noisy(self, inputs):
         if self.rate == 0.0:
             return inputs
-        shape = [
-            given if size is None else size
-            for given, size in zip(ops.shape(inputs), self._mask_sizes(inputs))
-        ]
-        return keras.random.dropout(inputs, self.rate, shape, seed=self.noise)
+        return keras.random.dropout(
+            inputs, self.rate, self.noise_shape, seed=self.noise
+        )
 
     def call_sampled(self, inputs, scope):
         if self.rate == 0.0:
             return inputs
-        sizes = self._mask_sizes(inputs)[1:]
+        sizes = (self.noise_shape or [None] * len(inputs.shape))[1:]
         return estimators.dropout_per_sample(
             inputs, self.rate, sizes, scope.num_samples, self.noise
         )
@@ -121,7 +109,7 @@ class MCDropout(BayesianLayer, keras.layers.Dropout):
 
 
 @register
-class DropConnectDense(BayesianLayer, keras.layers.Dense):
+class DropConnectDense(DropInLayer, keras.layers.Dense):
     """`keras.layers.Dense` that drops weights instead of inputs.
 
     The kernel of a draw is W m / (1 - p) with m of independent Bernoulli(1 - p): one
@@ -181,44 +169,20 @@ class DropConnectDense(BayesianLayer, keras.layers.Dense):
         ones = ops.ones((*num_samples, *kernel.shape), dtype=kernel.dtype)
         return kernel * keras.random.dropout(ones, self.rate, seed=noise)
 
-    def _finish(self, outputs):
-        if self.bias is not None:
-            outputs = outputs + ops.cast(self.bias, outputs.dtype)
-        return outputs if self.activation is None else self.activation(outputs)
-
     def call_mean(self, inputs):
         kernel = ops.cast(self.kernel, self.compute_dtype)
-        return self._finish(linear.apply_kernel(self, inputs, kernel))
+        return linear.finish(self, linear.apply_kernel(self, inputs, kernel))
 
     def call_noisy(self, inputs):
         kernel = ops.cast(self._masked_kernel(self.noise), self.compute_dtype)
-        return self._finish(linear.apply_kernel(self, inputs, kernel))
+        return linear.finish(self, linear.apply_kernel(self, inputs, kernel))
 
     def call_sampled(self, inputs, scope):
         kernels = self._masked_kernel(self.noise, scope.num_samples)
         kernels = ops.cast(kernels, self.compute_dtype)
-        return self._finish(linear.apply_kernel_per_sample(self, inputs, kernels))
-
-    @classmethod
-    def from_keras(cls, layer, **options):
-        """This layer with the weights of a built `keras.layers.Dense`.
-
-        Raises:
-            ValueError: if the layer is of another class, or not built.
-        """
-        if type(layer) is not keras.layers.Dense or not layer.built:
-            raise ValueError(
-                f"`{cls.__name__}.from_keras` expected a built `keras.layers.Dense`. "
-                f"Received: layer={layer!r}"
-            )
-        config = layer.get_config()
-        config |= {"kernel_regularizer": None, "bias_regularizer": None}
-        dropped = cls.from_config({**config, **options})
-        dropped.build(layer.get_build_config()["input_shape"])
-        dropped._kernel.assign(layer.kernel)
-        if layer.bias is not None:
-            dropped.bias.assign(layer.bias)
-        return dropped
+        return linear.finish(
+            self, linear.apply_kernel_per_sample(self, inputs, kernels)
+        )
 
     def to_keras(self, weights="mean", seed=None):
         """The plain `keras.layers.Dense`, with mean or sampled weights.
@@ -227,23 +191,11 @@ class DropConnectDense(BayesianLayer, keras.layers.Dense):
             ValueError: if `weights` is neither "mean" nor "sample", or the layer is
                 not built.
         """
-        if weights not in ("mean", "sample"):
-            raise ValueError(
-                "Expected `weights` to be 'mean' or 'sample'. "
-                f"Received: weights={weights!r}"
-            )
-        if not self.built:
-            raise ValueError(f"Expected a built layer. Received: layer={self.name!r}")
-        plain = keras.layers.Dense.from_config(live_config(keras.layers.Dense, self))
-        plain.build(self.get_build_config()["input_shape"])
+        check_conversion(self, weights)
         kernel = self.kernel
         if weights == "sample":
             kernel = self._masked_kernel(keras.random.SeedGenerator(seed))
-        plain.kernel.assign(kernel)
-        if self.bias is not None:
-            plain.bias.assign(self.bias)
-        copy_activation(self, plain)
-        return plain
+        return self.plain_layer(kernel, self.bias)
 
     def saved_variables(self):
         variables = {"kernel": self._kernel, "bias": self.bias}
@@ -319,12 +271,7 @@ class VariationalGaussianDropout(InputNoiseLayer):
         shape = {"layer": (), "unit": (self.num_channels,)}.get(self.alpha_per)
         if shape is None:
             shape = tuple(self.layer.kernel.shape)
-        log_alpha = math.log(self.initial_rate) - math.log1p(-self.initial_rate)
-        self.log_alpha = self.add_weight(
-            name="log_alpha",
-            shape=shape,
-            initializer=keras.initializers.Constant(log_alpha),
-        )
+        self.log_alpha = self.add_rate("log_alpha", shape)
 
     @property
     def rate(self):
@@ -373,13 +320,6 @@ class VariationalGaussianDropout(InputNoiseLayer):
         log_square = ops.log(ops.square(wide(self.layer.kernel)) + 1e-20)
         return 0.5 * (wide(self.log_alpha) + log_square)
 
-    def _finish(self, outputs):
-        layer = self.layer
-        if layer.bias is not None:
-            bias = linear.expand_bias(layer, layer.bias)
-            outputs = outputs + ops.cast(bias, outputs.dtype)
-        return outputs if layer.activation is None else layer.activation(outputs)
-
     def call_noisy(self, inputs):
         if self.alpha_per != "weight":
             return super().call_noisy(inputs)
@@ -398,7 +338,7 @@ class VariationalGaussianDropout(InputNoiseLayer):
                 channel_axis=self._channel_axis,
                 seed=self.noise,
             )
-        return self._finish(outputs)
+        return linear.finish(self.layer, outputs)
 
     def call_sampled(self, inputs, scope):
         if self.alpha_per != "weight":
@@ -407,7 +347,7 @@ class VariationalGaussianDropout(InputNoiseLayer):
         kernels = self.sampled_kernel(self.noise, scope.num_samples)
         kernels = ops.cast(kernels, inputs.dtype)
         outputs = linear.apply_kernel_per_sample(self.layer, inputs, kernels)
-        return self._finish(outputs)
+        return linear.finish(self.layer, outputs)
 
     def _apply_kernel(self, inputs, kernel):
         return linear.apply_kernel(self.layer, inputs, kernel)

@@ -4,12 +4,15 @@ x -> x * noise before a linear map is noise on what the map does with each input
 The noise has one value per channel, which all positions share.
 """
 
+import math
+
 import keras
 from keras import ops
 
 from keras_bdl import sampling
 from keras_bdl.layers import linear
 from keras_bdl.layers.base import BayesianLayer, copy_activation, live_config
+from keras_bdl.layers.drop_in import check_conversion
 from keras_bdl.ops import estimators
 
 _WRAPPED = (
@@ -23,7 +26,8 @@ _WRAPPED = (
 class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
     """Draws noise for the inputs of a wrapped layer, or for its own outputs.
 
-    Subclasses implement `draw_noise(shape)`, `kl()` and `build_posterior()`.
+    Subclasses store `initial_rate` and implement `draw_noise(shape)`, `kl()` and
+    `build_posterior()`.
 
     Args:
         layer: Dense or convolution layer, or None.
@@ -53,6 +57,13 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
                 f"channels. Received: input_shape={tuple(input_shape)}"
             )
         super().build(input_shape)
+
+    def add_rate(self, name, shape=()):
+        """A weight that starts at the logit of `initial_rate`."""
+        logit = math.log(self.initial_rate) - math.log1p(-self.initial_rate)
+        return self.add_weight(
+            name=name, shape=shape, initializer=keras.initializers.Constant(logit)
+        )
 
     def draw_noise(self, shape):
         """Factors of mean about 1 in float32 (or float64)."""
@@ -113,15 +124,10 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
         Raises:
             ValueError: if `weights` is neither, or there is no built wrapped layer.
         """
-        if weights not in ("mean", "sample"):
+        check_conversion(self, weights)
+        if self.layer is None:
             raise ValueError(
-                "Expected `weights` to be 'mean' or 'sample'. "
-                f"Received: weights={weights!r}"
-            )
-        if self.layer is None or not self.built:
-            raise ValueError(
-                "Expected a built layer around a Keras layer. "
-                f"Received: layer={self.layer!r}"
+                "Expected a layer around a Keras layer. Received: layer=None"
             )
         plain = copy_plain(self.layer)
         if weights == "sample":

@@ -45,6 +45,13 @@ def expand_bias(layer, bias):
     return ops.reshape(bias, shape)
 
 
+def finish(layer, outputs):
+    """Adds the layer's own bias and applies its activation."""
+    if layer.bias is not None:
+        outputs = outputs + ops.cast(expand_bias(layer, layer.bias), outputs.dtype)
+    return outputs if layer.activation is None else layer.activation(outputs)
+
+
 def apply_kernel_per_sample(layer, inputs, kernels, biases=None):
     """Applies kernel and bias s to the s-th of equal parts of the rows."""
     num_samples = kernels.shape[0]

@@ -9,13 +9,14 @@ from keras import ops
 
 from keras_bdl import validation
 from keras_bdl.layers import linear
-from keras_bdl.layers.base import BayesianLayer, copy_activation, live_config, wide
+from keras_bdl.layers.base import wide
+from keras_bdl.layers.drop_in import DropInLayer, check_conversion
 from keras_bdl.ops import estimators
 
 ESTIMATORS = ("local_reparameterization", "flipout", "reparameterization")
 
 
-class MeanFieldLayer(BayesianLayer):
+class MeanFieldLayer(DropInLayer):
     """Gaussian posterior of a kernel and a bias; subclasses say how it is applied.
 
     Args:
@@ -88,34 +89,6 @@ class MeanFieldLayer(BayesianLayer):
 
         return tfp.independent_normals(self.gaussians())
 
-    @classmethod
-    def from_keras(cls, layer, **options):
-        """This layer with the means of a built Keras layer's weights.
-
-        Regularizers are dropped: the prior takes their place.
-
-        Args:
-            layer: a built layer of the class that this one replaces.
-            **options: arguments of this class, such as `num_examples`.
-
-        Raises:
-            ValueError: if the layer is of another class, or not built, or has
-                constraints.
-        """
-        if type(layer) is not cls.keras_class or not layer.built:
-            raise ValueError(
-                f"`{cls.__name__}.from_keras` expected a built "
-                f"`keras.layers.{cls.keras_class.__name__}`. Received: layer={layer!r}"
-            )
-        config = layer.get_config()
-        config |= {"kernel_regularizer": None, "bias_regularizer": None}
-        bayesian = cls.from_config({**config, **options})
-        bayesian.build(layer.get_build_config()["input_shape"])
-        bayesian._kernel.assign(layer.kernel)
-        if layer.bias is not None:
-            bayesian.bias.assign(layer.bias)
-        return bayesian
-
     def to_keras(self, weights="mean", seed=None):
         """The plain Keras layer with posterior-mean or sampled weights.
 
@@ -126,35 +99,20 @@ class MeanFieldLayer(BayesianLayer):
         Raises:
             ValueError: if `weights` is neither, or the layer is not built.
         """
-        if weights not in ("mean", "sample"):
-            raise ValueError(
-                "Expected `weights` to be 'mean' or 'sample'. "
-                f"Received: weights={weights!r}"
-            )
-        if not self.built:
-            raise ValueError(
-                "Expected a built layer; call it on a batch first. "
-                f"Received: layer={self.name!r}"
-            )
-        plain = self.keras_class.from_config(live_config(self.keras_class, self))
-        plain.build(self.get_build_config()["input_shape"])
+        check_conversion(self, weights)
         generator = keras.random.SeedGenerator(seed)
         sample = weights == "sample"
-        values = [self.centre_kernel() if sample else self.mean_kernel()]
-        if self.bias is not None:
-            values.append(self.bias)
+        kernel = self.centre_kernel() if sample else self.mean_kernel()
+        values = [kernel, self.bias]
         if sample:
-            noise = [self.kernel_log_stddev, self.bias_log_stddev][: len(values)]
+            noise = [self.kernel_log_stddev, self.bias_log_stddev]
             values = [
                 mean
                 if log_stddev is None
                 else mean + estimators.gaussian_noise(log_stddev, mean.dtype, generator)
                 for mean, log_stddev in zip(values, noise)
             ]
-        for variable, value in zip((plain.kernel, plain.bias), values):
-            variable.assign(value)
-        copy_activation(self, plain)
-        return plain
+        return self.plain_layer(*values)
 
     def linear(self, inputs, kernel):
         return linear.apply_kernel(self, inputs, kernel)
