@@ -18,6 +18,12 @@ def make_parser(doc, epochs):
     parser.add_argument("--data-dir", help="of tensorflow_datasets, for MNIST")
     defaults = ", ".join(f"{name} {count}" for name, count in epochs.items())
     parser.add_argument("--epochs", type=int, help=f"default: {defaults}")
+    add_common(parser)
+    return parser
+
+
+def add_common(parser):
+    """Adds the options that every example has."""
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--output",
@@ -26,9 +32,8 @@ def make_parser(doc, epochs):
         help="folder of the pictures",
     )
     parser.add_argument(
-        "--smoke", action="store_true", help="few images and epochs: only to try"
+        "--smoke", action="store_true", help="few rows and epochs: only to try"
     )
-    return parser
 
 
 def save_figures(figures, folder):

@@ -23,6 +23,7 @@ from keras_bdl.layers import VariationalConv3D as VariationalConv3D
 from keras_bdl.layers import VariationalDense as VariationalDense
 from keras_bdl.layers import VariationalGaussianDropout as VariationalGaussianDropout
 from keras_bdl.models import BayesianClassifier as BayesianClassifier
+from keras_bdl.models import BayesianRegressor as BayesianRegressor
 from keras_bdl.prediction import predict as predict
 from keras_bdl.prediction import predict_uncertainty as predict_uncertainty
 from keras_bdl.sparse_file import load_sparse as load_sparse
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BayesianClassifier",
+    "BayesianRegressor",
     "ConcreteDropout",
     "DropConnectDense",
     "MCDropout",

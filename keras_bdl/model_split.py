@@ -181,9 +181,9 @@ def keeps_rows(operation):
         inner = getattr(operation, "operations", operation.layers)
         return base.is_graph(operation) and all(map(keeps_rows, inner))
     if isinstance(operation, keras.layers.Layer):
-        ours = type(operation) in base.REGISTRY.values()
-        plain = type(operation).__module__.split(".")[0] == "keras"
-        return ours or (plain and not isinstance(operation, keras.layers.Lambda))
+        package = type(operation).__module__.split(".")[0]
+        plain = package == "keras" and not isinstance(operation, keras.layers.Lambda)
+        return plain or package == "keras_bdl"
     shapes = [tensor.shape for tensor in keras.tree.flatten(operation.input)]
     return any(operation.output.shape == shape for shape in shapes)
 

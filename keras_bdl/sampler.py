@@ -9,6 +9,7 @@ tensors are sample-major: `(block * rows, ...)`.
 import contextlib
 import math
 import random as python_random
+import types
 import zlib
 
 import keras
@@ -52,16 +53,44 @@ def make_sampler(
     layers = base.flatten_layers(network)
     options = (num_samples, reduction, kind, mc_dropout, joint, many_rows)
     key = (*options, tuple(map(id, layers)))
-    samplers = network.__dict__.get("_keras_bdl_samplers")
-    if samplers is None:
-        samplers = {}
-        object.__setattr__(network, "_keras_bdl_samplers", samplers)
+    if "_keras_bdl_samplers" not in network.__dict__:
+        # In a namespace: Keras loads weights into every model in a dictionary.
+        holder = types.SimpleNamespace(by_options={})
+        object.__setattr__(network, "_keras_bdl_samplers", holder)
+    samplers = network.__dict__["_keras_bdl_samplers"].by_options
     if key not in samplers:
         samplers[key] = Sampler(network, *options)
     return samplers[key]
 
 
-class Sampler(keras.Model):
+class SeededModel(keras.Model):
+    """A model for Keras's own `predict`, with a variable for the seed of its noise."""
+
+    def __init__(self, name):
+        super().__init__(name=name, autocast=False)  # what it runs casts itself
+        self.seed = self.add_weight(
+            name="seed", shape=(), initializer="zeros", dtype="int32", trainable=False
+        )
+        self.built = True
+
+    def run(self, x, seed, batch_size, steps, verbose, callbacks):
+        if seed is None:
+            seed = python_random.getrandbits(31)
+        if steps is not None:
+            steps = validation.integer("steps", steps, least=1)
+        word = zlib.crc32(str(validation.integer("seed", seed)).encode()) >> 1
+        self.seed.assign(word)
+        with weights_kept(self):
+            return self.predict(
+                x,
+                batch_size=batch_size,
+                verbose=verbose,
+                steps=steps,
+                callbacks=callbacks,
+            )
+
+
+class Sampler(SeededModel):
     """Runs a model once per posterior sample and reduces the outputs.
 
     Args:
@@ -79,7 +108,7 @@ class Sampler(keras.Model):
     def __init__(
         self, model, num_samples, reduction, kind, mc_dropout, joint, many_rows
     ):
-        super().__init__(name="sampler", autocast=False)  # the model casts itself
+        super().__init__(name="sampler")
         check_no_recurrent_cells(model)
         check_pure(model)
         # Tracked, so that JAX passes its variables to the compiled function: what
@@ -93,10 +122,6 @@ class Sampler(keras.Model):
         self.parts = split(model, self._is_sampled, moments=not joint)
         self.moment_layers = frozenset() if many_rows else self.parts.moment_layers
         self.block = min(_BLOCK, num_samples) if self.parts.batched else 1
-        self.seed = self.add_weight(
-            name="seed", shape=(), initializer="zeros", dtype="int32", trainable=False
-        )
-        self.built = True
 
     def _is_sampled(self, layer):
         if base.bayesian_layers(layer):
@@ -104,20 +129,7 @@ class Sampler(keras.Model):
         return self._dropouts is not None and self._dropouts.affects(layer)
 
     def run(self, x, seed, batch_size, steps, verbose, callbacks):
-        if seed is None:
-            seed = python_random.getrandbits(31)
-        if steps is not None:
-            steps = validation.integer("steps", steps, least=1)
-        word = zlib.crc32(str(validation.integer("seed", seed)).encode()) >> 1
-        self.seed.assign(word)
-        with weights_kept(self):
-            result = self.predict(
-                x,
-                batch_size=batch_size,
-                verbose=verbose,
-                steps=steps,
-                callbacks=callbacks,
-            )
+        result = super().run(x, seed, batch_size, steps, verbose, callbacks)
         if self.reduction == "samples":  # rows lead in Keras's predict
             return keras.tree.map_structure(lambda y: y.swapaxes(0, 1), result)
         return result

@@ -142,7 +142,7 @@ def graphs(draw):
 
 
 @settings(
-    max_examples=50 if keras.backend.backend() == "tensorflow" else 15,
+    max_examples=30 if keras.backend.backend() == "tensorflow" else 15,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),

@@ -447,6 +447,45 @@ def test_classifier_takes_right_values_and_round_trips():
     each(st.fixed_dictionaries(right), check, max_examples=6)
 
 
+def test_regressor_refuses_wrong_values(network):
+    def make(network=network, **options):
+        return keras_bdl.BayesianRegressor(network, **options)
+
+    assert_all_refused(
+        make,
+        network=(not_numbers, st.integers(), st.just(keras.layers.Dense(2))),
+        noise=(not_numbers, st.integers()),
+        num_samples=(not_integers, st.none(), below_one),
+        num_examples=(not_integers, below_one),
+        normalize=not_booleans,
+        mc_dropout=not_booleans,
+    )
+    assert_refused(make, "network", make_network(units=1))
+    for loss in ("mse", keras.losses.MeanSquaredError(), len):
+        assert_refused(make().compile, "loss", loss)
+    predicts = functools.partial(make().predict_uncertainty, INPUTS, verbose=0)
+    outside = st.lists(below_zero | st.floats(min_value=1.0), min_size=1, max_size=2)
+    wrong = not_numbers.filter(lambda x: not isinstance(x, (list, tuple)))
+    assert_all_refused(predicts, quantiles=(outside, wrong, any_floats, st.just(())))
+
+
+def test_regressor_takes_right_values_and_round_trips():
+    def check(options):
+        regressor = keras_bdl.BayesianRegressor(make_network(), **options)
+        copy = assert_round_trip(regressor)
+        for name, value in options.items():
+            assert getattr(copy, name) == value
+
+    right = {
+        "noise": st.sampled_from(["heteroscedastic", "homoscedastic", "student_t"]),
+        "num_samples": counts,
+        "num_examples": st.none() | counts,
+        "normalize": st.booleans(),
+        "mc_dropout": st.booleans(),
+    }
+    each(st.fixed_dictionaries(right), check, max_examples=6)
+
+
 def test_set_num_examples_refuses_wrong_values(network):
     call = functools.partial(keras_bdl.set_num_examples, network)
     assert_all_refused(call, num_examples=(not_integers, st.none(), below_one))

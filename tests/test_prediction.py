@@ -512,9 +512,9 @@ def test_samplers_are_reused_and_die_with_the_model():
     model = prepared(sequential)
     x = inputs_of_rows(4)
     keras_bdl.predict(model, x, 2, verbose=0)
-    first = dict(model._keras_bdl_samplers)
+    first = dict(model._keras_bdl_samplers.by_options)
     keras_bdl.predict(model, x, 2, verbose=0)
-    assert model._keras_bdl_samplers == first and len(first) == 1
+    assert model._keras_bdl_samplers.by_options == first and len(first) == 1
     layers = model.layers
     assert [type(layer).__name__ for layer in layers] == ["VariationalDense"] * 2
     if BACKEND == "tensorflow":
@@ -826,3 +826,20 @@ def test_an_error_does_not_cost_the_weights():
         np.testing.assert_array_equal(old, new)
     after = keras_bdl.predict(model, x, 3, seed=0, verbose=0)
     np.testing.assert_allclose(before, after, atol=1e-6)
+
+
+def test_weights_load_into_a_model_that_has_predicted(tmp_path):
+    x = np.ones((4, 3), "float32")
+    model, other = (
+        keras.Sequential(
+            [keras.Input((3,)), keras_bdl.VariationalDense(2, num_examples=4)]
+        )
+        for _ in range(2)
+    )
+    for m in (model, other):
+        keras_bdl.predict(m, x, 2, verbose=0)
+    model.save_weights(tmp_path / "m.weights.h5")
+    other.load_weights(tmp_path / "m.weights.h5")
+    np.testing.assert_array_equal(
+        model.predict(x, verbose=0), other.predict(x, verbose=0)
+    )

@@ -1,5 +1,6 @@
 """Model classes that know their likelihood."""
 
 from keras_bdl.models.classifier import BayesianClassifier as BayesianClassifier
+from keras_bdl.models.regressor import BayesianRegressor as BayesianRegressor
 
-__all__ = ["BayesianClassifier"]
+__all__ = ["BayesianClassifier", "BayesianRegressor"]

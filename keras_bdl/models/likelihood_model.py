@@ -1,0 +1,241 @@
+"""What the models with a likelihood of their own have in common."""
+
+import keras
+from keras import ops
+
+from keras_bdl import losses, sampler, training, validation
+from keras_bdl.layers import base
+
+
+class LikelihoodModel(keras.Model):
+    """A network and the likelihood of its outputs, trained by the evidence bound.
+
+    A subclass sets `_likelihood`, a loss of `keras_bdl.losses` of the outputs of
+    the model, and `_own_metrics`, names of those it reports unasked; and has
+
+        _targets(y): the targets as training takes them, checked.
+        _update_metrics(y, draws, sample_weight): from outputs of posterior
+            samples, `(samples, n, ...)`.
+
+    Args:
+        network: Keras model.
+        num_samples: posterior samples of `predict` and `evaluate`.
+        num_examples: number of training examples; None reads it off the data.
+    """
+
+    mc_dropout = False  # whether plain Dropout layers are sampled
+
+    def __init__(self, network, num_samples, num_examples, **kwargs):
+        super().__init__(autocast=False, **kwargs)  # the network casts itself
+        if not isinstance(network, keras.Model):
+            raise TypeError(
+                f"Expected `network` to be a Keras model. Received: network={network!r}"
+            )
+        self.network = network
+        self.num_samples = validation.integer("num_samples", num_samples, 1, 10**9)
+        self.num_examples = (
+            None
+            if num_examples is None
+            else validation.integer("num_examples", num_examples, least=1)
+        )
+        self._tell_num_examples()
+
+    def _tell_num_examples(self):
+        if self.num_examples is not None and base.bayesian_layers(self.network):
+            training.set_num_examples(self.network, self.num_examples)
+
+    @property
+    def sampled_network(self):
+        """What `keras_bdl.predict` samples."""
+        return self.network
+
+    def _build_network(self, input_shape):
+        if not self.network.built:  # a symbolic call builds subclassed networks too
+            self.network(
+                keras.tree.map_shape_structure(
+                    lambda shape: keras.Input(batch_shape=shape), input_shape
+                )
+            )
+            self._tell_num_examples()
+
+    def compile(
+        self, optimizer="adam", loss=None, metrics=None, weighted_metrics=None, **kwargs
+    ):
+        """Configures training. The loss is the likelihood of the model.
+
+        Args:
+            optimizer: Keras optimizer or its name.
+            loss: None: the likelihood is part of the model.
+            metrics, weighted_metrics: more metrics (class docstring: of what). Names
+                of those that are always reported add nothing.
+            **kwargs: as in `keras.Model.compile`.
+
+        Raises:
+            ValueError: on another loss, `loss_weights`, or a metric object with
+                the name of one that is always reported.
+        """
+        if loss is not None:
+            self._check_loss(loss)
+        if kwargs.get("loss_weights") is not None:
+            raise ValueError(
+                f"`{type(self).__name__}` takes no `loss_weights`; its KL is weighted "
+                "by the layers' `kl_weight`. "
+                f"Received: loss_weights={kwargs['loss_weights']!r}"
+            )
+        super().compile(
+            optimizer=optimizer,
+            loss=self._likelihood,
+            metrics=self._other_metrics(metrics),
+            weighted_metrics=self._other_metrics(weighted_metrics),
+            **kwargs,
+        )
+
+    def _check_loss(self, loss):
+        raise ValueError(
+            f"`{type(self).__name__}` has its own likelihood; leave `loss` out, or "
+            "compile the network itself as a plain Keras model. "
+            f"Received: loss={loss!r}"
+        )
+
+    def _other_metrics(self, metrics):
+        """Metrics of the user's, without names that are reported anyway."""
+        if not isinstance(metrics, (list, tuple)):
+            metrics = [] if metrics is None else [metrics]
+        own = self._own_metrics
+        for metric in metrics:
+            if getattr(metric, "name", None) in own:
+                raise ValueError(
+                    f"`{type(self).__name__}` reports a metric of this name itself; "
+                    f"give yours another. Received: metric={metric.name!r}"
+                )
+        return [m for m in metrics if not (isinstance(m, str) and m in own)] or None
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        config.pop("loss", None)
+        config.pop("loss_weights", None)
+        return config
+
+    def compile_from_config(self, config):
+        config = keras.saving.deserialize_keras_object(config)
+        self.compile(**config)
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
+        """As `keras.Model.fit`, after reading the number of examples off the data.
+
+        Targets in the forms that the class docstring names.
+
+        Raises:
+            ValueError: if the number of examples cannot be told (a generator):
+                give `num_examples` to the constructor. On targets that do not fit.
+        """
+        y = self._targets(y)
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, (tuple, list)) and len(validation) > 1:
+            x_val, y_val, *weights = validation
+            kwargs["validation_data"] = (x_val, self._targets(y_val), *weights)
+        self._prepare_fit(x, y, kwargs)
+        if self.num_examples is None:
+            self._infer_num_examples(x, kwargs)
+        return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
+
+    def _prepare_fit(self, x, y, options):
+        """Called before training, when the targets are known to be right."""
+
+    def _infer_num_examples(self, x, options):
+        unknown = [
+            layer
+            for layer in base.bayesian_layers(self.network)
+            if layer.has_kl and layer.num_examples is None
+        ]
+        if not unknown:
+            return
+        names = ("validation_split", "validation_data", "steps_per_epoch")
+        rows = training.infer_num_examples(
+            x,
+            **{name: options[name] for name in names if name in options},
+        )
+        if rows is None:
+            raise ValueError(
+                "Cannot tell the number of training examples from this data. Give "
+                f"it as `{type(self).__name__}(network, num_examples=n)` or by "
+                f"`keras_bdl.set_num_examples(model, n)`. Received: x={x!r}"
+            )
+        for layer in unknown:
+            layer.set_num_examples(rows, inferred=True)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.evaluate`; what it reports is in the class docstring."""
+        with training.weights_kept(self):
+            return super().evaluate(x, self._targets(y), *args, **kwargs)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """Negative evidence lower bound per example; also updates the metrics."""
+        y_pred, sample_weight = losses.unmask(y_pred, sample_weight)
+        total = super().compute_loss(x, y, y_pred, sample_weight, training=training)
+        if training or not self.is_sampled():
+            draws = ops.expand_dims(ops.stop_gradient(y_pred), 0)
+        else:
+            draws = self.draw_outputs(x, self.num_samples, seed=0)
+            # Puts the expected likelihood in place of that of the mean weights.
+            # Taken last: the forward passes above clear the terms of `add_loss`.
+            total = total - self._likelihood(y, y_pred, sample_weight)
+            total = total + self._expected_nll(y, draws, sample_weight)
+        self._update_metrics(y, draws, sample_weight)
+        return total
+
+    def is_sampled(self):
+        """Whether posterior samples differ."""
+        return True
+
+    def draw_outputs(self, x, num_samples, seed, batch_size=None):
+        """Outputs of posterior samples, `(samples, n, ...)`, as tensors."""
+        if not self.is_sampled():
+            return ops.expand_dims(self(x, training=False), 0)
+        outputs = self.make_sampler(num_samples, batch_size).sample(x, seed)
+        return ops.swapaxes(outputs, 0, 1)
+
+    def make_sampler(self, num_samples, batch_size=None):
+        """What samples the outputs, made once. First outside of traced functions."""
+        return sampler.make_sampler(
+            self,
+            num_samples,
+            "samples",
+            None,
+            mc_dropout=self.mc_dropout,
+            batch_size=batch_size,
+        )
+
+    def _expected_nll(self, y, draws, sample_weight):
+        """Mean over samples, as the mean over the rows of all samples."""
+        y, sample_weight = (
+            None if v is None else ops.concatenate([v] * self.num_samples)
+            for v in (y, sample_weight)
+        )
+        draws = ops.reshape(draws, (-1, *draws.shape[2:]))
+        return self._likelihood(y, draws, sample_weight)
+
+    def predict_on_batch(self, x):
+        """`predict` of one batch."""
+        rows = keras.tree.flatten(x)[0].shape[0]
+        return self.predict(x, batch_size=rows, verbose=0)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "network": keras.saving.serialize_keras_object(self.network),
+            "num_samples": self.num_samples,
+            "num_examples": self.num_examples,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        config["network"] = keras.saving.deserialize_keras_object(
+            config["network"], custom_objects=custom_objects
+        )
+        return cls(**config)

@@ -1,0 +1,127 @@
+"""The noise of a regressor's targets around what its network says."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_bdl import losses
+from keras_bdl.models.standardization import wide_dtype
+from keras_bdl.ops import divergences, likelihoods, mixtures
+
+NOISES = ("heteroscedastic", "homoscedastic", "student_t")
+
+# softplus(_RAW_DF) = 3: five degrees of freedom to begin with.
+_RAW_DF = math.log(math.expm1(3.0))
+
+
+class ObservationNoise(keras.layers.Layer):
+    """Outputs of a network -> parameters of the noise, in the units of the targets.
+
+    `(n, 2 d)` (heteroscedastic) or `(n, d)` -> `(n, 2 d)`, means and log standard
+    deviations; for Student's t `(n, 3 d)`, locations, log scales and log degrees of
+    freedom. Scales that the network does not give are weights of this layer.
+
+    Args:
+        noise: one of `NOISES`.
+        targets: the `Standardization` of the targets, or None.
+    """
+
+    def __init__(self, noise, targets):
+        super().__init__(dtype=wide_dtype(), autocast=False)
+        self.noise = noise
+        self.targets = targets
+        self.num_targets = None  # known when built
+
+    def build(self, input_shape):
+        width = input_shape[-1]
+        if len(input_shape) != 2 or not isinstance(width, int):
+            raise ValueError(
+                "Expected the outputs of `network` to be one tensor `(n, width)`. "
+                f"Received: outputs of shape {input_shape}"
+            )
+        per_example = self.noise == "heteroscedastic"
+        if per_example and width % 2:
+            raise ValueError(
+                "Expected an even number of outputs of `network` for "
+                "noise='heteroscedastic': d means, then d log standard deviations. "
+                f"Received: width={width}"
+            )
+        self.num_targets = width // 2 if per_example else width
+        if self.targets is not None and not self.targets.built:
+            self.targets.build((None, self.num_targets))
+        options = {"shape": (self.num_targets,), "autocast": False}
+        if not per_example:
+            self.log_scale = self.add_weight(
+                name="log_scale", initializer="zeros", **options
+            )
+        if self.noise == "student_t":
+            initializer = keras.initializers.Constant(_RAW_DF)
+            self.raw_df = self.add_weight(
+                name="raw_df", initializer=initializer, **options
+            )
+
+    def call(self, outputs):
+        location = ops.cast(outputs, self.dtype)
+        if self.noise == "heteroscedastic":
+            location, log_scale = ops.split(location, 2, axis=-1)
+        else:
+            log_scale = ops.broadcast_to(self.log_scale, ops.shape(location))
+        if self.targets is not None:
+            location = location * self.targets.stddev + self.targets.mean
+            log_scale = log_scale + ops.log(self.targets.stddev)
+        parameters = [location, log_scale]
+        if self.noise == "student_t":
+            log_df = ops.log(self._df())
+            parameters.append(ops.broadcast_to(log_df, ops.shape(location)))
+        return ops.concatenate(parameters, axis=-1)
+
+    def _df(self):
+        return 2.0 + ops.softplus(self.raw_df)  # above 2: the variance is finite
+
+    def loss(self):
+        """The Keras loss of these parameters."""
+        return (
+            losses.StudentTNLL() if self.noise == "student_t" else losses.GaussianNLL()
+        )
+
+    def location(self, parameters):
+        return parameters[..., : self.num_targets]
+
+    def log_prob(self, y, parameters):
+        """log p(y | parameters), summed over targets: `(..., n)`."""
+        y = ops.reshape(ops.cast(y, parameters.dtype), (-1, self.num_targets))
+        if self.noise == "student_t":
+            parts = ops.split(parameters, 3, axis=-1)
+            log_probs = likelihoods.student_t_log_prob(y, *parts)
+        else:
+            parts = ops.split(parameters, 2, axis=-1)
+            log_probs = divergences.normal_log_prob(y, *parts)
+        return ops.sum(log_probs, axis=-1)
+
+    def mixture_log_prob(self, y, draws):
+        """Log density of the mixture of samples `(samples, n, .)`: `(n,)`."""
+        return mixtures.log_mean_exp(self.log_prob(y, draws))
+
+    def variance(self, parameters):
+        """Variance of the noise, `(..., n, d)`."""
+        log_scale = parameters[..., self.num_targets : 2 * self.num_targets]
+        variance = ops.exp(2.0 * log_scale)
+        if self.noise == "student_t":  # df / (df - 2), without the difference
+            variance = variance * (1.0 + 2.0 / ops.softplus(self.raw_df))
+        return variance
+
+    def mixture_cdf(self, draws):
+        """Distribution function of each target under samples `(samples, n, .)`.
+
+        A function of y `(levels, n, d)`.
+        """
+        draws = ops.expand_dims(draws, 1)
+        location = self.location(draws)
+        precision = ops.exp(-draws[..., self.num_targets : 2 * self.num_targets])
+        standard = (
+            mixtures.student_t_cdf(self._df())
+            if self.noise == "student_t"
+            else mixtures.normal_cdf
+        )
+        return lambda y: ops.mean(standard((y - location) * precision), axis=0)

@@ -1,0 +1,387 @@
+"""A Bayesian regressor around any network."""
+
+import types
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_bdl import prediction, training, validation
+from keras_bdl.layers import base
+from keras_bdl.mc_dropout import DropoutSampling
+from keras_bdl.models.likelihood_model import LikelihoodModel
+from keras_bdl.models.observation_noise import NOISES, ObservationNoise
+from keras_bdl.models.predictive import (
+    PredictiveLogLikelihood,
+    PredictiveSpread,
+    PredictiveUncertainty,
+    quantile_levels,
+)
+from keras_bdl.models.standardization import (
+    ColumnStatistics,
+    Standardization,
+    to_numpy,
+    training_batches,
+)
+
+PACKAGE = "keras_bdl"
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class BayesianRegressor(LikelihoodModel):
+    """Likelihood of real targets over a network, with a posterior over weights.
+
+    The network gives d means and d log standard deviations for each input
+    (`noise="heteroscedastic"`), or d locations, around which the noise is the same
+    for all inputs: Gaussian ("homoscedastic") or Student's t ("student_t", which
+    outliers bend less), of scales and degrees of freedom learned per target. `fit`
+    minimises the negative evidence lower bound per example,
+
+        -E_q log p(y | x, w) + KL(q || p) / N,
+        log p(y | x, w) = sum_d log N(y_d | mean_d, stddev_d^2),  or, of df > 2,
+                          sum_d log t(y_d | location_d, scale_d, df_d),
+
+    and reads N off the data. The predictive is the mixture of S samples,
+
+        p(y | x) = 1/S sum_s p(y | x, w_s).
+
+    The network may have keras_bdl layers, plain `keras.layers.Dropout` (Monte Carlo
+    dropout; the KL is then what weight decay you give its layers), or neither: then
+    all uncertainty is noise.
+
+    `model(x)`, and so `export`, gives the noise under the posterior-mean network, in
+    the units of the targets: `(n, 2 d)`, means, then log standard deviations; for
+    Student's t `(n, 3 d)`, locations, log scales, log degrees of freedom.
+
+    `evaluate` and `val_*` report `loss`, the negative bound with sampled weights, and
+    of the predictive `nll` (nats per example) and `rmse` of its mean over all
+    targets. In training these are of the one sample of each step. More metrics in
+    `compile` are of the means of the mean network (in training, of the sampled one).
+    All are in the units of the targets, which are `(n,)` or `(n, d)`.
+
+    Args:
+        network: Keras model from inputs to `(n, 2 d)` with heteroscedastic noise, to
+            `(n, d)` otherwise.
+        noise: "heteroscedastic", "homoscedastic" or "student_t".
+        num_samples: posterior samples S of `predict` and `evaluate`.
+        num_examples: number of training examples; None reads it off the data.
+        normalize: whether to standardise inputs (floats, each entry of the last axis)
+            and targets. The first `fit` takes means and standard deviations from its
+            training rows; they are saved with the model, and later calls of `fit`
+            keep them, so that the function that is trained on stays the same.
+        mc_dropout: whether plain Dropout layers are sampled in prediction.
+        name, **kwargs: as in `keras.Model`.
+
+    Raises:
+        TypeError: if the network is no Keras model, or on an argument of wrong type.
+        ValueError: on unknown noise, or a network whose outputs do not fit it.
+
+    Example:
+
+    >>> network = keras.Sequential([
+    ...     keras.Input((8,)),
+    ...     keras_bdl.VariationalDense(50, activation="relu"),
+    ...     keras_bdl.VariationalDense(2),
+    ... ])
+    >>> model = keras_bdl.BayesianRegressor(network, normalize=True)
+    >>> model.compile(keras.optimizers.Adam(0.01))
+    >>> x = np.random.normal(size=(200, 8))
+    >>> y = 5.0 * x[:, 0] + np.random.normal(size=200)
+    >>> model.fit(x, y, epochs=20)
+    >>> model.predict(x)  # (200, 1)
+    >>> low, median, high = model.predict_uncertainty(x).quantiles  # 5, 50, 95 %
+    >>> model.log_likelihood(x, y).mean()
+
+    References: Kendall and Gal, "What uncertainties do we need in Bayesian deep
+    learning for computer vision?", 2017, eq. 5 and 9; Gal and Ghahramani, "Dropout as
+    a Bayesian approximation", 2016, eq. 8 (log-likelihood of the predictive).
+    """
+
+    _own_metrics = ("nll", "rmse")
+
+    def __init__(
+        self,
+        network,
+        noise="heteroscedastic",
+        num_samples=100,
+        num_examples=None,
+        normalize=False,
+        mc_dropout=True,
+        **kwargs,
+    ):
+        super().__init__(network, num_samples, num_examples, **kwargs)
+        if noise not in NOISES:
+            raise ValueError(
+                f"Expected `noise` to be one of {NOISES}. Received: noise={noise!r}"
+            )
+        self.noise = noise
+        self.normalize = validation.boolean("normalize", normalize)
+        self.mc_dropout = validation.boolean("mc_dropout", mc_dropout)
+        self.inputs_standardization = Standardization() if normalize else None
+        self.targets_standardization = Standardization() if normalize else None
+        self.observation_noise = ObservationNoise(noise, self.targets_standardization)
+        self._likelihood = self.observation_noise.loss()
+        self._nll = keras.metrics.Mean(name="nll")
+        self._rmse = keras.metrics.RootMeanSquaredError(name="rmse")
+        self._has_dropout = False
+        # In a namespace, in which Keras looks for nothing to track or save.
+        self._made = types.SimpleNamespace(graph=None, predictives={})
+        if base.is_graph(network):
+            self.build(network.input_shape)
+
+    @property
+    def outputs_kind(self):
+        """What `keras_bdl.predict_uncertainty` takes the outputs for, or None."""
+        return None if self.noise == "student_t" else "mean_and_log_stddev"
+
+    @property
+    def sampled_network(self):
+        """The model as a graph, of which the part before sampling is run once."""
+        if not (self.built and base.is_graph(self.network)):
+            return self
+        if self._made.graph is None:
+            network = self.network
+            is_sequential = isinstance(network, keras.Sequential)
+            inputs = keras.tree.map_structure(
+                lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype),
+                network.inputs[0] if is_sequential else network.input,
+            )
+            # `call`: the network's layers in the graph, and not the network as one.
+            outputs = network.call(self._standardized(inputs))
+            self._made.graph = keras.Model(inputs, self.observation_noise(outputs))
+        return self._made.graph
+
+    def build(self, input_shape):
+        if self.built:
+            return
+        self._build_network(input_shape)
+        training.check_no_recurrent_cells(self.network)
+        if self.mc_dropout:  # refuses what it cannot sample
+            self._has_dropout = bool(DropoutSampling(self.network).layers)
+        if self.normalize:
+            self._check_one_input(input_shape)
+            self.inputs_standardization.build(input_shape)
+        self.observation_noise.build(self._output_shape(input_shape))
+        self.built = True
+        if self.is_sampled():  # here, because a traced function makes no variables
+            self.make_sampler(self.num_samples)
+
+    def _output_shape(self, input_shape):
+        if base.is_graph(self.network):
+            return self.network.output_shape
+        inputs = keras.tree.map_shape_structure(
+            lambda shape: keras.Input(batch_shape=shape), input_shape
+        )
+        outputs = self.network(inputs)
+        return keras.tree.map_structure(lambda output: output.shape, outputs)
+
+    def _check_one_input(self, input_shape):
+        one = all(size is None or isinstance(size, int) for size in input_shape)
+        dtypes = [t.dtype for t in getattr(self.network, "inputs", None) or []]
+        if not one or any("int" in dtype for dtype in dtypes):
+            raise ValueError(
+                "`normalize=True` standardises one input of floats; standardise "
+                "others yourself, or by a `keras.layers.Normalization`. "
+                f"Received: inputs of shape {input_shape} and dtype {dtypes}"
+            )
+
+    def _standardized(self, inputs):
+        return self.inputs_standardization(inputs) if self.normalize else inputs
+
+    def call(self, inputs, training=None):
+        outputs = self.network(self._standardized(inputs), training=training)
+        return self.observation_noise(outputs)
+
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
+        """As `keras.Model.fit`, after reading N, and scales, off the data.
+
+        Args:
+            x, y, batch_size, epochs, **kwargs: as in `keras.Model.fit`. With
+                `normalize` what can be read before training: arrays, a finite
+                `tf.data.Dataset` or a `PyDataset`.
+
+        Raises:
+            ValueError: if the number of examples cannot be told (a generator): give
+                `num_examples` to the constructor. On targets that do not fit or are
+                not finite.
+        """
+        self._build_for(x)
+        return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
+
+    def _build_for(self, x):
+        if not self.built and hasattr(x, "shape"):
+            self.build((None, *x.shape[1:]))
+
+    def _prepare_fit(self, x, y, options):
+        if self.normalize and not self.targets_standardization.is_adapted:
+            self._adapt(x, y, options)
+
+    def _adapt(self, x, y, options):
+        """Takes means and standard deviations from the training rows."""
+        names = ("validation_split", "validation_data", "steps_per_epoch")
+        options = {name: options[name] for name in names if name in options}
+        inputs, targets = ColumnStatistics("x"), ColumnStatistics("y")
+        for x_batch, y_batch in training_batches(x, y, **options):
+            x_batch = to_numpy(x_batch)
+            self._build_for(x_batch)
+            inputs.update(x_batch)
+            targets.update(self._targets(to_numpy(y_batch)))
+        if not targets.count:
+            raise ValueError(f"Expected training data with rows. Received: x={x!r}")
+        self.inputs_standardization.adapt(inputs)
+        self.targets_standardization.adapt(targets)
+
+    def _targets(self, y):
+        """Targets in an array as `(n, d)`; other data passes through."""
+        if not hasattr(y, "shape"):
+            return y
+        try:
+            targets = to_numpy(y).astype(keras.config.floatx())
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"Expected `y` to be numbers. Received: y of dtype {y.dtype}"
+            ) from error
+        if targets.ndim == 1:
+            targets = targets[:, None]
+        num_targets = self.observation_noise.num_targets
+        width = targets.shape[-1] if targets.ndim == 2 else None
+        if width is None or num_targets not in (None, width):
+            raise ValueError(
+                f"Expected targets `(n, {num_targets or 'd'})`, of the width that the "
+                f"network's outputs have for noise={self.noise!r}. "
+                f"Received: y.shape={tuple(y.shape)}"
+            )
+        if not np.isfinite(targets).all():
+            raise ValueError(
+                "Expected finite targets. Received: y with "
+                f"{(~np.isfinite(targets)).sum()} values NaN or infinite"
+            )
+        return targets
+
+    def is_sampled(self):
+        return self._has_dropout or bool(base.bayesian_layers(self.network))
+
+    def _update_metrics(self, y, draws, sample_weight):
+        noise = self.observation_noise
+        if sample_weight is not None:
+            sample_weight = ops.reshape(sample_weight, (-1,))
+        nll = -noise.mixture_log_prob(y, draws)
+        self._nll.update_state(nll, sample_weight=sample_weight)
+        mean = ops.mean(noise.location(draws), axis=0)
+        y = ops.reshape(ops.cast(y, mean.dtype), ops.shape(mean))
+        self._rmse.update_state(y, mean, sample_weight=sample_weight)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """The user's metrics are of the means, not of the noise's parameters."""
+        means = self.observation_noise.location(y_pred)
+        return super().compute_metrics(x, y, means, sample_weight=sample_weight)
+
+    def predict(
+        self,
+        x,
+        batch_size=None,
+        verbose="auto",
+        steps=None,
+        callbacks=None,
+        num_samples=None,
+        seed=None,
+    ):
+        """Mean of the posterior predictive, `(n, d)`, in the units of the targets.
+
+        Args:
+            x, batch_size, verbose, steps, callbacks: as in `keras.Model.predict`.
+            num_samples: posterior samples; None takes the constructor's.
+            seed: integer for repeatable results.
+
+        Returns:
+            NumPy array.
+        """
+        options = dict(
+            batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
+        )
+        num_samples = self._num_samples(num_samples)
+        self._build_for(x)
+        if self.is_sampled():
+            options.update(seed=seed, mc_dropout=self.mc_dropout)
+            parameters = prediction.predict(self, x, num_samples, **options)
+        else:
+            with training.weights_kept(self):
+                parameters = super().predict(x, **options)
+        return self.observation_noise.location(parameters)
+
+    def predict_uncertainty(
+        self,
+        x,
+        num_samples=None,
+        quantiles=(0.05, 0.5, 0.95),
+        *,
+        batch_size=None,
+        verbose="auto",
+        steps=None,
+        callbacks=None,
+        seed=None,
+    ):
+        """Spread of the posterior predictive by source, and its quantiles.
+
+        Args:
+            x, batch_size, verbose, steps, callbacks: as in `keras.Model.predict`.
+            num_samples: posterior samples; None takes the constructor's.
+            quantiles: numbers between 0 and 1.
+            seed: integer for repeatable results.
+
+        Returns:
+            `PredictiveUncertainty`, a named tuple of NumPy arrays, in the units of
+            the targets.
+        """
+        levels = quantile_levels(quantiles)
+        self._build_for(x)
+        model = self._predictive(PredictiveSpread, num_samples, batch_size, levels)
+        result = model.run(x, seed, batch_size, steps, verbose, callbacks)
+        result["quantiles"] = result["quantiles"].swapaxes(0, 1)
+        return PredictiveUncertainty(**result)
+
+    def log_likelihood(
+        self, x, y, num_samples=None, *, batch_size=None, verbose="auto", seed=None
+    ):
+        """log 1/S sum_s p(y | x, w_s) of each row: `(n,)`, in nats.
+
+        In the units of the targets, with all constants. For data in other forms than
+        arrays, `evaluate` reports the mean of its negative as `nll`.
+
+        Args:
+            x, y: arrays (a nest of them for several inputs).
+            num_samples: posterior samples; None takes the constructor's.
+            batch_size, verbose: as in `keras.Model.predict`.
+            seed: integer for repeatable results.
+        """
+        for name, value in (("x", x), ("y", y)):
+            if not all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(value)):
+                raise TypeError(
+                    f"Expected `{name}` to be an array. Received: {name}={value!r}"
+                )
+        self._build_for(x)
+        model = self._predictive(PredictiveLogLikelihood, num_samples, batch_size)
+        data = {"x": x, "y": self._targets(y)}
+        return model.run(data, seed, batch_size, None, verbose, None)
+
+    def _num_samples(self, value):
+        if value is None:
+            return self.num_samples
+        return validation.integer("num_samples", value, 1, 10**9)
+
+    def _predictive(self, cls, num_samples, batch_size, *options):
+        """The model that computes a summary, made once: a new one is traced anew."""
+        if batch_size is not None:
+            batch_size = validation.integer("batch_size", batch_size, least=1)
+        key = (cls, self._num_samples(num_samples), batch_size, *options)
+        if key not in self._made.predictives:
+            self._made.predictives[key] = cls(self, *key[1:])
+        return self._made.predictives[key]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "noise": self.noise,
+            "normalize": self.normalize,
+            "mc_dropout": self.mc_dropout,
+        }

@@ -1,0 +1,117 @@
+"""Columns brought to mean 0 and standard deviation 1, as part of a model."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+
+class Standardization(keras.layers.Layer):
+    """(x - mean) / stddev over all axes but the last; the identity until `adapt`.
+
+    Both are weights, so that they are saved with the model and read anew by a
+    compiled function.
+    """
+
+    def __init__(self):
+        super().__init__(dtype=wide_dtype(), autocast=False)
+
+    def build(self, input_shape):
+        options = {"shape": input_shape[-1:], "trainable": False, "autocast": False}
+        self.mean = self.add_weight(name="mean", initializer="zeros", **options)
+        self.stddev = self.add_weight(name="stddev", initializer="ones", **options)
+        options["shape"] = ()
+        self.num_rows = self.add_weight(name="num_rows", initializer="zeros", **options)
+
+    def call(self, inputs):
+        return (ops.cast(inputs, self.dtype) - self.mean) / self.stddev
+
+    @property
+    def is_adapted(self):
+        return bool(ops.convert_to_numpy(self.num_rows) > 0)
+
+    def adapt(self, statistics):
+        self.mean.assign(statistics.mean)
+        self.stddev.assign(statistics.stddev())
+        self.num_rows.assign(statistics.count)
+
+
+class ColumnStatistics:
+    """Mean and standard deviation of each column, batch by batch in one pass.
+
+    Batches are merged as in Chan, Golub and LeVeque, "Updating formulae and a
+    pairwise algorithm for computing sample variances", 1979, eq. 2.1.
+    """
+
+    def __init__(self, name):
+        self.name = name
+        self.count = 0
+        self.mean = self.squares = 0.0
+        self.low, self.high = np.inf, -np.inf
+
+    def update(self, batch):
+        # What the model sees: a column that differs in later digits is constant.
+        rows = to_numpy(batch).astype(keras.config.floatx())
+        rows = rows.reshape(-1, rows.shape[-1]).astype("float64")
+        if not np.isfinite(rows).all():
+            raise ValueError(
+                f"Expected finite numbers in `{self.name}`. Received: "
+                f"{self.name} with {(~np.isfinite(rows)).sum()} values NaN or infinite"
+            )
+        if not len(rows):
+            return
+        mean = rows.mean(axis=0)
+        offset, total = mean - self.mean, self.count + len(rows)
+        self.squares = self.squares + np.square(rows - mean).sum(axis=0)
+        self.squares += np.square(offset) * (self.count * len(rows) / total)
+        self.mean = self.mean + offset * (len(rows) / total)
+        self.count = total
+        self.low = np.minimum(self.low, rows.min(axis=0))
+        self.high = np.maximum(self.high, rows.max(axis=0))
+
+    def stddev(self):
+        """Standard deviations; 1 for a constant column."""
+        stddev = np.sqrt(self.squares / self.count)
+        constant = (self.low == self.high) | (stddev < np.finfo("float32").tiny)
+        return np.where(constant, 1.0, stddev)
+
+
+def wide_dtype():
+    """float32 also under mixed precision, which would cost digits; or float64."""
+    policy = keras.config.dtype_policy()
+    return "float64" if policy.variable_dtype == "float64" else "float32"
+
+
+def to_numpy(array):
+    """An array or tensor, of any backend, as a NumPy array."""
+    return ops.convert_to_numpy(array) if ops.is_tensor(array) else np.asarray(array)
+
+
+def training_batches(
+    x, y, validation_split=0.0, validation_data=None, steps_per_epoch=None
+):
+    """Inputs and targets of the rows that `fit` trains on, batch by batch."""
+    if hasattr(y, "shape") and hasattr(x, "shape"):
+        rows = x.shape[0]
+        if validation_split and validation_data is None:
+            rows = math.floor(rows * (1.0 - validation_split))
+        yield x[:rows], y[:rows]
+        return
+    for batch in _one_pass(x, steps_per_epoch):
+        yield keras.utils.unpack_x_y_sample_weight(batch)[:2]
+
+
+def _one_pass(data, steps):
+    """Batches of one epoch of a data set that can be read more than once."""
+    if hasattr(data, "cardinality") and (steps or int(data.cardinality()) != -1):
+        return data.take(steps) if steps else data  # -1: infinite
+    if isinstance(data, keras.utils.PyDataset) and (steps or data.num_batches):
+        return (data[i] for i in range(steps or data.num_batches))
+    if hasattr(data, "dataset") and hasattr(data, "__iter__"):
+        return data  # a torch DataLoader
+    raise ValueError(
+        "`normalize=True` reads the training data once before training, which this "
+        "does not allow; give arrays, a finite `tf.data.Dataset` or a `PyDataset`, "
+        f"or standardise the data yourself. Received: x={data!r}"
+    )
