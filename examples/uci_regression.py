@@ -97,24 +97,25 @@ def make_variational(num_inputs):
     return keras_bdl.BayesianRegressor(network, normalize=True)
 
 
-def make_dense(num_inputs, num_examples, dropout=None):
+def make_dense(num_inputs, num_examples, noise, dropout=None):
     """A plain network with little weight decay, or one that samples its dropout."""
-    decay = keras.regularizers.L2(0.5 / num_examples)
+    decay = keras.regularizers.L2(0.25 / num_examples)
+    outputs = 2 if noise == "heteroscedastic" else 1
     layers = [
         keras.layers.Dense(UNITS, activation="relu", kernel_regularizer=decay),
-        keras.layers.Dense(1, kernel_regularizer=decay),
+        keras.layers.Dense(outputs, kernel_regularizer=decay),
     ]
     if dropout:
         layers.insert(1, keras.layers.Dropout(dropout))
         layers.insert(0, keras.layers.Dropout(dropout))
     network = keras.Sequential([keras.Input((num_inputs,)), *layers])
-    return keras_bdl.BayesianRegressor(network, "homoscedastic", normalize=True)
+    return keras_bdl.BayesianRegressor(network, noise, normalize=True)
 
 
 NETWORKS = {
     "variational": lambda d, n: make_variational(d),
-    "MC dropout": lambda d, n: make_dense(d, n, dropout=0.05),
-    "deterministic": make_dense,
+    "MC dropout": lambda d, n: make_dense(d, n, "heteroscedastic", dropout=0.02),
+    "deterministic": lambda d, n: make_dense(d, n, "homoscedastic"),
 }
 
 

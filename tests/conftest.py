@@ -1,5 +1,6 @@
 """Shared fixtures. The backend is the one in KERAS_BACKEND (default TensorFlow)."""
 
+import gc
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -48,3 +49,10 @@ def only_tensorflow():
 def pytest_collection_modifyitems(items):
     """Drops what pytest makes of a contract test that applies to no case."""
     items[:] = [item for item in items if "NOTSET" not in item.name]
+
+
+def pytest_collection_finish():
+    # `clear_session` collects garbage after every test: half a second each through
+    # what the imports made, and none where that is set aside.
+    gc.collect()
+    gc.freeze()

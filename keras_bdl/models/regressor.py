@@ -1,5 +1,6 @@
 """A Bayesian regressor around any network."""
 
+import math
 import types
 
 import keras
@@ -243,20 +244,36 @@ class BayesianRegressor(LikelihoodModel):
             ) from error
         if targets.ndim == 1:
             targets = targets[:, None]
-        num_targets = self.observation_noise.num_targets
-        width = targets.shape[-1] if targets.ndim == 2 else None
-        if width is None or num_targets not in (None, width):
-            raise ValueError(
-                f"Expected targets `(n, {num_targets or 'd'})`, of the width that the "
-                f"network's outputs have for noise={self.noise!r}. "
-                f"Received: y.shape={tuple(y.shape)}"
-            )
+        self._check_width(targets.shape)
         if not np.isfinite(targets).all():
             raise ValueError(
                 "Expected finite targets. Received: y with "
                 f"{(~np.isfinite(targets)).sum()} values NaN or infinite"
             )
         return targets
+
+    def _check_width(self, shape):
+        num_targets = self.observation_noise.num_targets
+        width = {1: 1, 2: shape[-1]}.get(len(shape))
+        if width is None or num_targets not in (None, width):
+            raise ValueError(
+                f"Expected targets `(n, {num_targets or 'd'})`, of the width that the "
+                f"network's outputs have for noise={self.noise!r}. "
+                f"Received: y.shape={tuple(shape)}"
+            )
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """Negative evidence lower bound per example; also updates the metrics."""
+        # Here too, because a `tf.data.Dataset` shows its shapes only now.
+        self._check_width(() if y is None else y.shape)
+        if sample_weight is not None and math.prod(sample_weight.shape[1:]) != 1:
+            raise ValueError(
+                "Expected one weight per example; the log-likelihood is a sum over "
+                f"targets. Received: sample_weight.shape={tuple(sample_weight.shape)}"
+            )
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def is_sampled(self):
         return self._has_dropout or bool(base.bayesian_layers(self.network))

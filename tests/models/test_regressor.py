@@ -539,6 +539,18 @@ def test_refusals_of_data():
         model.fit(np.where(X > 1, np.nan, X), Y, verbose=0)
 
 
+def test_refusals_of_what_a_data_set_yields():
+    tf = pytest.importorskip("tensorflow", reason="tf.data is TensorFlow's")
+    wide = np.concatenate([Y, Y], axis=1)
+    for data, message in (
+        ((X, wide), r"y.shape=\((None|8), 2\)"),
+        ((X, Y, wide), r"sample_weight.shape=\((None|8), 2\)"),
+    ):
+        data_set = tf.data.Dataset.from_tensor_slices(data).batch(8)
+        with pytest.raises(ValueError, match=f"Received: {message}"):
+            regressor().fit(data_set, verbose=0)
+
+
 def test_refusals_of_options_of_prediction():
     model = trained()
     for quantiles in ((0.0,), (0.5, 1.0), (float("nan"),)):
