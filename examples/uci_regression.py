@@ -229,7 +229,7 @@ def main():
     parser.add_argument("--data", type=pathlib.Path, help=".npz or .csv file")
     parser.add_argument("--target", help="column of a CSV; default: the last")
     parser.add_argument("--splits", type=int, help="how many; default: all, or 5")
-    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--num-samples", type=int, default=1000, help="of the weights")
     cli.add_common(parser)
     args = parser.parse_args()
