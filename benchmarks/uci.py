@@ -143,11 +143,7 @@ class Fleet:
     def __init__(self, architecture, num_inputs):
         self.architecture, self.num_inputs = architecture, num_inputs
         self.model = architecture.regressor(num_inputs)
-        self.loss = (
-            keras_bdl.losses.StudentTNLL()
-            if architecture.noise == "student_t"
-            else keras_bdl.losses.GaussianNLL()
-        )
+        self.loss = self.model.observation_noise.loss()
         schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, NUM_STEPS)
         self.optimizer = keras.optimizers.Adam(schedule)
         self.optimizer.build(self.model.trainable_variables)

@@ -159,7 +159,7 @@ class BayesianClassifier(LikelihoodModel):
         return prediction.predict(
             self,
             x,
-            self.num_samples if num_samples is None else num_samples,
+            self._num_samples(num_samples),
             batch_size=batch_size,
             steps=steps,
             verbose=verbose,
@@ -178,6 +178,6 @@ class BayesianClassifier(LikelihoodModel):
         return prediction.predict_uncertainty(
             self,
             x,
-            self.num_samples if num_samples is None else num_samples,
+            self._num_samples(num_samples),
             **kwargs,
         )

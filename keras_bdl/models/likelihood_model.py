@@ -136,15 +136,20 @@ class LikelihoodModel(keras.Model):
         if isinstance(validation, (tuple, list)) and len(validation) > 1:
             x_val, y_val, *weights = validation
             kwargs["validation_data"] = (x_val, self._targets(y_val), *weights)
-        self._prepare_fit(x, y, kwargs)
+        names = ("validation_split", "validation_data", "steps_per_epoch")
+        extent = {name: kwargs[name] for name in names if name in kwargs}
+        self._prepare_fit(x, y, extent)
         if self.num_examples is None:
-            self._infer_num_examples(x, kwargs)
+            self._infer_num_examples(x, extent)
         return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
 
-    def _prepare_fit(self, x, y, options):
-        """Called before training, when the targets are known to be right."""
+    def _prepare_fit(self, x, y, extent):
+        """Called before training, when the targets are known to be right.
 
-    def _infer_num_examples(self, x, options):
+        `extent` has those arguments of `fit` that say which rows are trained on.
+        """
+
+    def _infer_num_examples(self, x, extent):
         unknown = [
             layer
             for layer in base.bayesian_layers(self.network)
@@ -152,11 +157,7 @@ class LikelihoodModel(keras.Model):
         ]
         if not unknown:
             return
-        names = ("validation_split", "validation_data", "steps_per_epoch")
-        rows = training.infer_num_examples(
-            x,
-            **{name: options[name] for name in names if name in options},
-        )
+        rows = training.infer_num_examples(x, **extent)
         if rows is None:
             raise ValueError(
                 "Cannot tell the number of training examples from this data. Give "
@@ -218,6 +219,11 @@ class LikelihoodModel(keras.Model):
         )
         draws = ops.reshape(draws, (-1, *draws.shape[2:]))
         return self._likelihood(y, draws, sample_weight)
+
+    def _num_samples(self, value):
+        if value is None:
+            return self.num_samples
+        return validation.integer("num_samples", value, 1, 10**9)
 
     def predict_on_batch(self, x):
         """`predict` of one batch."""

@@ -213,16 +213,14 @@ class BayesianRegressor(LikelihoodModel):
         if not self.built and hasattr(x, "shape"):
             self.build((None, *x.shape[1:]))
 
-    def _prepare_fit(self, x, y, options):
+    def _prepare_fit(self, x, y, extent):
         if self.normalize and not self.targets_standardization.is_adapted:
-            self._adapt(x, y, options)
+            self._adapt(x, y, extent)
 
-    def _adapt(self, x, y, options):
+    def _adapt(self, x, y, extent):
         """Takes means and standard deviations from the training rows."""
-        names = ("validation_split", "validation_data", "steps_per_epoch")
-        options = {name: options[name] for name in names if name in options}
         inputs, targets = ColumnStatistics("x"), ColumnStatistics("y")
-        for x_batch, y_batch in training_batches(x, y, **options):
+        for x_batch, y_batch in training_batches(x, y, **extent):
             x_batch = to_numpy(x_batch)
             self._build_for(x_batch)
             inputs.update(x_batch)
@@ -380,11 +378,6 @@ class BayesianRegressor(LikelihoodModel):
         model = self._predictive(PredictiveLogLikelihood, num_samples, batch_size)
         data = {"x": x, "y": self._targets(y)}
         return model.run(data, seed, batch_size, None, verbose, None)
-
-    def _num_samples(self, value):
-        if value is None:
-            return self.num_samples
-        return validation.integer("num_samples", value, 1, 10**9)
 
     def _predictive(self, cls, num_samples, batch_size, *options):
         """The model that computes a summary, made once: a new one is traced anew."""
