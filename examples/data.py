@@ -118,6 +118,29 @@ def rotate(images, degrees):
     return np.clip(turned, 0.0, 1.0)  # cubic interpolation overshoots
 
 
+def distort_half(images, seed):
+    """Every second image turned by up to 60 degrees and shifted by up to a seventh.
+
+    Args:
+        images: `(n, size, size, 1)` in [0, 1].
+        seed: integer.
+    """
+    rng = np.random.default_rng(seed)
+    images = images.copy()
+    centre = (images.shape[1] - 1) / 2
+    for index in range(1, len(images), 2):
+        angle = np.deg2rad(rng.uniform(-60.0, 60.0))
+        shift = rng.uniform(-1.0, 1.0, size=2) * images.shape[1] / 7
+        turn = np.array(
+            [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        )
+        offset = centre - turn @ (centre + shift)
+        images[index, ..., 0] = ndimage.affine_transform(
+            images[index, ..., 0], turn, offset, order=1
+        )
+    return images
+
+
 def letters(image_size, count, seed):
     """Pictures of the letters in `LETTERS`, as large as the digits.
 

@@ -9,8 +9,11 @@ from keras_bdl import ops as ops
 from keras_bdl import priors as priors
 from keras_bdl.compression import compress as compress
 from keras_bdl.compression import sparsity_report as sparsity_report
+from keras_bdl.executed_depth import depth as depth
+from keras_bdl.flops import flops_report as flops_report
 from keras_bdl.layers import ConcreteDropout as ConcreteDropout
 from keras_bdl.layers import DropConnectDense as DropConnectDense
+from keras_bdl.layers import EarlyExitResBlock as EarlyExitResBlock
 from keras_bdl.layers import MCDropout as MCDropout
 from keras_bdl.layers import SparseVDConv as SparseVDConv
 from keras_bdl.layers import SparseVDConv1D as SparseVDConv1D
@@ -37,6 +40,7 @@ __all__ = [
     "BayesianRegressor",
     "ConcreteDropout",
     "DropConnectDense",
+    "EarlyExitResBlock",
     "MCDropout",
     "SparseVDConv",
     "SparseVDConv1D",
@@ -50,6 +54,8 @@ __all__ = [
     "VariationalGaussianDropout",
     "callbacks",
     "compress",
+    "depth",
+    "flops_report",
     "layers",
     "load_sparse",
     "losses",

@@ -7,6 +7,8 @@ from keras import ops
 
 from keras_bdl import compression, validation
 from keras_bdl.layers import base
+from keras_bdl.layers.latent import early_exit_blocks
+from keras_bdl.layers.weight_posterior import bayesian_layers
 
 
 class KLWarmup(keras.callbacks.Callback):
@@ -19,8 +21,8 @@ class KLWarmup(keras.callbacks.Callback):
     Validation, saved weights and the end of training always see the full weight,
     so that `val_loss` is a bound and no checkpoint keeps a warm-up value.
 
-    Adds `kl`, the unweighted KL of all layers in nats per data set, to the
-    training log. The log has `nll` where the model compiles it as a metric, as
+    Adds `kl`, the unweighted KL of all posteriors over weights in nats per data set,
+    to the training log. The log has `nll` where the model compiles it as a metric, as
     `BayesianClassifier` does; for other models give
     `metrics=[keras_bdl.metrics.NegativeLogLikelihood(name="nll", ...)]`.
 
@@ -40,12 +42,17 @@ class KLWarmup(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
-        self._layers = base.bayesian_layers(model)
+        self._layers = [
+            layer
+            for layer in base.stochastic_layers(model)
+            if hasattr(layer, "kl_weight")
+        ]
         if not self._layers:
             raise ValueError(
                 "`KLWarmup` expected a model with keras_bdl layers. "
                 f"Received: model={model!r}"
             )
+        self._posteriors = bayesian_layers(model)
         self._factor = 1.0
         self._warned = False
 
@@ -68,12 +75,13 @@ class KLWarmup(keras.callbacks.Callback):
         self._assign(1.0)
         if logs is None:
             return
-        logs["kl"] = sum(
-            float(ops.convert_to_numpy(ops.stop_gradient(layer.measured_kl())))
-            for layer in self._layers
-        )
+        if self._posteriors:
+            logs["kl"] = sum(
+                float(ops.convert_to_numpy(ops.stop_gradient(layer.measured_kl())))
+                for layer in self._posteriors
+            )
         logs["kl_weight"] = self._factor
-        if "nll" not in logs and not self._warned:
+        if self._posteriors and "nll" not in logs and not self._warned:
             self._warned = True
             warnings.warn(
                 "The log has no `nll`, because the model compiles no such metric: add "
@@ -145,7 +153,9 @@ class SparsityLogger(keras.callbacks.Callback):
     def set_model(self, model):
         super().set_model(model)
         self._layers = [
-            layer for layer in base.bayesian_layers(model) if hasattr(layer, "sparsity")
+            layer
+            for layer in base.stochastic_layers(model)
+            if hasattr(layer, "sparsity")
         ]
         if not self._layers:
             raise ValueError(
@@ -181,7 +191,7 @@ class DropoutRateLogger(keras.callbacks.Callback):
         super().set_model(model)
         self._layers = [
             layer
-            for layer in base.bayesian_layers(model)
+            for layer in base.stochastic_layers(model)
             if isinstance(getattr(type(layer), "rate", None), property)
         ]
         if not self._layers:
@@ -196,6 +206,39 @@ class DropoutRateLogger(keras.callbacks.Callback):
             return
         for name, layer in zip(self._names, self._layers):
             logs[f"rate_{name}"] = layer.rate
+
+
+class DepthLogger(keras.callbacks.Callback):
+    """Adds the mean depth of each early-exit block to the log, as `depth_<layer>`.
+
+    It is E_q z over the training rows of the epoch: the number of units that an
+    example is expected to run. Put it before `keras.callbacks.TensorBoard`.
+
+    Example:
+
+    >>> model.fit(x, y, callbacks=[keras_bdl.callbacks.DepthLogger()])
+    """
+
+    def set_model(self, model):
+        super().set_model(model)
+        self._layers = early_exit_blocks(model)
+        if not self._layers:
+            raise ValueError(
+                "`DepthLogger` expected a model with `EarlyExitResBlock` layers. "
+                f"Received: model={model!r}"
+            )
+        self._names = _log_names(self._layers)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        for layer in self._layers:
+            if layer.built:
+                layer.reset_depth()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is None:
+            return
+        for name, layer in zip(self._names, self._layers):
+            logs[f"depth_{name}"] = layer.mean_depth()
 
 
 def _log_names(layers):

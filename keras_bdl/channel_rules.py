@@ -201,7 +201,7 @@ def rule_of(node, shared):
 
 def effective_weights(layer):
     """Kernel `(..., in, out)` and bias `(out,)` of a Dense or Conv at inference."""
-    bayesian = isinstance(layer, base.BayesianLayer)
+    bayesian = isinstance(layer, base.StochasticLayer)
     kernel = ops.convert_to_numpy(layer.mean_kernel() if bayesian else layer.kernel)
     if layer.bias is None:
         return kernel, np.zeros(kernel.shape[-1], kernel.dtype)

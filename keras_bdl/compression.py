@@ -275,7 +275,7 @@ class _Builder:
     def _copy_whole(self, layer):
         if not layer.variables:
             return layer, []  # nothing to keep apart from the original
-        if isinstance(layer, base.BayesianLayer):
+        if isinstance(layer, base.StochasticLayer):
             if not (is_linear(layer) and hasattr(layer, "to_keras")):
                 raise ValueError(
                     f"Layer '{layer.name}' of class {type(layer).__name__} has no "
@@ -284,7 +284,7 @@ class _Builder:
             return layer.to_keras(), []
         if isinstance(layer, keras.Model) and base.is_graph(layer):
             return compress(layer), []
-        if base.bayesian_layers(layer):
+        if base.stochastic_layers(layer):
             raise ValueError(
                 f"Layer '{layer.name}' of class {type(layer).__name__} has keras_bdl "
                 "layers inside, which `compress` cannot take out. "

@@ -37,6 +37,15 @@ class EventLoss(keras.losses.Loss):
             terms = terms * align_weights(weights, terms)
         return ops.sum(ops.reshape(terms, (ops.shape(terms)[0], -1)), axis=-1)
 
+    def row_losses(self, y_true, y_pred, sample_weight=None):
+        """The weighted loss of each example, `(n,)`: what `__call__` is the mean of."""
+        y_true = ops.convert_to_tensor(y_true, dtype=self.dtype)
+        y_pred, weights = unmask(y_pred, sample_weight)
+        if weights is not None and len(ops.shape(weights)) > 1:
+            return self.call((y_true, weights), y_pred)
+        values = self.call(y_true, y_pred)
+        return values if weights is None else values * align_weights(weights, values)
+
 
 def unmask(y_pred, sample_weight):
     """Predictions without their Keras mask, and weights that are 0 where it was."""

@@ -19,7 +19,7 @@ class DropoutSampling:
     def __init__(self, model):
         self.layers = []
         for layer in base.flatten_layers(model):
-            if isinstance(layer, base.BayesianLayer):
+            if isinstance(layer, base.StochasticLayer):
                 continue  # it samples by itself
             if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
                 self.layers.append(layer)

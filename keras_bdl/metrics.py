@@ -149,3 +149,21 @@ class ExpectedCalibrationError(keras.metrics.Metric):
             "name": self.name,
             "dtype": self.dtype,
         }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ExpectedDepth(keras.metrics.Mean):
+    """Mean number of units that an example runs, over all early-exit blocks.
+
+    The models of `keras_bdl.models` report it as `depth`: in training the expectation
+    under q, in `evaluate` the units that inference runs. For other models see
+    `callbacks.DepthLogger` and `keras_bdl.depth`.
+
+    Example:
+
+    >>> metric = keras_bdl.metrics.ExpectedDepth()
+    >>> metric.update_state(keras_bdl.depth(model, x).sum(axis=1))
+    """
+
+    def __init__(self, name="depth", dtype=None):
+        super().__init__(name=name, dtype=dtype)

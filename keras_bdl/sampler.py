@@ -124,7 +124,7 @@ class Sampler(SeededModel):
         self.block = min(_BLOCK, num_samples) if self.parts.batched else 1
 
     def _is_sampled(self, layer):
-        if base.bayesian_layers(layer):
+        if base.stochastic_layers(layer):
             return True
         return self._dropouts is not None and self._dropouts.affects(layer)
 
@@ -281,7 +281,7 @@ def _split_moments(outputs, kind):
 
 def check_sampled(model, dropouts):
     """Refuses a model of which all samples would be equal."""
-    if base.bayesian_layers(model):
+    if base.stochastic_layers(model):
         return
     if dropouts is not None and dropouts.layers:
         return

@@ -8,6 +8,7 @@ import keras
 
 from keras_bdl import validation
 from keras_bdl.layers import base
+from keras_bdl.layers.weight_posterior import bayesian_layers
 
 
 def set_num_examples(model, num_examples):
@@ -33,14 +34,13 @@ def set_num_examples(model, num_examples):
         raise TypeError(
             f"Expected `model` to be a Keras model or layer. Received: model={model!r}"
         )
-    layers = base.bayesian_layers(model)
-    if not layers:
+    if not base.stochastic_layers(model):
         raise ValueError(
             "Expected `model` to have keras_bdl layers; this one has none. "
             f"Received: model={model!r}"
         )
     check_no_recurrent_cells(model)
-    for layer in layers:
+    for layer in bayesian_layers(model):
         layer.set_num_examples(num_examples)
     return model
 
@@ -49,7 +49,7 @@ def check_no_recurrent_cells(model):
     """Refuses Bayesian layers in RNN cells: their KL cannot leave the time loop."""
     for layer in base.flatten_layers(model):
         if isinstance(layer, keras.layers.RNN):
-            inner = base.bayesian_layers(layer)
+            inner = base.stochastic_layers(layer)
             if inner:
                 raise ValueError(
                     f"Layer '{inner[0].name}' is in the cell of the recurrent layer "

@@ -93,3 +93,21 @@ def share(name, value):
             f"Received: {name}={value!r}"
         )
     return float(value)
+
+
+def choice(name, value, choices):
+    """One of several strings.
+
+    Raises:
+        TypeError: if it is no string.
+        ValueError: if it is another one.
+    """
+    if not isinstance(value, str):
+        raise TypeError(
+            f"Expected `{name}` to be one of {choices}. Received: {name}={value!r}"
+        )
+    if value not in choices:
+        raise ValueError(
+            f"Expected `{name}` to be one of {choices}. Received: {name}={value!r}"
+        )
+    return value

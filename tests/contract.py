@@ -242,12 +242,13 @@ class LayerContract:
         x = case.inputs()
         state = to_numpy(layer.noise.state)
         outputs = []
-        for seed in (0, 0, 1):
+        for seed in (0, 0, *range(1, 9)):
             with sampling.SamplingScope(seed, 0, 1):
                 outputs.append(to_numpy(layer(x)))
                 assert not layer.losses
         np.testing.assert_array_equal(outputs[0], outputs[1])
-        assert np.abs(outputs[0] - outputs[2]).max() > 0
+        # A discrete draw may be equal once.
+        assert max(np.abs(outputs[0] - other).max() for other in outputs[2:]) > 0
         np.testing.assert_array_equal(state, to_numpy(layer.noise.state))
 
     def test_a_sample_in_the_scope_is_one_function(self, case):
@@ -267,13 +268,13 @@ class LayerContract:
             with sampling.SamplingScope(0, index, 1):
                 return layer(x)
 
-        stacked = to_numpy(ops.map(draw, ops.arange(3)))
+        stacked = to_numpy(ops.map(draw, ops.arange(8)))
         looped = to_numpy(
             ops.fori_loop(
-                0, 3, lambda i, total: total + draw(i), ops.zeros_like(draw(0))
+                0, 8, lambda i, total: total + draw(i), ops.zeros_like(draw(0))
             )
         )
-        assert np.abs(stacked[0] - stacked[1]).max() > 0
+        assert np.abs(stacked - stacked[0]).max() > 0
         np.testing.assert_allclose(stacked.sum(axis=0), looped, atol=1e-4)
 
     def test_noise_differs_between_calls_and_layers(self, case):
@@ -440,8 +441,9 @@ class LayerContract:
         x = np.full((1, *case.input_shape), 300.0, "float32")
         for call in (layer, lambda x: layer(x, training=True)):
             assert np.isfinite(to_numpy(ops.cast(call(x), "float32"))).all()
-        assert np.isfinite(float(to_numpy(layer.kl())))
-        assert keras.backend.standardize_dtype(layer.kl().dtype) == "float32"
+        if case.has_kl:
+            assert np.isfinite(float(to_numpy(layer.kl())))
+            assert keras.backend.standardize_dtype(layer.kl().dtype) == "float32"
 
     @of_weights
     def test_float64_is_not_narrowed(self, case):

@@ -22,7 +22,7 @@ ALIVE, PRUNED = -6.0, 6.0  # log standard deviations
 
 def sparsify(model, rng, share=0.6, dead_units=0.3):
     """Prunes single weights and whole units of every sparse layer; random biases."""
-    for layer in keras_bdl.layers.base.bayesian_layers(model):
+    for layer in keras_bdl.layers.base.stochastic_layers(model):
         if not hasattr(layer, "sparsity"):
             continue
         shape = layer.kernel.shape

@@ -110,7 +110,7 @@ MODELS = [
 
 def prepared(make):
     model = make()
-    for index, layer in enumerate(base.bayesian_layers(model)):
+    for index, layer in enumerate(base.stochastic_layers(model)):
         randomize(layer, seed=index)
     return model
 
@@ -123,7 +123,7 @@ def inputs_of(model, rows=8):
 def brute_force(model, x, count):
     """Outputs for `count` draws of all weights, set one after the other."""
     rng = np.random.default_rng(1)
-    layers = base.bayesian_layers(model)
+    layers = base.stochastic_layers(model)
     means = {
         id(v): to_numpy(v) for layer in layers for v in (layer._kernel, layer.bias)
     }
@@ -213,11 +213,11 @@ def test_a_draw_is_one_function_for_all_batches_and_calls(make):
 def test_predicting_moves_neither_training_noise_nor_the_plain_prediction():
     model = prepared(sequential)
     x = inputs_of(model)
-    states = [to_numpy(layer.noise.state) for layer in base.bayesian_layers(model)]
+    states = [to_numpy(layer.noise.state) for layer in base.stochastic_layers(model)]
     before = model.predict(x, verbose=0)
     keras_bdl.predict(model, x, verbose=0)
     np.testing.assert_array_equal(before, model.predict(x, verbose=0))
-    for state, layer in zip(states, base.bayesian_layers(model)):
+    for state, layer in zip(states, base.stochastic_layers(model)):
         np.testing.assert_array_equal(state, to_numpy(layer.noise.state))
 
 
@@ -500,7 +500,7 @@ def test_a_transformer_block_with_mc_dropout():
 
 def test_the_prefix_runs_what_comes_before_the_first_sampled_layer():
     model = prepared(deterministic_prefix)
-    parts = model_split.split(model, base.bayesian_layers, moments=True)
+    parts = model_split.split(model, base.stochastic_layers, moments=True)
     x = inputs_of(model)
     boundary = parts.prefix(ops.convert_to_tensor(x))
     mean, stddev = (to_numpy(tensor) for tensor, _ in boundary)

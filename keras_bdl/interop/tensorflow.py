@@ -17,3 +17,31 @@ def repeats(dataset):
         return True
     inputs = getattr(dataset, "_inputs", list)()  # not public: unknown without it
     return any(map(repeats, inputs))
+
+
+def on_rows(function, live, state, about):
+    """Applies a function to some rows of tensors; it runs on no others.
+
+    Args:
+        function: from dictionaries of rows of `state` and of `about` to one like that
+            of `state`.
+        live: booleans `(n,)`.
+        state, about: dictionaries of tensors `(n, ...)`.
+
+    Returns:
+        `state`, with the function's results on live rows. Without a live row the
+        function does not run at all.
+    """
+
+    def some():
+        index = tf.where(live)
+        rows = [
+            {name: tf.gather_nd(t, index) for name, t in tensors.items()}
+            for tensors in (state, about)
+        ]
+        return {
+            name: tf.tensor_scatter_nd_update(state[name], index, result)
+            for name, result in function(*rows).items()
+        }
+
+    return tf.cond(tf.reduce_any(live), some, lambda: dict(state))

@@ -6,6 +6,8 @@ from keras_bdl.layers.dropout import MCDropout as MCDropout
 from keras_bdl.layers.dropout import (
     VariationalGaussianDropout as VariationalGaussianDropout,
 )
+from keras_bdl.layers.early_exit import EarlyExitResBlock as EarlyExitResBlock
+from keras_bdl.layers.latent import LatentLayer as LatentLayer
 from keras_bdl.layers.sparse_vd import SparseVDConv as SparseVDConv
 from keras_bdl.layers.sparse_vd import SparseVDConv1D as SparseVDConv1D
 from keras_bdl.layers.sparse_vd import SparseVDConv2D as SparseVDConv2D
@@ -19,6 +21,8 @@ from keras_bdl.layers.variational import VariationalDense as VariationalDense
 __all__ = [
     "ConcreteDropout",
     "DropConnectDense",
+    "EarlyExitResBlock",
+    "LatentLayer",
     "MCDropout",
     "SparseVDConv",
     "SparseVDConv1D",

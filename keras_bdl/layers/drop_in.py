@@ -1,6 +1,7 @@
 """Bayesian layers with the kernel and bias of the Keras layer that they replace."""
 
-from keras_bdl.layers.base import BayesianLayer, copy_activation, live_config
+from keras_bdl.layers.base import copy_activation, live_config
+from keras_bdl.layers.weight_posterior import BayesianLayer
 
 
 class DropInLayer(BayesianLayer):

@@ -11,14 +11,14 @@ from keras import ops
 
 from keras_bdl import validation
 from keras_bdl.layers import linear
-from keras_bdl.layers.base import BayesianLayer, register, wide
+from keras_bdl.layers.base import StochasticLayer, register, wide
 from keras_bdl.layers.drop_in import DropInLayer, check_conversion
 from keras_bdl.layers.input_noise import InputNoiseLayer
 from keras_bdl.ops import divergences, estimators
 
 
 @register
-class MCDropout(BayesianLayer, keras.layers.Dropout):
+class MCDropout(StochasticLayer, keras.layers.Dropout):
     """`keras.layers.Dropout` that `keras_bdl.predict` samples without being told.
 
     In training it is `keras.layers.Dropout`, in plain inference the identity. In
@@ -46,8 +46,6 @@ class MCDropout(BayesianLayer, keras.layers.Dropout):
     Reference: Gal and Ghahramani, "Dropout as a Bayesian approximation", 2016.
     """
 
-    has_kl = False
-
     def __init__(self, rate, noise_shape=None, **kwargs):
         for name in ("prior", "num_examples", "kl_weight"):
             if name in kwargs:
@@ -59,15 +57,6 @@ class MCDropout(BayesianLayer, keras.layers.Dropout):
         if rate >= 1.0:
             raise ValueError(f"Expected `rate` below 1. Received: rate={rate}")
         super().__init__(rate, noise_shape, **kwargs)
-
-    def kl(self):
-        return ops.zeros((), dtype="float32")
-
-    def posterior(self):
-        raise ValueError(
-            "`MCDropout` has no weights; those that its masks multiply are in other "
-            f"layers. Received: layer={self.name!r}"
-        )
 
     def call_mean(self, inputs):
         return inputs
@@ -100,12 +89,6 @@ class MCDropout(BayesianLayer, keras.layers.Dropout):
     def to_keras(self):
         """The plain `keras.layers.Dropout`."""
         return keras.layers.Dropout(self.rate, self.noise_shape, name=self.name)
-
-    def get_config(self):
-        config = super().get_config()
-        for name in ("prior", "num_examples", "kl_weight"):
-            del config[name]
-        return config
 
 
 @register

@@ -11,8 +11,9 @@ from keras import ops
 
 from keras_bdl import sampling
 from keras_bdl.layers import linear
-from keras_bdl.layers.base import BayesianLayer, copy_activation, live_config
+from keras_bdl.layers.base import StochasticLayer, copy_activation, live_config
 from keras_bdl.layers.drop_in import check_conversion
+from keras_bdl.layers.weight_posterior import BayesianLayer
 from keras_bdl.ops import estimators
 
 _WRAPPED = (
@@ -160,7 +161,7 @@ def check_wrapped(name, layer):
     """Returns the layer to wrap, or refuses it."""
     if layer is None:
         return None
-    if not isinstance(layer, _WRAPPED) or isinstance(layer, BayesianLayer):
+    if not isinstance(layer, _WRAPPED) or isinstance(layer, StochasticLayer):
         raise TypeError(
             f"`{name}` wraps a `keras.layers.Dense`, `Conv1D`, `Conv2D` or `Conv3D`, "
             f"or nothing. Received: layer={layer!r}"

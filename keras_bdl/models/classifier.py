@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl import losses, metrics, prediction, training
+from keras_bdl import executed_depth, losses, metrics, prediction, training
 from keras_bdl.layers import base
 from keras_bdl.models.likelihood_model import LikelihoodModel
 from keras_bdl.ops import uncertainty
@@ -68,7 +68,7 @@ class BayesianClassifier(LikelihoodModel):
             self._check_network()
 
     def _check_network(self):
-        if not base.bayesian_layers(self.network):
+        if not base.stochastic_layers(self.network):
             raise ValueError(
                 "Expected `network` to have keras_bdl layers; nothing in it is "
                 "sampled. "
@@ -85,7 +85,7 @@ class BayesianClassifier(LikelihoodModel):
         self.built = True
 
     def call(self, inputs, training=None):
-        return self.network(inputs, training=training)
+        return self.run_network(inputs, training)
 
     def _check_loss(self, loss):
         if not isinstance(loss, losses.CategoricalNLL):
@@ -180,4 +180,42 @@ class BayesianClassifier(LikelihoodModel):
             x,
             self._num_samples(num_samples),
             **kwargs,
+        )
+
+    def predict_depth_posterior(
+        self, x, batch_size=None, verbose="auto", num_samples=None, seed=None
+    ):
+        """Joint posterior of label and depth of early-exit blocks, by all depths.
+
+        p(y, z | x) is proportional to p(y | x, z) p(z), with the geometric prior of
+        each block; its marginal in z is that prior, so what adapts to the input is its
+        mode. Running unit by unit, one block may stop once the mode is known: when
+        max_y p(y | x, l) >= exp(-prior_rate) at the latest.
+
+        Args:
+            x, batch_size, verbose: as in `keras.Model.predict`.
+            num_samples: posterior samples of weights, if there are; None takes the
+                constructor's.
+            seed: integer for repeatable results.
+
+        Returns:
+            `DepthPosterior`, a named tuple of NumPy arrays.
+
+        Raises:
+            ValueError: if the network has no early-exit block, or more than 64
+                combinations of depths.
+
+        Example:
+
+        >>> result = classifier.predict_depth_posterior(x_test)
+        >>> (result.label == y_test).mean(), result.exact_stop.mean()
+        """
+        return executed_depth.depth_posterior(
+            self,
+            self.network,
+            x,
+            self._num_samples(num_samples),
+            batch_size=batch_size,
+            verbose=verbose,
+            seed=seed,
         )

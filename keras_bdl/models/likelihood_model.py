@@ -1,10 +1,13 @@
 """What the models with a likelihood of their own have in common."""
 
+import contextlib
+
 import keras
 from keras import ops
 
-from keras_bdl import losses, sampler, training, validation
-from keras_bdl.layers import base
+from keras_bdl import latents, losses, metrics, sampler, training, validation
+from keras_bdl.layers import latent
+from keras_bdl.layers.weight_posterior import bayesian_layers
 
 
 class LikelihoodModel(keras.Model):
@@ -21,11 +24,15 @@ class LikelihoodModel(keras.Model):
         network: Keras model.
         num_samples: posterior samples of `predict` and `evaluate`.
         num_examples: number of training examples; None reads it off the data.
+        num_latent_samples: draws of discrete latent variables for each training
+            example, where layers have some with `estimator="score_function"`.
     """
 
     mc_dropout = False  # whether plain Dropout layers are sampled
 
-    def __init__(self, network, num_samples, num_examples, **kwargs):
+    def __init__(
+        self, network, num_samples, num_examples, num_latent_samples=4, **kwargs
+    ):
         super().__init__(autocast=False, **kwargs)  # the network casts itself
         if not isinstance(network, keras.Model):
             raise TypeError(
@@ -38,10 +45,14 @@ class LikelihoodModel(keras.Model):
             if num_examples is None
             else validation.integer("num_examples", num_examples, least=1)
         )
+        self.num_latent_samples = validation.integer(
+            "num_latent_samples", num_latent_samples, least=2
+        )
+        self._depth = None
         self._tell_num_examples()
 
     def _tell_num_examples(self):
-        if self.num_examples is not None and base.bayesian_layers(self.network):
+        if self.num_examples is not None and bayesian_layers(self.network):
             training.set_num_examples(self.network, self.num_examples)
 
     @property
@@ -57,6 +68,9 @@ class LikelihoodModel(keras.Model):
                 )
             )
             self._tell_num_examples()
+        self._latent_scope(training=True)  # refuses estimators that do not go together
+        if self._depth is None and latent.early_exit_blocks(self.network):
+            self._depth = metrics.ExpectedDepth()
 
     def compile(
         self, optimizer="adam", loss=None, metrics=None, weighted_metrics=None, **kwargs
@@ -152,8 +166,8 @@ class LikelihoodModel(keras.Model):
     def _infer_num_examples(self, x, extent):
         unknown = [
             layer
-            for layer in base.bayesian_layers(self.network)
-            if layer.has_kl and layer.num_examples is None
+            for layer in bayesian_layers(self.network)
+            if layer.num_examples is None
         ]
         if not unknown:
             return
@@ -172,11 +186,46 @@ class LikelihoodModel(keras.Model):
         with training.weights_kept(self):
             return super().evaluate(x, self._targets(y), *args, **kwargs)
 
+    def train_step(self, *args):
+        with self._latent_scope(training=True):
+            return super().train_step(*args)
+
+    def test_step(self, *args):
+        with self._latent_scope(training=False):
+            return super().test_step(*args)
+
+    def _latent_scope(self, training):
+        """Where layers with latent variables tell what `compute_loss` needs."""
+        layers = latent.latent_layers(self.network)
+        if not layers:
+            return contextlib.nullcontext()
+        estimator = latent.discrete_estimator(layers) if training else None
+        copies = 1
+        if estimator == "score_function":
+            copies = self.num_latent_samples
+        elif estimator == "enumerate":
+            copies = latent.num_combinations(
+                [x for x in layers if x.estimator == estimator]
+            )
+        return latents.LatentScope(copies, estimator)
+
+    def run_network(self, inputs, training):
+        """The network on the batch, or on copies of it with a state of the latents."""
+        scope = latents.current_scope()
+        if scope is not None:
+            inputs = scope.copy(inputs)
+        return self.network(inputs, training=training)
+
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         """Negative evidence lower bound per example; also updates the metrics."""
         y_pred, sample_weight = losses.unmask(y_pred, sample_weight)
+        scope = latents.current_scope()
+        if scope is not None and self._depth is not None:
+            self._depth.update_state(scope.mean_depth())
+        if scope is not None and scope.estimator is not None:
+            return self._compute_latent_loss(scope, x, y, y_pred, sample_weight)
         total = super().compute_loss(x, y, y_pred, sample_weight, training=training)
         if training or not self.is_sampled():
             draws = ops.expand_dims(ops.stop_gradient(y_pred), 0)
@@ -188,6 +237,27 @@ class LikelihoodModel(keras.Model):
             total = total + self._expected_nll(y, draws, sample_weight)
         self._update_metrics(y, draws, sample_weight)
         return total
+
+    def _compute_latent_loss(self, scope, x, y, y_pred, sample_weight):
+        """The loss of copies of the batch, `y_pred` of `(copies * n, ...)`."""
+        mean = ops.stop_gradient(scope.mean(y_pred))
+        # Here, where the weights of the copies are at hand.
+        self.compute_metrics(x, y, mean, sample_weight)
+        scope.metrics_are_updated = True
+        self._update_metrics(y, ops.expand_dims(mean, 0), sample_weight)
+        copies = scope.copy([y] if sample_weight is None else [y, sample_weight])
+        labels, *weights = copies
+        total = super().compute_loss(x, labels, y_pred, *weights, training=True)
+        # Keras weighs all copies alike: their losses are put in again.
+        total = total - self._likelihood(labels, y_pred, *weights)
+        return total + scope.loss(self._likelihood.row_losses(labels, y_pred, *weights))
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """The metrics of `compile`; with copies of the batch, of their mean outputs."""
+        scope = latents.current_scope()
+        if scope is not None and scope.metrics_are_updated:
+            return self.get_metrics_result()
+        return super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def is_sampled(self):
         """Whether posterior samples differ."""
@@ -236,6 +306,7 @@ class LikelihoodModel(keras.Model):
             "network": keras.saving.serialize_keras_object(self.network),
             "num_samples": self.num_samples,
             "num_examples": self.num_examples,
+            "num_latent_samples": self.num_latent_samples,
         }
 
     @classmethod

@@ -190,7 +190,7 @@ class BayesianRegressor(LikelihoodModel):
         return self.inputs_standardization(inputs) if self.normalize else inputs
 
     def call(self, inputs, training=None):
-        outputs = self.network(self._standardized(inputs), training=training)
+        outputs = self.run_network(self._standardized(inputs), training)
         return self.observation_noise(outputs)
 
     def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
@@ -274,7 +274,7 @@ class BayesianRegressor(LikelihoodModel):
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def is_sampled(self):
-        return self._has_dropout or bool(base.bayesian_layers(self.network))
+        return self._has_dropout or bool(base.stochastic_layers(self.network))
 
     def _update_metrics(self, y, draws, sample_weight):
         noise = self.observation_noise

@@ -1,7 +1,7 @@
-"""Noisy linear maps: three unbiased ways to apply a Gaussian weight.
+"""Noisy linear maps, masks, and the score function.
 
-Every estimator takes the linear map as a function `linear(inputs, kernel)`, so
-that one formula serves matrix products and convolutions alike. Means arrive in
+Every estimator of a linear map takes the map as a function `linear(inputs, kernel)`,
+so that one formula serves matrix products and convolutions alike. Means arrive in
 the compute dtype; log standard deviations arrive in float32 (or float64), where
 variances and square roots are formed, because s^2 underflows and x^2 overflows
 in float16.
@@ -152,6 +152,47 @@ def concrete_keep_mask(logit, shape, temperature, seed):
     u = random.uniform(shape, 1e-7, 1.0 - 1e-7, dtype=logit.dtype, seed=seed)
     kept = ops.sigmoid(-(logit + ops.log(u) - ops.log1p(-u)) / temperature)
     return kept / ops.sigmoid(-logit)
+
+
+def score_function(values, log_probs, baseline="leave_one_out"):
+    """A loss whose gradient is that of an expectation over discrete samples.
+
+    For K samples z_k ~ q with f_k = `values[k]`, its value is the mean of f_k, and its
+    gradient 1/K sum_k [grad f_k + (f_k - b_k) grad log q(z_k)], which is unbiased
+    whatever baseline b_k does not depend on z_k. The mean of the other samples makes
+    it 1/(K - 1) sum_k (f_k - mean f) grad log q(z_k): Kool, van Hoof and Welling, "Buy
+    4 REINFORCE samples, get a baseline for free!", 2019, eq. 8.
+
+    Args:
+        values: `(K, ...)`, the quantity whose expectation is minimised.
+        log_probs: `(K, ...)`, log q of the samples, differentiable in q's parameters.
+        baseline: "leave_one_out" (K at least 2), or a constant: a number or a tensor
+            that broadcasts to `values` and does not depend on the samples.
+
+    Returns:
+        Tensor `(...)`.
+
+    Example:
+
+    >>> loss = keras.ops.mean(score_function(losses, log_probs))
+    """
+    num_samples = values.shape[0]
+    if isinstance(baseline, str):
+        if baseline != "leave_one_out":
+            raise ValueError(
+                "Expected `baseline` to be 'leave_one_out' or a constant. "
+                f"Received: baseline={baseline!r}"
+            )
+        if num_samples is None or num_samples < 2:
+            raise ValueError(
+                "The leave-one-out baseline needs at least 2 samples on the first "
+                f"axis. Received: values.shape={tuple(values.shape)}"
+            )
+        others = ops.sum(values, axis=0, keepdims=True) - values
+        baseline = others / (num_samples - 1)
+    signal = ops.stop_gradient(values - baseline)
+    score = log_probs - ops.stop_gradient(log_probs)  # 0, with a gradient
+    return ops.mean(values + signal * score, axis=0)
 
 
 def multiply_by_sample(inputs, factors):

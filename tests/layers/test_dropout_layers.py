@@ -523,5 +523,3 @@ def test_posteriors_have_the_moments_of_the_layers(only_tensorflow):
     np.testing.assert_allclose(
         to_numpy(kernel.variance()), 2 / 3 * to_numpy(weights.layer.kernel) ** 2, 1e-4
     )
-    with pytest.raises(ValueError, match="Received: layer="):
-        keras_bdl.MCDropout(0.1).posterior()

@@ -419,3 +419,63 @@ def test_gradient_variance_of_local_reparameterization_falls_as_one_over_the_bat
     of_mean, of_stddev = falls(estimators.flipout)
     assert of_mean == pytest.approx(4.0, rel=0.1)
     assert of_stddev < 3.6  # a part of it is shared by the rows
+
+
+# The score function
+
+
+def score_gradients(mu, count, samples, baseline, seed=0):
+    """Estimates of d/dmu E z^2 under N(mu, 1), one per column."""
+    z = np.random.default_rng(seed).normal(mu, 1.0, size=(samples, count))
+
+    def loss(parameter):
+        log_q = -0.5 * ops.square(tensor(z) - parameter)
+        values = tensor(z**2)
+        return ops.sum(estimators.score_function(values, log_q, baseline))
+
+    # A parameter for each column, so that one gradient has all estimates.
+    (gradient,) = gradients(loss, [np.full(count, mu)])
+    return gradient
+
+
+@pytest.mark.parametrize(
+    "samples, baseline, variance",
+    [
+        (1, 0.0, 30.0),
+        (1, 4.0, 14.0),  # the best constant: E[f (grad log q)^2] = mu^2 + 3
+        (2, "leave_one_out", 14.0),
+        (4, "leave_one_out", 16 / 3),
+        (2, 0.0, 15.0),
+        (4, 4.0, 3.5),
+    ],
+)
+def test_score_function_is_unbiased_with_the_known_variance(
+    samples, baseline, variance
+):
+    count = 200_000
+    estimates = score_gradients(1.0, count, samples, baseline).astype("float64")
+    assert abs(estimates.mean() - 2.0) < 5 * np.sqrt(variance / count)
+    fourth = ((estimates - estimates.mean()) ** 4).mean()
+    error = np.sqrt((fourth - variance**2) / count)
+    assert abs(estimates.var() - variance) < 5 * error
+
+
+def test_score_function_has_the_value_and_the_gradient_of_the_values():
+    values = np.random.default_rng(0).normal(size=(3, 5))
+
+    def loss(x):
+        return ops.sum(estimators.score_function(x, ops.zeros_like(x)))
+
+    assert float(to_numpy(loss(tensor(values)))) == pytest.approx(
+        values.mean(axis=0).sum(), rel=1e-4
+    )
+    (gradient,) = gradients(loss, [values])
+    np.testing.assert_allclose(gradient, np.full((3, 5), 1 / 3), rtol=1e-5)
+
+
+def test_score_function_refuses_what_has_no_baseline():
+    values = tensor(np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="at least 2.*Received"):
+        estimators.score_function(values, values)
+    with pytest.raises(ValueError, match="baseline.*Received"):
+        estimators.score_function(values, values, "mean")

@@ -1,0 +1,277 @@
+"""Residual networks that decide for each image how many of their units to run.
+
+    python examples/early_exit.py                  # digits, no network
+    python examples/early_exit.py --dataset mnist  # by tensorflow_datasets
+    python examples/early_exit.py --mixed          # half of the images distorted
+    python examples/early_exit.py --smoke          # seconds, to try it out
+
+One block of residual units learns where each image may stop, at several prices of a
+unit (`prior_rate`, nats). Beside it stand the plain network of all units and plain
+networks of fewer. The table has test accuracy, multiply-adds and the time of a call of
+256 images; the joint posterior of label and depth (by all depths) is compared with
+what the halting heads decide.
+
+Pictures, in `--output`:
+
+    early_exit_curve.png    accuracy against multiply-adds and against time
+    early_exit_images.png   images that stop first and last
+    early_exit_classes.png  mean depth of each class
+"""
+
+import dataclasses
+import statistics
+import time
+
+import cli
+import data
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+
+import keras_bdl
+from keras_bdl import plots
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The size of the networks and their training."""
+
+    units: int = 8
+    channels: int = 32
+    stem_strides: int = 4
+    prices: tuple = (0.002, 0.01, 0.05)
+    fixed_depths: tuple = (1, 2, 4)
+    epochs: int = 20
+    warmup: int = 5
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+
+
+SETTINGS = {
+    "digits": Settings(
+        channels=16, stem_strides=2, epochs=60, warmup=20, batch_size=32
+    ),
+    "mnist": Settings(),
+}
+SMOKE = {"units": 3, "channels": 4, "prices": (0.01,), "fixed_depths": (1,)}
+NUM_CLASSES = 10
+CALL_ROWS = 256
+
+
+# --- Networks ----------------------------------------------------------------------
+
+
+def unit(settings, index):
+    """Convolution, batch normalisation, ReLU: one residual branch."""
+    return keras.Sequential(
+        [
+            keras.layers.Conv2D(settings.channels, 3, padding="same", use_bias=False),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+        ],
+        name=f"unit_{index + 1}",
+    )
+
+
+def make_network(image_shape, settings, depth, price=None, **options):
+    """Images to logits; with a price, units are in an early-exit block."""
+    units = [unit(settings, index) for index in range(depth)]
+    inputs = keras.Input(image_shape)
+    x = keras.layers.Conv2D(
+        settings.channels, 5, settings.stem_strides, padding="same", activation="relu"
+    )(inputs)
+    if price is None:
+        for residual in units:
+            x = keras.layers.Add()([x, residual(x)])
+    else:
+        block = keras_bdl.EarlyExitResBlock(units, price, name="early_exit", **options)
+        x = block(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(NUM_CLASSES)(x))
+
+
+def train(network, x, y, settings, early_exit):
+    steps = settings.epochs * int(np.ceil(len(x) / settings.batch_size))
+    rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    network.compile(keras.optimizers.AdamW(rate), loss, metrics=["accuracy"])
+    callbacks = []
+    if early_exit:
+        callbacks = [
+            keras_bdl.callbacks.KLWarmup(settings.warmup, start_epoch=1),
+            keras_bdl.callbacks.DepthLogger(),
+        ]
+    return network.fit(
+        x, y, settings.batch_size, settings.epochs, callbacks=callbacks, verbose=0
+    )
+
+
+# --- Measurements ------------------------------------------------------------------
+
+
+def accuracy(network, x, y):
+    logits = network.predict(x, batch_size=1000, verbose=0)
+    return float(np.mean(logits.argmax(axis=-1) == y))
+
+
+def call_milliseconds(networks, x, repeats=15):
+    """Median time of a call of each network, taken in turns."""
+    batch = x[:CALL_ROWS]
+    times = [[] for _ in networks]
+    for turn in range(repeats + 2):
+        for network, taken in zip(networks, times):
+            start = time.perf_counter()
+            network.predict_on_batch(batch)
+            if turn >= 2:  # the first calls trace
+                taken.append(time.perf_counter() - start)
+    return [1e3 * statistics.median(taken) for taken in times]
+
+
+def measure(networks, x, y):
+    """Accuracy, executed multiply-adds and call time of each network."""
+    times = call_milliseconds(networks, x)
+    return [
+        {
+            "accuracy": accuracy(network, x, y),
+            "multiply_adds": keras_bdl.flops_report(network, x, verbose=0).executed,
+            "milliseconds": milliseconds,
+        }
+        for network, milliseconds in zip(networks, times)
+    ]
+
+
+def run(train_data, test_data, settings):
+    """Trains all networks and measures them.
+
+    Returns:
+        Dictionary of names to networks, and of names to measurements.
+    """
+    shape = train_data[0].shape[1:]
+    networks = {
+        f"fixed, {depth} of {settings.units}": make_network(shape, settings, depth)
+        for depth in (*settings.fixed_depths, settings.units)
+    }
+    for price in settings.prices:
+        networks[f"early exit, {price:g}"] = make_network(
+            shape, settings, settings.units, price
+        )
+    for name, network in networks.items():
+        print(f"training: {name} ...", flush=True)
+        train(network, *train_data, settings, name.startswith("early"))
+    measured = dict(zip(networks, measure(list(networks.values()), *test_data)))
+    return networks, measured
+
+
+def print_table(measured):
+    print(f"\n{'network':<20}{'accuracy':>10}{'multiply-adds':>15}{'ms / 256':>10}")
+    for name, row in measured.items():
+        print(
+            f"{name:<20}{row['accuracy']:>10.4f}{row['multiply_adds']:>15,.0f}"
+            f"{row['milliseconds']:>10.2f}"
+        )
+
+
+def compare_depth_posterior(network, x, y):
+    """The mode of p(y, z | x) by all depths, beside what the heads decide."""
+    classifier = keras_bdl.BayesianClassifier(network)
+    classifier.build((None, *x.shape[1:]))
+    result = classifier.predict_depth_posterior(x, batch_size=500, verbose=0)
+    price = network.get_layer("early_exit").prior_rate
+    amortized = network.predict(x, batch_size=500, verbose=0).argmax(axis=-1)
+    print(
+        f"\njoint posterior of label and depth, price {price:g}: accuracy "
+        f"{np.mean(result.label == y):.4f}, mean depth of the mode "
+        f"{result.depth.mean():.2f}, units until it is certain "
+        f"{result.exact_stop.mean():.2f}\nhalting heads: accuracy "
+        f"{np.mean(amortized == y):.4f}, units run {result.amortized_depth.mean():.2f}"
+    )
+
+
+# --- Pictures ------------------------------------------------------------------------
+
+
+def draw_curve(measured):
+    figure, axes = plt.subplots(
+        1, 2, figsize=(10, 4), sharey=True, layout="constrained"
+    )
+    for kind, color in (("early exit", plots.BLUE), ("fixed", plots.VERMILLION)):
+        rows = sorted(
+            (row for name, row in measured.items() if name.startswith(kind)),
+            key=lambda row: row["multiply_adds"],
+        )
+        for ax, measure in zip(axes, ("multiply_adds", "milliseconds")):
+            ax.plot(
+                [row[measure] for row in rows],
+                [100 * row["accuracy"] for row in rows],
+                "o-",
+                color=color,
+                label=kind,
+            )
+    axes[0].set(xlabel="multiply-adds per image", ylabel="test accuracy (%)")
+    axes[1].set(xlabel=f"milliseconds per call of {CALL_ROWS} images")
+    for ax in axes:
+        ax.set_xlim(0, None)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    return figure
+
+
+def draw_images(x, depths):
+    order = np.argsort(depths, kind="stable")
+    first, last = order[:20], order[::-1][:20]
+    chosen = np.concatenate([first, last])
+    titles = [f"{depth} unit{'s' if depth > 1 else ''}" for depth in depths[chosen]]
+    return plots.image_sheet(x[chosen, ..., 0], titles, columns=10)[0, 0].figure
+
+
+def draw_classes(depths, y):
+    figure, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    means = [depths[y == label].mean() for label in range(NUM_CLASSES)]
+    ax.bar(range(NUM_CLASSES), means, color=plots.BLUE)
+    ax.set(xlabel="class", ylabel="mean number of units", xticks=range(NUM_CLASSES))
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def main():
+    epochs = {name: settings.epochs for name, settings in SETTINGS.items()}
+    parser = cli.make_parser(__doc__, epochs)
+    parser.add_argument(
+        "--mixed", action="store_true", help="half of the images turned and shifted"
+    )
+    args = parser.parse_args()
+    settings = SETTINGS[args.dataset]
+    if args.smoke:
+        settings = dataclasses.replace(settings, **SMOKE, epochs=2, warmup=1)
+    if args.epochs:
+        settings = dataclasses.replace(settings, epochs=args.epochs)
+
+    keras.utils.set_random_seed(args.seed)
+    train_data, test_data = data.load(args.dataset, args.data_dir)
+    if args.smoke:
+        train_data, test_data = (
+            tuple(part[:100] for part in split) for split in (train_data, test_data)
+        )
+    if args.mixed:
+        train_data, test_data = (
+            (data.distort_half(x, seed), y)
+            for seed, (x, y) in enumerate((train_data, test_data))
+        )
+    networks, measured = run(train_data, test_data, settings)
+    print_table(measured)
+
+    middle = settings.prices[len(settings.prices) // 2]
+    network = networks[f"early exit, {middle:g}"]
+    x, y = test_data
+    compare_depth_posterior(network, x, y)
+    depths = keras_bdl.depth(network, x, batch_size=500, verbose=0)[:, 0]
+    figures = {
+        "early_exit_curve": draw_curve(measured),
+        "early_exit_images": draw_images(x, depths),
+        "early_exit_classes": draw_classes(depths, y),
+    }
+    cli.save_figures(figures, args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Multiply-adds of a model with early-exit blocks: executed against all."""
+
+import contextlib
+import dataclasses
+import math
+
+import keras
+import numpy as np
+
+from keras_bdl import latents
+from keras_bdl.executed_depth import depth
+from keras_bdl.layers.base import flatten_layers
+
+_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+_TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+_COUNTED = (
+    *_SEPARABLE,
+    *_TRANSPOSED,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlopsReport:
+    """Multiply-adds per row of a model.
+
+    Attributes:
+        rows: one dictionary for each unit with its halting head, and one for all that
+            is outside of blocks: `part`, `multiply_adds`, and `executed`, the share of
+            rows that run it.
+        full: multiply-adds of a row that runs everything.
+        executed: mean over rows.
+        not_counted: names of layers with weights of a kind that is not counted.
+    """
+
+    rows: list
+    full: int
+    executed: float
+    not_counted: list
+
+    @property
+    def share(self):
+        """Executed share of all multiply-adds."""
+        return self.executed / self.full if self.full else 1.0
+
+    def to_dict(self):
+        """As JSON types."""
+        return {**dataclasses.asdict(self), "share": self.share}
+
+    def __str__(self):
+        lines = [f"{'part':<40}{'multiply-adds':>15}{'executed':>10}"]
+        for row in self.rows:
+            lines.append(
+                f"{row['part']:<40}{row['multiply_adds']:>15,}{row['executed']:>10.1%}"
+            )
+        lines.append(f"{'total':<40}{self.full:>15,}{self.share:>10.1%}")
+        if self.not_counted:
+            lines.append("not counted: " + ", ".join(self.not_counted))
+        return "\n".join(lines)
+
+
+def flops_report(model, x, batch_size=None, verbose="auto"):
+    """Multiply-adds that inference executes on data, against those of the full model.
+
+    Counts Dense, EinsumDense and (transposed, depthwise, separable) convolutions, as
+    called; products of activations, as in attention, are not counted.
+
+    Args:
+        model: Keras model; without `EarlyExitResBlock` layers it executes all.
+        x: array, or nest of arrays, of inputs.
+        batch_size, verbose: as in `keras.Model.predict`.
+
+    Returns:
+        `FlopsReport`: print it, or take `to_dict()`.
+
+    Raises:
+        TypeError: if `x` is no array.
+
+    Example:
+
+    >>> print(keras_bdl.flops_report(model, x_test))
+    """
+    if not all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(x)):
+        raise TypeError(f"Expected `x` to be an array or arrays. Received: x={x!r}")
+    counts, not_counted, calls = _count(model, x)
+    rows, inside = [], 0
+    if calls:
+        depths = depth(model, x, batch_size=batch_size, verbose=verbose)
+    for block in dict.fromkeys(calls):
+        of_block = depths[:, [call is block for call in calls]]
+        for unit in range(block.num_states):
+            parts = [block.units[unit], *block.halting_heads[unit : unit + 1]]
+            layers = {id(x): x for part in parts for x in flatten_layers(part)}
+            flops = sum(counts.get(key, 0) for key in layers)
+            inside += flops
+            rows.append(
+                {
+                    "part": f"{block.name}, unit {unit + 1}",
+                    "multiply_adds": flops,
+                    "executed": float(np.mean(of_block > unit)),
+                }
+            )
+    outside = sum(counts.values()) - inside
+    rows.insert(
+        0,
+        {"part": "outside of blocks", "multiply_adds": outside, "executed": 1.0},
+    )
+    executed = sum(row["multiply_adds"] * row["executed"] for row in rows)
+    return FlopsReport(rows, sum(counts.values()), executed, not_counted)
+
+
+def _count(model, x):
+    """Of one row: multiply-adds by layer id, names of what has none, blocks called."""
+    counts, not_counted = {}, []
+    with contextlib.ExitStack() as stack:
+        for layer in flatten_layers(model):
+            if isinstance(layer, _COUNTED):
+                stack.enter_context(_counted(layer, counts))
+            elif _multiplies(layer):
+                not_counted.append(layer.name)
+        # Within the scope every unit runs once.
+        scope = latents.LatentScope(1, "score_function", forced=True)
+        stack.enter_context(scope)
+        model(keras.tree.map_structure(lambda v: v[:1], x), training=False)
+    return counts, not_counted, [block for block, _ in scope.depths]
+
+
+def _multiplies(layer):
+    """Whether a layer seems to multiply by weights of its own."""
+    if len(flatten_layers(layer)) > 1 or isinstance(layer, keras.layers.Embedding):
+        return False
+    return any(len(v.shape) > 1 for v in layer.weights)
+
+
+@contextlib.contextmanager
+def _counted(layer, counts):
+    """Within, each `call` of a layer adds to its count; its class is untouched."""
+    call = layer.call
+
+    def counting_call(inputs, *args, **kwargs):
+        outputs = call(inputs, *args, **kwargs)
+        flops = _multiply_adds(layer, inputs.shape, outputs.shape)
+        counts[id(layer)] = counts.get(id(layer), 0) + flops
+        return outputs
+
+    object.__setattr__(layer, "call", counting_call)
+    try:
+        yield
+    finally:
+        object.__delattr__(layer, "call")
+
+
+def _multiply_adds(layer, input_shape, output_shape):
+    """Multiply-adds of a call on one row."""
+
+    def positions(shape):
+        if getattr(layer, "data_format", "channels_last") == "channels_first":
+            return math.prod(shape[2:])
+        return math.prod(shape[1:-1])
+
+    def size(variable):
+        return math.prod(variable.shape)
+
+    if isinstance(layer, _SEPARABLE):
+        weights = size(layer.depthwise_kernel) + size(layer.pointwise_kernel)
+        return positions(output_shape) * weights
+    if isinstance(layer, _TRANSPOSED):
+        return positions(input_shape) * size(layer.kernel)
+    if isinstance(layer, keras.layers.EinsumDense):
+        inputs, kernel = layer.equation.split("->")[0].split(",")
+        sizes = dict(zip(reversed(inputs.replace("...", "")), reversed(input_shape)))
+        free = [n for letter, n in sizes.items() if letter not in kernel]
+        return size(layer.kernel) * math.prod(free)
+    return positions(output_shape) * size(layer.kernel)

@@ -1,0 +1,406 @@
+"""Residual blocks that decide for each row how many of their units to run.
+
+Figurnov, Sobolev and Vetrov, "Probabilistic adaptive computation time", 2017; Graves,
+"Adaptive computation time for recurrent neural networks", 2016.
+"""
+
+import contextlib
+import math
+
+import keras
+from keras import ops
+
+from keras_bdl import latents, sampling, validation
+from keras_bdl.layers.base import StochasticLayer, flatten_layers, register, wide
+from keras_bdl.layers.latent import LatentLayer
+from keras_bdl.layers.residual import (
+    call_with_mask,
+    channel_axis,
+    check_layers,
+    gated_sum,
+    mean_pool,
+    on_live_rows,
+)
+from keras_bdl.layers.weight_posterior import bayesian_layers, kl_added_elsewhere
+from keras_bdl.ops import halting
+
+_ESTIMATORS = ("concrete", "expected", *latents.DISCRETE)
+_OBJECTIVES = ("map", "elbo")
+
+# Probability of running all units at the start of training.
+_START = 0.9
+
+
+@register
+class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
+    """Residual units of one shape, of which each row runs the first z.
+
+    x_l = x_{l-1} + F_l(x_{l-1}) for l = 1 ... z. After unit l < L a row stops with
+    probability h_l = sigmoid(head_l(x_l)), so q(z = l | x) = h_l prod_{i<l} (1 - h_i),
+    and h_L = 1. The prior is the truncated geometric p(z) ~ exp(-prior_rate z).
+
+    The term of each row, averaged over the batch, goes in through `add_loss`:
+    `objective="map"` adds prior_rate * E_q z, and q grows certain; "elbo" adds
+    KL(q || p), and q stays a distribution. Raise `prior_rate` for fewer units: it is
+    the price of a unit in nats. `callbacks.KLWarmup` warms it up.
+
+    In training by "concrete" a relaxed draw of z weighs the units (biased, the less
+    so the lower the temperature); by "expected" the states are averaged under q
+    (biased unless all that follows is affine); "score_function" (draws; unbiased,
+    without batch normalisation) and "enumerate" (the exact expected loss, L passes)
+    need the loss of each row and so a model of `keras_bdl.models`.
+
+    At inference a row stops after the first unit with h_l > exit_threshold ("map"),
+    or whose cumulative halting mass reaches exit_threshold ("elbo": by default the
+    median of q), and what has stopped is not computed: on TensorFlow live rows are
+    gathered, run and scattered back; on JAX and PyTorch a unit is skipped once no row
+    is live. There the loss of `evaluate` has the term of the units that were run,
+    prior_rate * z, or -log p(z); the models of `keras_bdl.models` evaluate that of q.
+    `keras_bdl.predict` samples z: one uniform number per sample and unit, which rows
+    share, so that a draw is one function.
+
+    Gathering does not go with XLA, which is left off for it, nor with LiteRT: use
+    `skip=False` there. Units with `sample_at_inference` or an activity regulariser
+    are never skipped.
+
+    Args:
+        units: list of L Keras layers, the residual branches F_1 ... F_L, each with
+            outputs of the shape of its inputs, which treats every row by itself. No
+            early exits inside.
+        prior_rate: float >= 0, nats per unit.
+        estimator: "concrete", "expected", "score_function" or "enumerate".
+        objective: "map" or "elbo".
+        temperature: positive float, of "concrete".
+        exit_threshold: float between 0 and 1.
+        halting_heads: list of L - 1 layers from the state x_l to one logit `(n, 1)`,
+            or None for the mean over positions and a Dense layer, which at the start
+            runs all units with probability 0.9.
+        skip: whether rows that have stopped are not computed at inference.
+        kl_weight: factor of the term; a variable.
+        sample_at_inference, seed: as in `VariationalDense`.
+
+    Input and output shape: equal, `(n, ...)`.
+
+    Raises:
+        ValueError, TypeError: on a wrong argument, or a unit that changes the shape.
+
+    Example:
+
+    >>> units = [keras.layers.Dense(64, activation="relu") for _ in range(4)]
+    >>> model = keras.Sequential([
+    ...     keras.Input((64,)),
+    ...     keras_bdl.EarlyExitResBlock(units, prior_rate=0.01),
+    ...     keras.layers.Dense(10),
+    ... ])
+    >>> keras_bdl.depth(model, x).shape  # (n, 1): units run per row and block
+
+    Reference: Figurnov, Sobolev and Vetrov, "Probabilistic adaptive computation
+    time", 2017, sections 2 and 3.
+    """
+
+    def __init__(
+        self,
+        units,
+        prior_rate=0.01,
+        *,
+        estimator="concrete",
+        objective="map",
+        temperature=2.0 / 3.0,
+        exit_threshold=0.5,
+        halting_heads=None,
+        skip=True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.units = check_layers("units", units)
+        self.num_states = len(self.units)
+        self.prior_rate = validation.number("prior_rate", prior_rate, least=0.0)
+        self.estimator = validation.choice("estimator", estimator, _ESTIMATORS)
+        self.objective = validation.choice("objective", objective, _OBJECTIVES)
+        self.temperature = validation.positive("temperature", temperature)
+        self.exit_threshold = validation.share("exit_threshold", exit_threshold)
+        self.skip = validation.boolean("skip", skip)
+        self._has_own_heads = halting_heads is not None
+        self.halting_heads = self._heads(halting_heads)
+        self.supports_masking = True
+        if keras.backend.backend() == "tensorflow" and self.skip:
+            self.supports_jit = False
+
+    def _heads(self, heads):
+        if heads is None:
+            share = 1.0 - _START ** (1.0 / max(self.num_states - 1, 1))
+            bias = keras.initializers.Constant(math.log(share / (1.0 - share)))
+            double = self.compute_dtype == "float64"
+            options = {
+                "bias_initializer": bias,
+                "dtype": "float64" if double else "float32",
+            }
+            heads = [
+                keras.layers.Dense(1, name=f"halt_{index + 1}", **options)
+                for index in range(self.num_states - 1)
+            ]
+        elif len(check_layers("halting_heads", heads, least=0)) != self.num_states - 1:
+            raise ValueError(
+                f"Expected {self.num_states - 1} `halting_heads`, one for each unit "
+                f"but the last. Received: {len(heads)} halting_heads"
+            )
+        return list(heads)
+
+    def build(self, input_shape):
+        inputs = keras.Input(batch_shape=input_shape, dtype=self.compute_dtype)
+        for index, unit in enumerate(self.units):
+            # A symbolic call builds every kind of layer and tells its output shape.
+            shape = unit(inputs).shape
+            if tuple(shape) != tuple(inputs.shape):
+                raise ValueError(
+                    "Expected units with outputs of the shape of their inputs, "
+                    f"{tuple(inputs.shape)}. Received: unit {index + 1}, "
+                    f"'{unit.name}', with outputs of shape {tuple(shape)}"
+                )
+        for head in self.halting_heads:
+            pooled = inputs
+            if not self._has_own_heads:
+                channel = channel_axis(len(input_shape))
+                pooled = keras.Input((input_shape[channel],), dtype=head.compute_dtype)
+            shape = head(pooled).shape
+            if tuple(shape[1:]) != (1,):
+                raise ValueError(
+                    "Expected halting heads with one logit `(n, 1)` as output. "
+                    f"Received: '{head.name}' with outputs of shape {tuple(shape)}"
+                )
+        # Of this epoch's training rows: the sum of E_q z, and their number.
+        self._depth_sums = self.add_weight(
+            name="depth_sums",
+            shape=(2,),
+            initializer="zeros",
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+        )
+        self.built = True
+
+    def told_variables(self):
+        told = super().told_variables()
+        return {**told, "depth_sums": self._depth_sums} if self.built else told
+
+    def saved_variables(self):
+        return super().told_variables()
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    # The forward pass
+
+    def call(self, inputs, training=None, mask=None):
+        latent, sampled = latents.current_scope(), sampling.current_scope()
+        if self.chooses(latent):
+            return self._choose(inputs, mask, latent)
+        if sampled is not None:
+            sampled.restart(self.noise)
+            noise = self.repeat_rows(self._logistic_noise(sampled.num_samples), inputs)
+            return self._run(inputs, mask, noise, skip=self._skips_samples())[0]
+        if training:
+            return self._train(inputs, mask, latent)
+        noise = None
+        if self.sample_at_inference:
+            noise = self._logistic_noise(ops.shape(inputs)[0])
+        if latent is not None:
+            return self._report(inputs, mask, noise, latent)
+        return self._infer(inputs, mask, noise)
+
+    def _train(self, inputs, mask, latent):
+        """Units weighted by a relaxed or expected [z >= l]."""
+        if self.estimator in latents.DISCRETE:
+            self.refuse_training()
+        increments, logits = self._states(inputs, mask)
+        if self.estimator == "expected":
+            survival = ops.exp(halting.log_survival(logits))
+        else:
+            survival = halting.relaxed_survival(logits, self.temperature, self.noise)
+        self.add_term(self._term(logits))
+        self._tell(logits, latent)
+        return gated_sum(inputs, increments, survival)
+
+    def _choose(self, inputs, mask, latent):
+        """Units up to a state that is drawn or enumerated."""
+        increments, logits = self._states(inputs, mask)
+        if not latent.forced:
+            self.add_term(self._term(logits))
+            self._tell(logits, latent)
+        states = latent.choose(halting.log_probs(logits), self.noise)
+        if latent.forced:
+            latent.depths.append((self, states + 1))
+            prior = halting.prior_log_probs(self.num_states, self.prior_rate)
+            latent.log_priors.append(ops.take(ops.cast(prior, logits.dtype), states))
+        indices = ops.arange(1, self.num_states, dtype=states.dtype)
+        survival = ops.cast(ops.expand_dims(states, 1) >= indices, logits.dtype)
+        return gated_sum(inputs, increments, survival)
+
+    def _report(self, inputs, mask, noise, latent):
+        """As `_infer`, with the term of q, for which all units are run."""
+        _, logits = self._states(inputs, mask)
+        self.add_term(self._term(logits))
+        outputs, depth = self._run(inputs, mask, noise, skip=False)
+        latent.depths.append((self, ops.cast(depth, logits.dtype)))
+        return outputs
+
+    def _infer(self, inputs, mask, noise):
+        """Units up to where each row stops, and the term of that number of units."""
+        skip = self._can_skip()
+        if skip:
+            for layer in bayesian_layers(self):
+                layer.add_kl(training=False)
+        with kl_added_elsewhere() if skip else contextlib.nullcontext():
+            outputs, depth = self._run(inputs, mask, noise, skip)
+        term = self.prior_rate * ops.cast(depth, "float32")
+        if self.objective == "elbo":
+            first = halting.prior_log_probs(self.num_states, self.prior_rate)[0]
+            term = term - float(first + self.prior_rate)
+        self.add_term(term)
+        return outputs
+
+    def _term(self, logits):
+        """prior_rate * E_q z or KL(q || p) of each row, `(n,)`."""
+        if self.objective == "map":
+            return self.prior_rate * halting.expected_depth(logits)
+        return halting.kl_to_prior(logits, self.prior_rate)
+
+    def _states(self, inputs, mask):
+        """F_l(x_{l-1}) of every unit, and the logits `(n, L - 1)` of stopping."""
+        increments, logits = [], []
+        x = inputs
+        for index in range(self.num_states):
+            increments.append(self._increment(index, x, mask))
+            x = x + increments[-1]
+            if index < self.num_states - 1:
+                logits.append(self._logit(index, x, mask))
+        if not logits:
+            return increments, ops.zeros((ops.shape(inputs)[0], 0), dtype="float32")
+        return increments, ops.concatenate(logits, axis=-1)
+
+    def _increment(self, index, x, mask):
+        return ops.cast(call_with_mask(self.units[index], x, mask), x.dtype)
+
+    def _logit(self, index, x, mask):
+        """`(n, 1)`, float32 or float64."""
+        head = self.halting_heads[index]
+        if self._has_own_heads:
+            return wide(call_with_mask(head, x, mask))
+        return wide(head(mean_pool(x, mask)))
+
+    def _tell(self, logits, latent):
+        """Keeps the expected number of units of training rows."""
+        depth = ops.stop_gradient(halting.expected_depth(logits))
+        weights = ops.ones_like(depth)
+        if latent is not None:
+            latent.depths.append((self, depth))
+            weights = weights * ops.cast(latent.weights(), depth.dtype)
+        sums = ops.stack([ops.sum(weights * depth), ops.sum(weights)])
+        sums = ops.cast(sums, "float32")
+        self._depth_sums.assign(ops.convert_to_tensor(self._depth_sums) + sums)
+
+    def _run(self, inputs, mask, noise, skip):
+        """Units up to where each row stops: outputs, and units run `(n,)`."""
+        rows = ops.shape(inputs)[0]
+        state = {"x": inputs, "depth": ops.zeros((rows,), dtype="int32")}
+        about = {
+            "log_survival": ops.zeros((rows,), dtype="float32"),
+            "live": ops.ones((rows,), dtype="bool"),
+            "mask": mask,
+            "noise": noise,
+        }
+        about = {name: value for name, value in about.items() if value is not None}
+        state = self._run_from(0, state, about, skip)
+        return state["x"], state["depth"]
+
+    def _run_from(self, index, state, about, skip):
+        """Runs a unit on all rows that it is given, and the next ones on live rows."""
+        mask = about.get("mask")
+        x = state["x"] + self._increment(index, state["x"], mask)
+        state = {"x": x, "depth": state["depth"] + 1}
+        if index == self.num_states - 1:
+            return state
+        logit = self._logit(index, x, mask)[:, 0]
+        log_survival = about["log_survival"] - ops.cast(ops.softplus(logit), "float32")
+        if "noise" in about:
+            stops = logit + ops.cast(about["noise"][:, index], logit.dtype) > 0.0
+        elif self.objective == "map":
+            stops = logit > math.log(self.exit_threshold / (1.0 - self.exit_threshold))
+        else:
+            stops = log_survival <= math.log1p(-self.exit_threshold)
+        live = ops.logical_and(about["live"], ops.logical_not(stops))
+        about = {**about, "log_survival": log_survival, "live": live}
+
+        def run_on(state, about):
+            return self._run_from(index + 1, state, about, skip)
+
+        return on_live_rows(run_on, live, state, about, skip)
+
+    def _logistic_noise(self, rows):
+        shape = (rows, self.num_states - 1)
+        return halting.logistic_noise(shape, "float32", self.noise)
+
+    def _can_skip(self):
+        """Whether nothing that the units do needs to leave a branch."""
+        return self.skip and not any(
+            getattr(layer, "activity_regularizer", None) is not None
+            or getattr(layer, "sample_at_inference", False)
+            for part in self._parts()
+            for layer in flatten_layers(part)
+        )
+
+    def _skips_samples(self):
+        # The rows of a sample share weights or masks: layers need to see them all.
+        return self._can_skip() and not any(
+            isinstance(layer, (StochasticLayer, keras.layers.Dropout))
+            for part in self._parts()
+            for layer in flatten_layers(part)
+        )
+
+    def _parts(self):
+        return [*self.units, *self.halting_heads]
+
+    # Use
+
+    def mean_depth(self):
+        """E_q z of the training rows since the last `reset_depth`, a float or NaN."""
+        total, count = ops.convert_to_numpy(self._depth_sums)
+        return float(total / count) if count else math.nan
+
+    def reset_depth(self):
+        """Starts the mean of `mean_depth` anew."""
+        self._depth_sums.assign(ops.zeros((2,)))
+
+    def to_keras(self, weights="mean", seed=None):
+        raise ValueError(
+            "`EarlyExitResBlock` has no plain Keras counterpart; save or export the "
+            f"model as it is. Received: layer={self.name!r}"
+        )
+
+    def get_config(self):
+        def serialized(layers):
+            return [keras.saving.serialize_keras_object(layer) for layer in layers]
+
+        own = serialized(self.halting_heads) if self._has_own_heads else None
+        return {
+            **super().get_config(),
+            "units": serialized(self.units),
+            "prior_rate": self.prior_rate,
+            "estimator": self.estimator,
+            "objective": self.objective,
+            "temperature": self.temperature,
+            "exit_threshold": self.exit_threshold,
+            "halting_heads": own,
+            "skip": self.skip,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        for name in ("units", "halting_heads"):
+            if config[name] is not None:
+                config[name] = [
+                    keras.saving.deserialize_keras_object(layer)
+                    for layer in config[name]
+                ]
+        return cls(**config)

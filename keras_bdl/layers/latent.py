@@ -1,0 +1,167 @@
+"""Layers with a latent variable for each row of their inputs."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_bdl import latents, sampling, validation
+from keras_bdl.layers.base import StochasticLayer, flatten_layers
+
+
+class LatentLayer(StochasticLayer):
+    """Mixin of layers with a latent variable for each row.
+
+    Its term of the objective, such as a KL to the prior, is one number for each row.
+    It is averaged over the batch, not divided by the number of training examples.
+
+    A layer with discrete states sets `num_states` and `estimator` ("score_function"
+    or "enumerate") and calls `choose` and `add_term`; a model of
+    `keras_bdl.models` then trains it with an unbiased gradient.
+
+    Args:
+        *args: positional arguments of the Keras layer.
+        kl_weight: factor of the term; a variable, `layer.kl_weight`.
+        **kwargs: of `StochasticLayer` and of the Keras layer.
+
+    Example, a layer that picks one of two scales for each row:
+
+    >>> class Switch(keras_bdl.layers.LatentLayer, keras.layers.Layer):
+    ...     num_states, estimator = 2, "score_function"
+    ...
+    ...     def build(self, input_shape):
+    ...         self.gate = keras.layers.Dense(2)
+    ...         self.gate.build(input_shape)
+    ...
+    ...     def call(self, inputs, training=None):
+    ...         log_q = keras.ops.log_softmax(self.gate(inputs))
+    ...         state = self.choose(log_q, training)
+    ...         kl = keras.ops.sum(keras.ops.exp(log_q) * log_q, -1) + math.log(2)
+    ...         self.add_term(kl)
+    ...         scale = keras.ops.cast(1 + state, inputs.dtype)
+    ...         return inputs * keras.ops.expand_dims(scale, -1)
+    """
+
+    estimator = None
+    num_states = None
+
+    def __init__(self, *args, kl_weight=1.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.full_kl_weight = validation.number("kl_weight", kl_weight, least=0.0)
+        self.kl_weight = self.add_scalar("kl_weight", self.full_kl_weight)
+
+    def told_variables(self):
+        return {"kl_weight": self.kl_weight}
+
+    def choose(self, log_probs, training=None):
+        """A state for each row: drawn or enumerated in training, else the likeliest.
+
+        Args:
+            log_probs: `(n, states)`, normalised, in nats.
+            training: as in `call`.
+
+        Returns:
+            Integers `(n,)`.
+
+        Raises:
+            ValueError: in the training of a model that is none of
+                `keras_bdl.models`: the gradient would be wrong.
+        """
+        scope = latents.current_scope()
+        if self.chooses(scope):
+            return scope.choose(log_probs, self.noise)
+        if sampling.current_scope() is not None:
+            return self._draw(log_probs, sampling.current_scope())
+        if training:
+            self.refuse_training()
+        return ops.argmax(log_probs, axis=-1)
+
+    def chooses(self, scope):
+        """Whether states are drawn or enumerated in this forward pass."""
+        if scope is None or scope.estimator is None:
+            return False
+        return scope.forced or self.estimator in latents.DISCRETE
+
+    def refuse_training(self):
+        raise ValueError(
+            f"Layer '{self.name}' needs the loss of every row to train with "
+            f"estimator='{self.estimator}': use a keras_bdl model such as "
+            "`keras_bdl.BayesianClassifier`, or another estimator. "
+            f"Received: estimator={self.estimator!r} in the training of another model"
+        )
+
+    def _draw(self, log_probs, scope):
+        """States in a sampled prediction: one noise per sample, which rows share."""
+        scope.restart(self.noise)
+        shape = (scope.num_samples, log_probs.shape[-1])
+        uniform = keras.random.uniform(
+            shape, 1e-7, 1.0 - 1e-7, dtype=log_probs.dtype, seed=self.noise
+        )
+        noise = self.repeat_rows(-ops.log(-ops.log(uniform)), log_probs)
+        return ops.argmax(log_probs + noise, axis=-1)
+
+    def repeat_rows(self, by_sample, rows):
+        """`(samples, ...)` as `(samples * rows, ...)`, for each row of a sample."""
+        repeats = ops.shape(rows)[0] // by_sample.shape[0]
+        tiled = ops.tile(ops.expand_dims(by_sample, 1), (1, repeats, 1))
+        return ops.reshape(tiled, (-1, by_sample.shape[-1]))
+
+    def add_term(self, values):
+        """Adds the mean over rows to the loss, times `kl_weight`.
+
+        Args:
+            values: `(n,)`, in nats.
+        """
+        if not self.trainable or sampling.current_scope() is not None:
+            return
+        values = values * ops.cast(self.kl_weight, values.dtype)
+        scope = latents.current_scope()
+        if scope is not None and scope.estimator is not None:
+            scope.add_term(values)
+            return
+        rows = ops.cast(ops.maximum(ops.shape(values)[0], 1), values.dtype)
+        self.add_loss(ops.cast(ops.sum(values) / rows, keras.config.floatx()))
+
+    def get_config(self):
+        return {**super().get_config(), "kl_weight": self.full_kl_weight}
+
+
+def latent_layers(model):
+    """Every layer of a model (or the layer itself) with latent variables, in order."""
+    return [x for x in flatten_layers(model) if isinstance(x, LatentLayer)]
+
+
+def early_exit_blocks(model):
+    """Every layer of a model (or the layer itself) that runs some of its units."""
+    return [x for x in latent_layers(model) if hasattr(x, "halting_heads")]
+
+
+def discrete_estimator(layers):
+    """How the states of discrete latent variables are trained, or None.
+
+    Raises:
+        ValueError: if some are drawn and others enumerated.
+    """
+    names = {layer.estimator for layer in layers} & set(latents.DISCRETE)
+    if len(names) > 1:
+        raise ValueError(
+            "Expected one estimator for all discrete latent variables of a model. "
+            f"Received: {sorted(names)}"
+        )
+    return next(iter(names), None)
+
+
+def num_combinations(layers, most=64):
+    """Number of combinations of the states of enumerated layers.
+
+    Raises:
+        ValueError: if there are more than `most`.
+    """
+    states = [layer.num_states for layer in layers]
+    count = math.prod(states)
+    if count > most:
+        raise ValueError(
+            f"Expected at most {most} combinations of states to enumerate; use "
+            f"`estimator='score_function'`. Received: {count} of {states} states"
+        )
+    return count

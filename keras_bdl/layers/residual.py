@@ -1,0 +1,95 @@
+"""Residual units and the rows that they run on."""
+
+import inspect
+
+import keras
+from keras import ops
+
+from keras_bdl.layers.base import flatten_layers, wide
+from keras_bdl.layers.latent import LatentLayer
+
+
+def mean_pool(x, mask=None):
+    """Mean over positions, `(n, ..., channels)` to `(n, channels)`, in float32."""
+    channel = channel_axis(len(x.shape))
+    axes = [axis for axis in range(1, len(x.shape)) if axis != channel]
+    if not axes:
+        return x
+    x = wide(x)
+    if mask is None:
+        return ops.mean(x, axis=axes)
+    weights = ops.cast(mask, x.dtype)
+    weights = ops.reshape(
+        weights, (*ops.shape(weights), *[1] * (len(x.shape) - len(weights.shape)))
+    )
+    count = ops.maximum(ops.sum(weights, axis=axes), 1.0)
+    return ops.sum(x * weights, axis=axes) / count
+
+
+def channel_axis(rank):
+    # Sequences hold their channels last in both data formats.
+    first = keras.config.image_data_format() == "channels_first" and rank > 3
+    return 1 if first else rank - 1
+
+
+def gated_sum(inputs, increments, survival):
+    """x + sum_l [z >= l] F_l, with `survival` in place of [z >= l] for l > 1."""
+    outputs = inputs + increments[0]
+    for index, increment in enumerate(increments[1:]):
+        gate = ops.cast(survival[:, index], increment.dtype)
+        shape = (-1,) + (1,) * (len(increment.shape) - 1)
+        outputs = outputs + ops.reshape(gate, shape) * increment
+    return outputs
+
+
+def on_live_rows(function, live, state, about, skip):
+    """Applies a function to the live rows of the state, given what is about them."""
+    if skip and keras.backend.backend() == "tensorflow":
+        from keras_bdl.interop import tensorflow
+
+        return tensorflow.on_rows(function, live, state, about)
+
+    def masked():
+        return {
+            name: ops.where(
+                ops.reshape(live, (-1,) + (1,) * (len(new.shape) - 1)),
+                new,
+                state[name],
+            )
+            for name, new in function(state, about).items()
+        }
+
+    if not skip:
+        return masked()
+    return ops.cond(ops.any(live), masked, lambda: dict(state))
+
+
+def call_with_mask(layer, x, mask):
+    """Calls a layer, with the mask if it takes one."""
+    if mask is not None and "mask" in inspect.signature(layer.call).parameters:
+        return layer(x, mask=mask)
+    return layer(x)
+
+
+def check_layers(name, layers, least=1):
+    """A list of layers, or refuses it."""
+    if not isinstance(layers, (list, tuple)) or len(layers) < least:
+        raise TypeError(
+            f"Expected `{name}` to be a list of Keras layers. "
+            f"Received: {name}={layers!r}"
+        )
+    for layer in layers:
+        if not isinstance(layer, keras.layers.Layer):
+            raise TypeError(
+                f"Expected `{name}` to be a list of Keras layers. Received: {layer!r}"
+            )
+        if any(isinstance(inner, LatentLayer) for inner in flatten_layers(layer)):
+            raise ValueError(
+                f"Expected `{name}` without latent variables inside, which could not "
+                f"be skipped. Received: '{layer.name}'"
+            )
+    if len({id(layer) for layer in layers}) < len(layers):
+        raise ValueError(
+            f"Expected different layers in `{name}`. Received: one of them twice"
+        )
+    return list(layers)

@@ -1,0 +1,220 @@
+"""The contract of a layer with a posterior over weights, kept in one place.
+
+`BayesianLayer` is a mixin put before a public Keras layer. It owns the KL term and
+the number of examples.
+"""
+
+import contextlib
+import threading
+
+import keras
+from keras import ops
+
+from keras_bdl import priors, sampling, validation
+from keras_bdl.layers.base import StochasticLayer, flatten_layers
+
+_REFUSED = {
+    "kernel_regularizer": "the prior is the regularizer: use `prior`",
+    "bias_regularizer": "the prior is the regularizer: use `prior`",
+    "kernel_constraint": "a posterior has no constraint: use `prior`",
+    "bias_constraint": "a posterior has no constraint: use `prior`",
+    "lora_rank": "convert the layer by `to_keras()` first",
+    "quantization_config": "convert the layer by `to_keras()` first",
+}
+
+
+_local = threading.local()
+
+
+def bayesian_layers(model):
+    """Every layer of a model (or the layer itself) with a posterior over weights."""
+    return [
+        layer for layer in flatten_layers(model) if isinstance(layer, BayesianLayer)
+    ]
+
+
+@contextlib.contextmanager
+def kl_added_elsewhere():
+    """Within, layers add no KL: what is added in a branch could not leave it."""
+    outer = _kl_is_added_elsewhere()
+    _local.elsewhere = True
+    try:
+        yield
+    finally:
+        _local.elsewhere = outer
+
+
+def _kl_is_added_elsewhere():
+    return getattr(_local, "elsewhere", False)
+
+
+class KLTerm(keras.layers.Layer):
+    """Adds a KL to the loss once per forward pass, however often it is called.
+
+    It calls for the KL itself: inside it variables are read in their own dtype.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(dtype="float32", autocast=False, **kwargs)
+        self.built = True
+
+    def call(self, factor, kl):
+        # Its losses are its own: no regularizer or sublayer can hide the guard.
+        if not self.losses:
+            value = kl()
+            # Keras adds up losses, which are in `floatx`.
+            term = ops.cast(factor, value.dtype) * value
+            self.add_loss(ops.cast(term, keras.config.floatx()))
+        return factor
+
+
+class BayesianLayer(StochasticLayer):
+    """Mixin of all layers with a posterior over weights.
+
+    A subclass says what its posterior is by `kl()`, beside the forward passes.
+
+    Args:
+        *args: positional arguments of the Keras layer.
+        prior: a `keras_bdl.priors.Prior` or its name.
+        num_examples: number N of training examples, so that the KL term added
+            to the loss is `kl_weight * kl() / N`. May be given later by
+            `keras_bdl.set_num_examples` or read off the data by a keras_bdl
+            model.
+        kl_weight: factor of the KL; a variable, `layer.kl_weight`.
+        **kwargs: of `StochasticLayer` and of the Keras layer.
+    """
+
+    def __init__(
+        self,
+        *args,
+        prior="normal",
+        num_examples=None,
+        kl_weight=1.0,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        for name, fix in _REFUSED.items():
+            if getattr(self, name, None) is not None:
+                raise ValueError(
+                    f"`{type(self).__name__}` takes no `{name}`; {fix}. "
+                    f"Received: {name}={getattr(self, name)!r}"
+                )
+        self.prior = priors.get(prior)
+        self.num_examples = (
+            None
+            if num_examples is None
+            else validation.integer("num_examples", num_examples, least=1)
+        )
+        self.full_kl_weight = validation.number("kl_weight", kl_weight, least=0.0)
+        self.kl_weight = self.add_scalar("kl_weight", self.full_kl_weight)
+        # 0 stands for unknown; an inferred N is here and not in `num_examples`.
+        self._num_examples = self.add_scalar("num_examples", self.num_examples or 0)
+        self._num_examples_known = self.num_examples is not None
+        self._kl_term = KLTerm(name="kl")
+
+    def told_variables(self):
+        return {"kl_weight": self.kl_weight, "num_examples": self._num_examples}
+
+    def add_weight(self, *args, **kwargs):
+        # Posterior parameters stay in their own dtype under mixed precision.
+        kwargs["autocast"] = False
+        return super().add_weight(*args, **kwargs)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.build_posterior()
+        self._prior_variables = self.prior.build(self.add_weight)
+        for name, variable in self._prior_variables.items():
+            setattr(self, name, variable)
+        if not self._num_examples_known:
+            # Called only when somebody reads `losses`: fit and evaluate.
+            self._guarded_variable().regularizer = self._require_num_examples
+
+    def build_posterior(self):
+        """Makes the posterior's variables beside those of the Keras layer."""
+
+    def _guarded_variable(self):
+        return next(iter(self.saved_variables().values()))
+
+    def _require_num_examples(self, _):
+        raise ValueError(
+            f"Layer '{self.name}' does not know the number of training examples, "
+            "by which its KL term is divided. Give it in one of three ways: "
+            f"`{type(self).__name__}(..., num_examples=n)`, "
+            "`keras_bdl.set_num_examples(model, n)`, or train a keras_bdl model "
+            "such as `keras_bdl.BayesianClassifier`, which reads it off the data. "
+            f"Received: num_examples={self.num_examples}"
+        )
+
+    def set_num_examples(self, num_examples, inferred=False):
+        """Sets N. An inferred N never overrides one that the user gave."""
+        num_examples = validation.integer("num_examples", num_examples, least=1)
+        if inferred and self.num_examples is not None:
+            return
+        if not inferred:
+            self.num_examples = num_examples
+        self._num_examples.assign(num_examples)
+        self._num_examples_now_known()
+
+    def _num_examples_now_known(self):
+        self._num_examples_known = True
+        if self.built:
+            self._guarded_variable().regularizer = None
+
+    def kl(self):
+        """KL(posterior || prior) in nats, summed over weights: a float32 scalar."""
+        raise NotImplementedError
+
+    def posterior(self):
+        """The weight posterior as a TensorFlow Probability joint distribution."""
+        raise NotImplementedError
+
+    def call(self, inputs, training=None):
+        if sampling.current_scope() is None and not _kl_is_added_elsewhere():
+            self.add_kl(training)
+        return super().call(inputs, training=training)
+
+    def measured_kl(self):
+        """`kl()` without using up training noise."""
+        with sampling.frozen_noise():
+            return self.kl()
+
+    def add_kl(self, training):
+        """Adds the KL term to the loss, unless this forward pass has done so."""
+        if not (self.trainable and self._num_examples_known):
+            return
+        factor = ops.convert_to_tensor(self.kl_weight) / ops.convert_to_tensor(
+            self._num_examples
+        )
+        self._kl_term(factor, kl=self.kl if training else self.measured_kl)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "prior": keras.saving.serialize_keras_object(self.prior),
+            "num_examples": self.num_examples,
+            "kl_weight": self.full_kl_weight,
+        }
+
+    def saved_variables(self):
+        """Variables by the name under which they are saved; the posterior's first."""
+        variables = {**super().saved_variables(), **self._prior_variables}
+        return {name: v for name, v in variables.items() if v is not None}
+
+    def load_told(self, name, value):
+        # The constructor's weight holds; a checkpoint may be mid-warm-up.
+        if name == "num_examples" and self.num_examples is None and value > 0:
+            self._num_examples.assign(value)
+            self._num_examples_now_known()
+
+    def enable_lora(self, *args, **kwargs):
+        raise ValueError(
+            f"`{type(self).__name__}` has no LoRA; convert the layer by `to_keras()` "
+            f"first. Received: layer={self.name!r}"
+        )
+
+    def quantize(self, mode=None, **kwargs):
+        raise ValueError(
+            f"`{type(self).__name__}` cannot be quantized; convert the layer by "
+            f"`to_keras()` first. Received: mode={mode!r}"
+        )
