@@ -43,7 +43,7 @@ class Settings:
 
 SETTINGS = {
     "digits": Settings(toy_units=256),
-    "mnist": Settings(epochs=15, batch_size=128),
+    "mnist": Settings(toy_steps=16_000, epochs=15, batch_size=128),
 }
 SMOKE = {"toy_sizes": (10, 40), "toy_units": 16, "toy_steps": 20, "epochs": 2}
 NUM_CLASSES = 10

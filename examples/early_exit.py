@@ -91,17 +91,27 @@ def make_network(image_shape, settings, depth, price=None, **options):
 
 
 def train(network, x, y, settings, early_exit):
+    # Without augmentation all training images become easy, and the heads learn to stop
+    # at once. Outside of the network: exported, these layers would go on.
+    augmented = keras.Sequential(
+        [
+            keras.Input(x.shape[1:]),
+            keras.layers.RandomTranslation(0.08, 0.08, fill_mode="constant"),
+            keras.layers.RandomRotation(0.04, fill_mode="constant"),
+            network,
+        ]
+    )
     steps = settings.epochs * int(np.ceil(len(x) / settings.batch_size))
     rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    network.compile(keras.optimizers.AdamW(rate), loss, metrics=["accuracy"])
+    augmented.compile(keras.optimizers.AdamW(rate), loss, metrics=["accuracy"])
     callbacks = []
     if early_exit:
         callbacks = [
             keras_bdl.callbacks.KLWarmup(settings.warmup, start_epoch=1),
             keras_bdl.callbacks.DepthLogger(),
         ]
-    return network.fit(
+    return augmented.fit(
         x, y, settings.batch_size, settings.epochs, callbacks=callbacks, verbose=0
     )
 

@@ -303,13 +303,13 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         """Units up to where each row stops: outputs, and units run `(n,)`."""
         rows = ops.shape(inputs)[0]
         state = {"x": inputs, "depth": ops.zeros((rows,), dtype="int32")}
-        about = {
-            "log_survival": ops.zeros((rows,), dtype="float32"),
-            "live": ops.ones((rows,), dtype="bool"),
-            "mask": mask,
-            "noise": noise,
-        }
-        about = {name: value for name, value in about.items() if value is not None}
+        about = {"live": ops.ones((rows,), dtype="bool")}
+        if mask is not None:
+            about["mask"] = mask
+        if noise is not None:
+            about["noise"] = noise
+        elif self.objective == "elbo":
+            about["log_survival"] = ops.zeros((rows,), dtype="float32")
         state = self._run_from(0, state, about, skip)
         return state["x"], state["depth"]
 
@@ -321,20 +321,20 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         if index == self.num_states - 1:
             return state
         logit = self._logit(index, x, mask)[:, 0]
-        log_survival = about["log_survival"] - ops.cast(ops.softplus(logit), "float32")
+        about = dict(about)
         if "noise" in about:
             stops = logit + ops.cast(about["noise"][:, index], logit.dtype) > 0.0
         elif self.objective == "map":
             stops = logit > math.log(self.exit_threshold / (1.0 - self.exit_threshold))
         else:
-            stops = log_survival <= math.log1p(-self.exit_threshold)
-        live = ops.logical_and(about["live"], ops.logical_not(stops))
-        about = {**about, "log_survival": log_survival, "live": live}
+            about["log_survival"] -= ops.cast(ops.softplus(logit), "float32")
+            stops = about["log_survival"] <= math.log1p(-self.exit_threshold)
+        about["live"] = ops.logical_and(about["live"], ops.logical_not(stops))
 
         def run_on(state, about):
             return self._run_from(index + 1, state, about, skip)
 
-        return on_live_rows(run_on, live, state, about, skip)
+        return on_live_rows(run_on, about["live"], state, about, skip)
 
     def _logistic_noise(self, rows):
         shape = (rows, self.num_states - 1)

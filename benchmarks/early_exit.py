@@ -1,0 +1,151 @@
+"""Early exit on MNIST: accuracy, executed multiply-adds and time of exported calls.
+
+    python benchmarks/early_exit.py plain
+    python benchmarks/early_exit.py mixed
+    python benchmarks/early_exit.py plain --validate
+
+The networks and their training are those of examples/early_exit.py with `--dataset
+mnist`; `mixed` is its `--mixed`. Beside each price of a unit stand plain networks of 1
+to 8 units trained on the same budget. Times are of the exported SavedModel's call: the
+mean over batches (single images, or 256 of them) of the median of several calls,
+networks in turns. With `--validate` the last 5,000 training rows are scored instead of
+the test set, for the choice of settings. Trained networks are kept in `--checkpoints`,
+from which a later run goes on.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+import common
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_bdl
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
+
+import data  # noqa: E402 (found by the line above)
+import early_exit as example  # noqa: E402
+
+
+def load(args):
+    train_data, test_data = common.load_mnist(args.npz)
+    if args.validate:
+        x, y = train_data
+        train_data, test_data = (x[:-5000], y[:-5000]), (x[-5000:], y[-5000:])
+    if args.data == "mixed":
+        train_data, test_data = (
+            (data.distort_half(x, seed), y)
+            for seed, (x, y) in enumerate((train_data, test_data))
+        )
+    return train_data, test_data
+
+
+def train(name, price, depth, seed, train_data, settings, folder):
+    """The trained network, from the checkpoint where there is one."""
+    path = folder / f"{name}_{seed}.keras"
+    if not path.exists():
+        keras.utils.set_random_seed(seed)
+        shape = train_data[0].shape[1:]
+        network = example.make_network(shape, settings, depth, price)
+        start = time.perf_counter()
+        history = example.train(network, *train_data, settings, price is not None)
+        minutes = (time.perf_counter() - start) / 60
+        last = {k: round(v[-1], 4) for k, v in history.history.items()}
+        print(f"{name}, seed {seed}: {minutes:.1f} min {last}", flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        network.save(path)
+    return keras.models.load_model(path)
+
+
+def exported(network):
+    folder = tempfile.mkdtemp()
+    network.export(folder, verbose=False)
+    return tf.saved_model.load(folder)
+
+
+def call_milliseconds(served, x, rows, num_batches, repeats=5):
+    """Mean over batches of the median time of a call, of each network in turns."""
+    rng = np.random.default_rng(0)
+    totals = [0.0] * len(served)
+    for batch in range(num_batches + 1):
+        inputs = tf.constant(x[rng.choice(len(x), rows, replace=False)])
+        for index, model in enumerate(served):
+            times = []
+            for _ in range(repeats):
+                start = time.perf_counter()
+                model.serve(inputs).numpy()
+                times.append(time.perf_counter() - start)
+            if batch:  # the first is a warm-up
+                totals[index] += 1e3 * statistics.median(times) / num_batches
+    return totals
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", choices=("plain", "mixed"))
+    parser.add_argument("--npz", help="MNIST as one .npz instead of TFDS")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--prices", type=float, nargs="*")
+    parser.add_argument("--depths", type=int, nargs="*", default=[1, 2, 3, 4, 6, 8])
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--validate", action="store_true")
+    parser.add_argument("--checkpoints", type=pathlib.Path, required=True)
+    args = parser.parse_args()
+    settings = example.SETTINGS["mnist"]
+    if args.epochs:
+        settings = dataclasses.replace(settings, epochs=args.epochs)
+    if args.prices is not None:
+        settings = dataclasses.replace(settings, prices=tuple(args.prices))
+
+    train_data, (x, y) = load(args)
+    plans = {f"fixed, {depth}": (None, depth) for depth in args.depths}
+    plans |= {f"price {p:g}": (p, settings.units) for p in settings.prices}
+    runs = {name: [] for name in plans}
+    for seed in range(args.seeds):
+        networks = [
+            train(name, *plan, seed, train_data, settings, args.checkpoints / args.data)
+            for name, plan in plans.items()
+        ]
+        served = [exported(network) for network in networks]
+        single = call_milliseconds(served, x, 1, 200)
+        many = call_milliseconds(served, x, 256, 20)
+        for name, network, one, batch in zip(plans, networks, single, many):
+            row = {
+                "accuracy": example.accuracy(network, x, y),
+                "multiply_adds": keras_bdl.flops_report(network, x, 500, 0).executed,
+                "milliseconds_1": one,
+                "milliseconds_256": batch,
+            }
+            if plans[name][0] is not None:
+                depths = keras_bdl.depth(network, x, 500, 0)
+                row["depth"] = float(depths.mean())
+            runs[name].append(row)
+            print(f"{name:<14} seed {seed}", row, flush=True)
+    summary = {
+        name: {
+            key: common.mean_and_error([row[key] for row in rows]) for key in rows[0]
+        }
+        for name, rows in runs.items()
+    }
+    for name, row in summary.items():
+        print(name, {key: round(value["mean"], 4) for key, value in row.items()})
+    if not args.validate:
+        common.save(
+            f"early_exit_{args.data}",
+            {
+                "settings": dataclasses.asdict(settings),
+                "summary": summary,
+                "runs": runs,
+            },
+        )
+
+
+if __name__ == "__main__":
+    main()
