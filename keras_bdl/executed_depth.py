@@ -1,6 +1,7 @@
 """How many units early-exit blocks run, and the joint posterior of label and depth."""
 
 import collections
+import contextlib
 
 import keras
 import numpy as np
@@ -92,14 +93,11 @@ def _exact_stop(joint, rate):
     Later ones have at most p(z), that is, at most p(z = l + 1) = e^-rate p(z = l);
     max_y p(y | x, l) >= e^-rate is enough.
     """
-    num_units = joint.shape[1]
     best = np.maximum.accumulate(joint.max(axis=2), axis=1)
     prior = joint.sum(axis=2)
     known = best >= prior * np.exp(-rate)
     known[:, -1] = True
-    stop = known.argmax(axis=1) + 1
-    assert stop.max(initial=1) <= num_units
-    return stop
+    return known.argmax(axis=1) + 1
 
 
 class _DepthPosteriorModel(SeededModel):
@@ -130,13 +128,11 @@ class _DepthPosteriorModel(SeededModel):
         scope = latents.LatentScope(
             self.num_combinations, estimator="enumerate", forced=True
         )
-        with scope:
-            copies = scope.copy(inputs)
-            if self.is_sampled:
-                with sampling.SamplingScope(seed, index, 1):
-                    logits = self.network(copies, training=False)
-            else:
-                logits = self.network(copies, training=False)
+        weights = contextlib.nullcontext()
+        if self.is_sampled:
+            weights = sampling.SamplingScope(seed, index, 1)
+        with scope, weights:
+            logits = self.network(scope.copy(inputs), training=False)
         shape = (self.num_combinations, -1, logits.shape[-1])
         probabilities = ops.softmax(ops.reshape(base.wide(logits), shape), axis=-1)
         prior = ops.exp(ops.reshape(sum(scope.log_priors), shape[:2]))

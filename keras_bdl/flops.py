@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_bdl import latents
 from keras_bdl.executed_depth import depth
-from keras_bdl.layers.base import flatten_layers
+from keras_bdl.layers.base import call_replaced, flatten_layers
 
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 _TRANSPOSED = (
@@ -125,7 +125,8 @@ def _count(model, x):
     with contextlib.ExitStack() as stack:
         for layer in flatten_layers(model):
             if isinstance(layer, _COUNTED):
-                stack.enter_context(_counted(layer, counts))
+                call = _counting_call(layer, counts)
+                stack.enter_context(call_replaced(layer, call))
             elif _multiplies(layer):
                 not_counted.append(layer.name)
         # Within the scope every unit runs once.
@@ -142,9 +143,8 @@ def _multiplies(layer):
     return any(len(v.shape) > 1 for v in layer.weights)
 
 
-@contextlib.contextmanager
-def _counted(layer, counts):
-    """Within, each `call` of a layer adds to its count; its class is untouched."""
+def _counting_call(layer, counts):
+    """The layer's `call`, which adds to its count each time."""
     call = layer.call
 
     def counting_call(inputs, *args, **kwargs):
@@ -153,11 +153,7 @@ def _counted(layer, counts):
         counts[id(layer)] = counts.get(id(layer), 0) + flops
         return outputs
 
-    object.__setattr__(layer, "call", counting_call)
-    try:
-        yield
-    finally:
-        object.__delattr__(layer, "call")
+    return counting_call
 
 
 def _multiply_adds(layer, input_shape, output_shape):

@@ -6,20 +6,17 @@ runs several copies of the batch, layers choose a state for each row of each cop
 say its probability, and the loss is made of the losses of all copies.
 """
 
-import threading
-
 import keras
 from keras import ops, random
 
 from keras_bdl.ops import estimators
+from keras_bdl.sampling import ThreadScope
 
 # Estimators of gradients that need the loss of every row.
 DISCRETE = ("score_function", "enumerate")
 
-_local = threading.local()
 
-
-class LatentScope:
+class LatentScope(ThreadScope):
     """What the layers with latent variables told in one forward pass.
 
     Tensors are copy-major: `(num_copies * rows, ...)`.
@@ -41,14 +38,6 @@ class LatentScope:
         self._terms = []
         self._log_probs = []
         self._combinations = 1
-
-    def __enter__(self):
-        self._outer = current_scope()
-        _local.scope = self
-        return self
-
-    def __exit__(self, *exc):
-        _local.scope = self._outer
 
     def copy(self, tensors):
         """A nest of tensors with its rows repeated, once for each copy."""
@@ -138,4 +127,4 @@ class LatentScope:
 
 def current_scope():
     """The active `LatentScope` of this thread, or None."""
-    return getattr(_local, "scope", None)
+    return LatentScope.current()

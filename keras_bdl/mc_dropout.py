@@ -35,14 +35,12 @@ class DropoutSampling:
 
     @contextlib.contextmanager
     def active(self):
-        """Within, `call` of each Dropout layer samples; its class is untouched."""
-        for layer in self.layers:
-            object.__setattr__(layer, "call", self._sampled_call(layer))
-        try:
-            yield
-        finally:
+        """Within, `call` of each Dropout layer samples."""
+        with contextlib.ExitStack() as stack:
             for layer in self.layers:
-                object.__delattr__(layer, "call")
+                call = self._sampled_call(layer)
+                stack.enter_context(base.call_replaced(layer, call))
+            yield
 
     def _sampled_call(self, layer):
         noise = self._noise[id(layer)]

@@ -55,7 +55,24 @@ class NoiseGenerator(random.SeedGenerator):
         return words
 
 
-class SamplingScope:
+class ThreadScope:
+    """Active on its thread within a `with`; of each class the innermost."""
+
+    def __enter__(self):
+        self._outer = self.current()
+        setattr(_local, type(self).__name__, self)
+        return self
+
+    def __exit__(self, *exc):
+        setattr(_local, type(self).__name__, self._outer)
+
+    @classmethod
+    def current(cls):
+        """The active one of this class, or None."""
+        return getattr(_local, cls.__name__, None)
+
+
+class SamplingScope(ThreadScope):
     """While active on this thread, layers draw weights from its seed.
 
     Private: entered only inside a traced function, because a function traced
@@ -86,18 +103,10 @@ class SamplingScope:
         self._draws[id(generator)] = draw + 1
         return draw
 
-    def __enter__(self):
-        self._outer = current_scope()
-        _local.scope = self
-        return self
-
-    def __exit__(self, *exc):
-        _local.scope = self._outer
-
 
 def current_scope():
     """The active `SamplingScope` of this thread, or None."""
-    return getattr(_local, "scope", None)
+    return SamplingScope.current()
 
 
 @contextlib.contextmanager

@@ -80,11 +80,15 @@ class Case:
         return (scale * rng.normal(size=(rows, *self.input_shape))).astype("float32")
 
     def built(self, **options):
-        layer = self.make(**{"num_examples": N, **options})
+        if self.has_kl:
+            options = {"num_examples": N, **options}
+        layer = self.make(**options)
         layer.build((None, *self.input_shape))
         return layer
 
     def model(self, **options):
+        if not self.has_kl:
+            options.pop("num_examples", None)
         inputs = keras.Input(self.input_shape)
         layer = self.make(**options)
         return keras.Model(inputs, layer(inputs)), layer

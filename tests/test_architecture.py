@@ -30,7 +30,7 @@ ALLOWED = {
     "interop": [],
     "priors": ["ops", "validation", "interop.tfp"],
     "sampling": ["interop.tensorflow"],
-    "latents": ["ops"],
+    "latents": ["ops", "sampling"],
     "layers": [
         *("ops", "validation", "priors", "sampling", "latents", "layers", "interop")
     ],

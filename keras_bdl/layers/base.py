@@ -5,6 +5,8 @@ saving, and the choice between the mean and a sample. `layers.weight_posterior` 
 what posteriors over weights need, `layers.latent` what latent variables need.
 """
 
+import contextlib
+
 import keras
 from keras import backend, ops
 
@@ -66,6 +68,16 @@ def copy_activation(layer, copy):
         if not copy.activation.built:
             copy.activation.build(activation.get_build_config()["input_shape"])
         copy.activation.set_weights(activation.get_weights())
+
+
+@contextlib.contextmanager
+def call_replaced(layer, call):
+    """Within, `layer.call` is another function; its class is untouched."""
+    object.__setattr__(layer, "call", call)
+    try:
+        yield
+    finally:
+        object.__delattr__(layer, "call")
 
 
 class StochasticLayer:

@@ -243,14 +243,6 @@ class TestDropConnectDense(LayerContract):
 
 @dataclasses.dataclass
 class MaskCase(Case):
-    def built(self, **options):
-        layer = self.make(**options)
-        layer.build((None, *self.input_shape))
-        return layer
-
-    def model(self, num_examples=None, **options):
-        return super().model(**options)
-
     def randomize(self, layer, seed=0):
         pass
 

@@ -25,15 +25,11 @@ from keras_bdl import sampling
 
 @dataclasses.dataclass
 class EarlyExitCase(Case):
-    def built(self, num_examples=None, **options):
+    def built(self, **options):
         # Named and seeded: two draws of a depth may be equal by chance.
-        layer = self.make(**{"name": "block", "seed": 5, **options})
-        layer.build((None, *self.input_shape))
+        layer = super().built(**{"name": "block", "seed": 5, **options})
         self.randomize(layer)
         return layer
-
-    def model(self, num_examples=None, **options):
-        return super().model(**options)
 
     def randomize(self, layer, seed=0):
         randomize_heads(layer, seed, scale=0.5)
