@@ -14,6 +14,7 @@ from keras_bdl.flops import flops_report as flops_report
 from keras_bdl.layers import ConcreteDropout as ConcreteDropout
 from keras_bdl.layers import DropConnectDense as DropConnectDense
 from keras_bdl.layers import EarlyExitResBlock as EarlyExitResBlock
+from keras_bdl.layers import GaussianLatent as GaussianLatent
 from keras_bdl.layers import MCDropout as MCDropout
 from keras_bdl.layers import SparseVDConv as SparseVDConv
 from keras_bdl.layers import SparseVDConv1D as SparseVDConv1D
@@ -25,6 +26,7 @@ from keras_bdl.layers import VariationalConv2D as VariationalConv2D
 from keras_bdl.layers import VariationalConv3D as VariationalConv3D
 from keras_bdl.layers import VariationalDense as VariationalDense
 from keras_bdl.layers import VariationalGaussianDropout as VariationalGaussianDropout
+from keras_bdl.models import VAE as VAE
 from keras_bdl.models import BayesianClassifier as BayesianClassifier
 from keras_bdl.models import BayesianRegressor as BayesianRegressor
 from keras_bdl.prediction import predict as predict
@@ -41,12 +43,14 @@ __all__ = [
     "ConcreteDropout",
     "DropConnectDense",
     "EarlyExitResBlock",
+    "GaussianLatent",
     "MCDropout",
     "SparseVDConv",
     "SparseVDConv1D",
     "SparseVDConv2D",
     "SparseVDConv3D",
     "SparseVDDense",
+    "VAE",
     "VariationalConv1D",
     "VariationalConv2D",
     "VariationalConv3D",

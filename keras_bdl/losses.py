@@ -285,6 +285,76 @@ class DiscretizedLogisticNLL(EventLoss):
         return {**super().get_config(), **config}
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
+class TFPNLL(EventLoss):
+    """-log p(y) of any scalar distribution of TensorFlow Probability.
+
+    Summed over event axes, mean over examples. Needs the TensorFlow backend.
+
+    Args:
+        distribution: name of a class of `tfp.distributions`, like "Gamma".
+        parameters: names of those of its arguments that the network gives; what must
+            be positive or otherwise bounded goes through the distribution's own
+            bijector.
+        fixed: dict of its other arguments, numbers.
+        reduction, name, dtype: as in `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: targets `(n, ..., d)`; `(n,)` for d = 1.
+        y_pred: `(n, ..., k d)`: for each of the k parameters d real numbers.
+
+    Raises:
+        ValueError: on another backend, an unknown name, or predictions of another
+            width.
+
+    Example:
+
+    >>> loss = keras_bdl.losses.TFPNLL("Beta", ["concentration1", "concentration0"])
+    """
+
+    def __init__(
+        self,
+        distribution,
+        parameters,
+        fixed=None,
+        reduction="sum_over_batch_size",
+        name="tfp_nll",
+        dtype=None,
+    ):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                "`TFPNLL` works on the TensorFlow backend only; take another loss, or "
+                "set KERAS_BACKEND=tensorflow. Received: "
+                f"backend={keras.backend.backend()!r}"
+            )
+        self.distribution = distribution
+        self.parameters = list(parameters)
+        self.fixed = dict(fixed or {})
+        self.make(ops.zeros((1, len(self.parameters))))  # refuses here
+
+    def make(self, y_pred):
+        """The distribution that the network's outputs say."""
+        from keras_bdl.interop import tfp
+
+        values = ops.split(y_pred, len(self.parameters), axis=-1)
+        return tfp.from_reals(
+            self.distribution, dict(zip(self.parameters, values)), self.fixed
+        )
+
+    def terms(self, y_true, y_pred):
+        y, *parameters = blocks(y_true, y_pred, len(self.parameters))
+        return -self.make(ops.concatenate(parameters, axis=-1)).log_prob(y)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "distribution": self.distribution,
+            "parameters": self.parameters,
+            "fixed": self.fixed,
+        }
+
+
 def blocks(y_true, y_pred, count):
     """Targets `(n, ..., d)`, and the `count` blocks of d predictions each."""
     y = ops.cast(y_true, y_pred.dtype)

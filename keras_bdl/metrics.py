@@ -167,3 +167,58 @@ class ExpectedDepth(keras.metrics.Mean):
 
     def __init__(self, name="depth", dtype=None):
         super().__init__(name=name, dtype=dtype)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ActiveUnits(keras.metrics.Metric):
+    """Number of a code's units whose mean varies over the data by more than .01.
+
+    A unit is active if Var_x E_q(z | x) z > threshold; the others say nothing of x.
+
+    Args:
+        num_units: d, numbers of a code.
+        threshold: positive float, a variance.
+        name, dtype: as in `keras.metrics.Metric`.
+
+    Example:
+
+    >>> metric = keras_bdl.metrics.ActiveUnits(num_units=20)
+    >>> metric.update_state(vae.encode(x))
+
+    Reference: Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders",
+    2015, section 5.2.
+    """
+
+    def __init__(self, num_units, threshold=0.01, name="active_units", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.num_units = validation.integer("num_units", num_units, least=1)
+        self.threshold = validation.positive("threshold", threshold)
+        self.count = self.add_variable((), "zeros", name="count")
+        self.centre = self.add_variable((self.num_units,), "zeros", name="centre")
+        self.squares = self.add_variable((self.num_units,), "zeros", name="squares")
+
+    def update_state(self, means):
+        """Adds mean codes `(n, ..., d)`."""
+        means = ops.reshape(ops.cast(means, self.dtype), (-1, self.num_units))
+        count = ops.cast(ops.shape(means)[0], self.dtype)
+        centre = ops.sum(means, axis=0) / ops.maximum(count, 1.0)
+        squares = ops.sum(ops.square(means - centre), axis=0)
+        # Two sets of means and squared deviations, merged (Chan, Golub and LeVeque,
+        # "Updating formulae and a pairwise algorithm", 1979).
+        before, total = self.count, ops.maximum(self.count + count, 1.0)
+        offset = centre - self.centre
+        self.squares.assign_add(squares + ops.square(offset) * (before * count / total))
+        self.centre.assign_add(offset * (count / total))
+        self.count.assign_add(count)
+
+    def result(self):
+        variance = self.squares / ops.maximum(self.count, 1.0)
+        return ops.sum(ops.cast(variance > self.threshold, self.dtype))
+
+    def get_config(self):
+        return {
+            "num_units": self.num_units,
+            "threshold": self.threshold,
+            "name": self.name,
+            "dtype": self.dtype,
+        }

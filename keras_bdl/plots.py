@@ -173,3 +173,66 @@ def uncertainty_histograms(
     ax.legend(frameon=False)
     _plain(ax)
     return ax
+
+
+def score_histograms(in_domain, out_of_domain, ax=None, label="score", num_bins=40):
+    """Histograms of a score in one set of equal bins, as shares of each data set.
+
+    The bins hold 98 % of each data set; what lies beyond counts in the outer ones.
+
+    Args:
+        in_domain: `(n,)`, of inputs like the training data.
+        out_of_domain: dict of name to `(m,)`, of other inputs.
+        ax: matplotlib axes, or None for a new figure.
+        label: of the x axis, with the unit.
+        num_bins: number of bins.
+
+    Returns:
+        The axes.
+    """
+    ax = _new_axes() if ax is None else ax
+    groups = {"in domain": in_domain, **out_of_domain}
+    groups = {name: np.asarray(values) for name, values in groups.items()}
+    ends = [np.quantile(values, [0.01, 0.99]) for values in groups.values()]
+    low, high = np.min(ends), np.max(ends)
+    edges = np.linspace(low, high if high > low else low + 1.0, num_bins + 1)
+    for color, (name, values) in zip(COLORS, groups.items()):
+        values = np.clip(values, edges[0], edges[-1])
+        share = np.histogram(values, edges)[0] / len(values)
+        ax.stairs(share, edges, color=color, fill=True, alpha=0.2)
+        ax.stairs(share, edges, color=color, linewidth=1.5, label=name)
+    ax.set(xlim=(edges[0], edges[-1]), xlabel=label, ylabel="share of inputs")
+    ax.legend(frameon=False)
+    _plain(ax)
+    return ax
+
+
+def latent_map(codes, labels, ax=None):
+    """Codes of two numbers as points, coloured by class.
+
+    Args:
+        codes: `(n, 2)`.
+        labels: class indices `(n,)`, at most 20 classes.
+        ax: matplotlib axes, or None for a new figure.
+
+    Returns:
+        The axes.
+    """
+    import matplotlib.pyplot as plt
+
+    ax = _new_axes() if ax is None else ax
+    codes, labels = np.asarray(codes), np.asarray(labels)
+    colors = plt.get_cmap("tab20" if labels.max() > 9 else "tab10").colors
+    for label in np.unique(labels):
+        points = codes[labels == label]
+        ax.scatter(*points.T, s=6, color=colors[label], linewidths=0, label=str(label))
+    ax.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
+    ax.legend(
+        frameon=False,
+        markerscale=2.5,
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        title="class",
+    )
+    _plain(ax)
+    return ax

@@ -45,6 +45,31 @@ def set_num_examples(model, num_examples):
     return model
 
 
+def tell_num_examples(model, x, extent):
+    """Tells layers that do not know N what the data of `fit` says.
+
+    Args:
+        model: Keras model.
+        x: what `fit` was given.
+        extent: those arguments of `fit` that say which rows are trained on.
+
+    Raises:
+        ValueError: if the data does not say it.
+    """
+    unknown = [layer for layer in bayesian_layers(model) if layer.num_examples is None]
+    if not unknown:
+        return
+    rows = infer_num_examples(x, **extent)
+    if rows is None:
+        raise ValueError(
+            "Cannot tell the number of training examples from this data. Give it as "
+            f"`{type(model).__name__}(..., num_examples=n)` or by "
+            f"`keras_bdl.set_num_examples(model, n)`. Received: x={x!r}"
+        )
+    for layer in unknown:
+        layer.set_num_examples(rows, inferred=True)
+
+
 def check_no_recurrent_cells(model):
     """Refuses Bayesian layers in RNN cells: their KL cannot leave the time loop."""
     for layer in base.flatten_layers(model):

@@ -62,8 +62,11 @@ class Case:
     def randomize(self, layer, seed=0):
         randomize(layer, seed)
 
+    def set_stddev(self, layer, stddev):
+        set_stddev(layer, stddev)
+
     def remove_noise(self, layer):
-        set_stddev(layer, 1e-9)
+        self.set_stddev(layer, 1e-9)
 
     def copy_means(self, layer, plain, kernel=None):
         copy_means(layer, plain, kernel)
@@ -418,7 +421,7 @@ class LayerContract:
     def test_zero_input_and_zero_variance_train(self, case, policy):
         keras.config.set_dtype_policy(policy)
         model, layer = case.model(num_examples=10)
-        set_stddev(layer, math.exp(-30))
+        case.set_stddev(layer, math.exp(-30))
         model.compile(keras.optimizers.SGD(1e-3), "mse")
         x = np.zeros((4, *case.input_shape), "float32")
         model.fit(x, model.predict(x, verbose=0), epochs=2, verbose=0)
@@ -441,7 +444,7 @@ class LayerContract:
         keras.config.set_dtype_policy(policy)
         layer = case.built(activation=None, sample_at_inference=True)
         keras.config.set_dtype_policy("float32")
-        set_stddev(layer, math.exp(-9))
+        case.set_stddev(layer, math.exp(-9))
         x = np.full((1, *case.input_shape), 300.0, "float32")
         for call in (layer, lambda x: layer(x, training=True)):
             assert np.isfinite(to_numpy(ops.cast(call(x), "float32"))).all()

@@ -34,7 +34,7 @@ ALLOWED = {
     "layers": [
         *("ops", "validation", "priors", "sampling", "latents", "layers", "interop")
     ],
-    "losses": ["ops", "validation", "masking"],
+    "losses": ["ops", "validation", "masking", "interop.tfp"],
     "metrics": ["ops", "validation", "losses"],
     "models": [""],
 }

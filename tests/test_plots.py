@@ -142,3 +142,26 @@ def test_new_figure_without_axes():
     assert plots.reliability_diagram(LABELS, PROBABILITIES).containers
     assert plots.curve_with_band(x, x, x).lines
     assert plots.uncertainty_histograms(x, {"other": x}).patches
+
+
+def test_histograms_of_scores_share_bins_and_count_every_value(ax):
+    inside = [-1.0] * 50 + [0.1] * 50
+    outside = {"letters": [2.0] * 50 + [3.0] * 49 + [1e6]}
+    plots.score_histograms(inside, outside, ax, label="nats", num_bins=4)
+    first, second = (p.get_data() for p in ax.patches if not p.get_fill())
+    np.testing.assert_allclose(first.edges[0], -1.0)
+    assert first.edges[-1] >= 3.0
+    for data in (first, second):
+        assert data.values.sum() == pytest.approx(1.0)
+    plots.score_histograms([1.0, 1.0], {"same": [1.0]}, ax)
+    assert ax.get_legend().get_texts()[-1].get_text() == "same"
+
+
+def test_a_map_has_every_code_in_the_colour_of_its_class(ax):
+    codes = np.arange(8.0).reshape(4, 2)
+    plots.latent_map(codes, [0, 2, 2, 0], ax)
+    points = [c.get_offsets().data for c in ax.collections]
+    np.testing.assert_array_equal(points[0], codes[[0, 3]])
+    np.testing.assert_array_equal(points[1], codes[[1, 2]])
+    colors = {tuple(c.get_facecolor()[0]) for c in ax.collections}
+    assert len(colors) == 2

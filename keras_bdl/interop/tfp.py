@@ -14,25 +14,78 @@ def make_distribution(name, parameters, validate_args=False):
         ValueError: if there is no such distribution, it refuses the parameters, or
             they are not those of one scalar.
     """
+    distribution = _make(name, parameters, validate_args)
+    if [*distribution.batch_shape, *distribution.event_shape]:
+        raise ValueError(
+            f"Expected parameters of one scalar distribution. Received: {parameters}"
+        )
+    return distribution
+
+
+def code_distribution(name, parameters, validate_args=False):
+    """A distribution of one number or of a vector.
+
+    Raises:
+        ValueError: as in `make_distribution`.
+    """
+    distribution = _make(name, parameters, validate_args)
+    if [*distribution.batch_shape] or len(distribution.event_shape) > 1:
+        raise ValueError(
+            "Expected parameters of one distribution, of a number or a vector. "
+            f"Received: {parameters}"
+        )
+    return distribution
+
+
+def _make(name, parameters, validate_args):
+    cls = _distribution_class(name)
+    try:
+        distribution = cls(**parameters, validate_args=validate_args)
+        _ = distribution.batch_shape, distribution.event_shape
+    except Exception as error:
+        raise ValueError(
+            f"`tfp.distributions.{name}` refuses these parameters: {error}. "
+            f"Received: {parameters}"
+        ) from error
+    return distribution
+
+
+def _distribution_class(name):
     cls = getattr(tfd, name, None) if isinstance(name, str) else None
     if not (isinstance(cls, type) and issubclass(cls, tfd.Distribution)):
         raise ValueError(
             "Expected the name of a class in `tensorflow_probability.distributions`, "
             f"like 'Horseshoe'. Received: distribution={name!r}"
         )
-    try:
-        distribution = cls(**parameters, validate_args=validate_args)
-        shape = [*distribution.batch_shape, *distribution.event_shape]
-    except Exception as error:
-        raise ValueError(
-            f"`tfp.distributions.{name}` refuses these parameters: {error}. "
-            f"Received: {parameters}"
-        ) from error
-    if shape:
-        raise ValueError(
-            f"Expected parameters of one scalar distribution. Received: {parameters}"
-        )
-    return distribution
+    return cls
+
+
+def sample(distribution, shape, seed):
+    """Draws, reproducible by a seed of two integers."""
+    return distribution.sample(shape, seed=ops.cast(seed, "int32"))
+
+
+def from_reals(name, reals, fixed):
+    """A distribution of which some parameters are tensors of real numbers.
+
+    They go through the bijector that the distribution has for each, so that what must
+    be positive is.
+
+    Raises:
+        ValueError: if there is no such distribution or parameter.
+    """
+    properties = _distribution_class(name).parameter_properties()
+    for parameter in [*reals, *fixed]:
+        if parameter not in properties:
+            raise ValueError(
+                f"Expected parameters of `tfp.distributions.{name}`: "
+                f"{sorted(properties)}. Received: {parameter!r}"
+            )
+    constrained = {
+        parameter: properties[parameter].default_constraining_bijector_fn()(values)
+        for parameter, values in reals.items()
+    }
+    return _make(name, {**constrained, **fixed}, validate_args=False)
 
 
 def independent_normals(parameters):

@@ -1,5 +1,6 @@
 """Bayesian layers: each replaces the Keras layer of the same name."""
 
+from keras_bdl.layers.binarization import DynamicBinarization as DynamicBinarization
 from keras_bdl.layers.concrete_dropout import ConcreteDropout as ConcreteDropout
 from keras_bdl.layers.dropout import DropConnectDense as DropConnectDense
 from keras_bdl.layers.dropout import MCDropout as MCDropout
@@ -7,7 +8,13 @@ from keras_bdl.layers.dropout import (
     VariationalGaussianDropout as VariationalGaussianDropout,
 )
 from keras_bdl.layers.early_exit import EarlyExitResBlock as EarlyExitResBlock
+from keras_bdl.layers.gaussian_latent import GaussianLatent as GaussianLatent
 from keras_bdl.layers.latent import LatentLayer as LatentLayer
+from keras_bdl.layers.latent_priors import GaussianMixture as GaussianMixture
+from keras_bdl.layers.latent_priors import LatentPrior as LatentPrior
+from keras_bdl.layers.latent_priors import StandardNormal as StandardNormal
+from keras_bdl.layers.latent_priors import TFPLatentPrior as TFPLatentPrior
+from keras_bdl.layers.latent_priors import VampPrior as VampPrior
 from keras_bdl.layers.sparse_vd import SparseVDConv as SparseVDConv
 from keras_bdl.layers.sparse_vd import SparseVDConv1D as SparseVDConv1D
 from keras_bdl.layers.sparse_vd import SparseVDConv2D as SparseVDConv2D
@@ -21,14 +28,21 @@ from keras_bdl.layers.variational import VariationalDense as VariationalDense
 __all__ = [
     "ConcreteDropout",
     "DropConnectDense",
+    "DynamicBinarization",
     "EarlyExitResBlock",
+    "GaussianLatent",
+    "GaussianMixture",
     "LatentLayer",
+    "LatentPrior",
     "MCDropout",
     "SparseVDConv",
     "SparseVDConv1D",
     "SparseVDConv2D",
     "SparseVDConv3D",
     "SparseVDDense",
+    "StandardNormal",
+    "TFPLatentPrior",
+    "VampPrior",
     "VariationalConv1D",
     "VariationalConv2D",
     "VariationalConv3D",

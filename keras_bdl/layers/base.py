@@ -6,6 +6,7 @@ what posteriors over weights need, `layers.latent` what latent variables need.
 """
 
 import contextlib
+import inspect
 
 import keras
 from keras import backend, ops
@@ -78,6 +79,13 @@ def call_replaced(layer, call):
         yield
     finally:
         object.__delattr__(layer, "call")
+
+
+def call_with_training(layer, x, training):
+    """Calls a layer, with `training` if it takes it."""
+    if "training" in inspect.signature(layer.call).parameters:
+        return layer(x, training=training)
+    return layer(x)
 
 
 class StochasticLayer:

@@ -103,8 +103,9 @@ class LatentLayer(StochasticLayer):
     def repeat_rows(self, by_sample, rows):
         """`(samples, ...)` as `(samples * rows, ...)`, for each row of a sample."""
         repeats = ops.shape(rows)[0] // by_sample.shape[0]
-        tiled = ops.tile(ops.expand_dims(by_sample, 1), (1, repeats, 1))
-        return ops.reshape(tiled, (-1, by_sample.shape[-1]))
+        ones = (1,) * (len(by_sample.shape) - 1)
+        tiled = ops.tile(ops.expand_dims(by_sample, 1), (1, repeats, *ones))
+        return ops.reshape(tiled, (-1, *by_sample.shape[1:]))
 
     def add_term(self, values):
         """Adds the mean over rows to the loss, times `kl_weight`.

@@ -2,5 +2,6 @@
 
 from keras_bdl.models.classifier import BayesianClassifier as BayesianClassifier
 from keras_bdl.models.regressor import BayesianRegressor as BayesianRegressor
+from keras_bdl.models.vae import VAE as VAE
 
-__all__ = ["BayesianClassifier", "BayesianRegressor"]
+__all__ = ["VAE", "BayesianClassifier", "BayesianRegressor"]

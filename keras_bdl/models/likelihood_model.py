@@ -154,7 +154,7 @@ class LikelihoodModel(keras.Model):
         extent = {name: kwargs[name] for name in names if name in kwargs}
         self._prepare_fit(x, y, extent)
         if self.num_examples is None:
-            self._infer_num_examples(x, extent)
+            training.tell_num_examples(self, x, extent)
         return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
 
     def _prepare_fit(self, x, y, extent):
@@ -162,24 +162,6 @@ class LikelihoodModel(keras.Model):
 
         `extent` has those arguments of `fit` that say which rows are trained on.
         """
-
-    def _infer_num_examples(self, x, extent):
-        unknown = [
-            layer
-            for layer in bayesian_layers(self.network)
-            if layer.num_examples is None
-        ]
-        if not unknown:
-            return
-        rows = training.infer_num_examples(x, **extent)
-        if rows is None:
-            raise ValueError(
-                "Cannot tell the number of training examples from this data. Give "
-                f"it as `{type(self).__name__}(network, num_examples=n)` or by "
-                f"`keras_bdl.set_num_examples(model, n)`. Received: x={x!r}"
-            )
-        for layer in unknown:
-            layer.set_num_examples(rows, inferred=True)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`; what it reports is in the class docstring."""

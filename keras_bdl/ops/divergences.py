@@ -28,6 +28,31 @@ def kl_normal_normal_log(q_mean, q_log_stddev, p_mean, p_log_stddev):
     return p_log_stddev - q_log_stddev + 0.5 * (ratio - 1.0)
 
 
+def kl_multivariate_normal(q_mean, q_scale_tril, p_mean, p_scale_tril):
+    """KL(N(q_mean, Q Q^T) || N(p_mean, P P^T)), summed over the d dimensions.
+
+    log|P| - log|Q| + (|P^-1 Q|^2 + |P^-1 (q_mean - p_mean)|^2 - d) / 2.
+
+    Args:
+        q_mean, p_mean: `(..., d)`.
+        q_scale_tril, p_scale_tril: Q and P, lower triangular `(..., d, d)`.
+    """
+    q_mean, q_scale, p_mean, p_scale = (
+        ops.convert_to_tensor(x) for x in (q_mean, q_scale_tril, p_mean, p_scale_tril)
+    )
+    offset = ops.expand_dims(q_mean - p_mean, -1)
+    p_scale = ops.broadcast_to(p_scale, ops.shape(q_scale))
+    scaled = ops.solve_triangular(
+        p_scale, ops.concatenate([q_scale, offset], axis=-1), lower=True
+    )
+    squares = ops.sum(ops.square(scaled), axis=(-2, -1))
+    logs = (
+        ops.sum(ops.log(ops.diagonal(x, axis1=-2, axis2=-1)), axis=-1)
+        for x in (p_scale, q_scale)
+    )
+    return next(logs) - next(logs) + 0.5 * (squares - q_mean.shape[-1])
+
+
 def normal_entropy(log_stddev):
     """Differential entropy of N(., exp(log_stddev)^2)."""
     return log_stddev + _HALF_LOG_2PI + 0.5

@@ -9,8 +9,9 @@ _LOG_PI = math.log(math.pi)
 
 def bernoulli_log_prob(y, logits):
     """y log p + (1 - y) log(1 - p) with p = sigmoid(logits)."""
-    # y * logits - softplus(logits) would lose the digits of small losses.
-    return y * ops.log_sigmoid(logits) + (1.0 - y) * ops.log_sigmoid(-logits)
+    # softplus(x) = max(x, 0) + log1p(exp(-|x|)): a small loss keeps its digits.
+    linear = y * logits - ops.maximum(logits, 0.0)
+    return linear - ops.log1p(ops.exp(-ops.abs(logits)))
 
 
 def student_t_log_prob(y, location, log_scale, log_df):

@@ -5,6 +5,7 @@ with the sample axis: `(num_samples, ..., classes)`. Everything is computed in
 float32 (float64 stays float64). Entropies are in nats.
 """
 
+import numpy as np
 from keras import backend, ops
 
 _TINY = 1e-30
@@ -123,3 +124,27 @@ def calibration_error(bins):
     count, correct, confidence = bins[0], bins[1], bins[2]
     gap = ops.sum(ops.abs(correct - confidence))
     return ops.divide_no_nan(gap, ops.sum(count))
+
+
+def auroc(in_domain, out_of_domain):
+    """Area under the ROC curve: P(a score outside > one inside), ties counting half.
+
+    1 where the scores tell both apart, 1/2 where they say nothing.
+
+    Args:
+        in_domain, out_of_domain: scores `(n,)` and `(m,)`, higher outside.
+
+    Returns:
+        Float.
+    """
+    inside = np.sort(np.asarray(in_domain, "float64").ravel())
+    outside = np.asarray(out_of_domain, "float64").ravel()
+    if not (inside.size and outside.size):
+        raise ValueError(
+            "Expected at least one score of each. Received: "
+            f"{inside.size} in domain, {outside.size} out of domain"
+        )
+    below, up_to = (
+        np.searchsorted(inside, outside, side) for side in ("left", "right")
+    )
+    return float(np.mean(below + up_to) / (2 * inside.size))

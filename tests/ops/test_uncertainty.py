@@ -239,3 +239,16 @@ def test_calibration_error_without_data_is_0():
     p = np.array([[0.75, 0.25]], "float32")
     bins = uncertainty.calibration_bins(np.array([1]), p, 15, np.zeros(1))
     assert float(uncertainty.calibration_error(bins)) == 0.0
+
+
+def test_auroc_is_that_of_scikit_learn(rng):
+    from sklearn.metrics import roc_auc_score
+
+    inside = np.round(rng.normal(size=50), 1)
+    outside = np.round(rng.normal(0.5, size=70), 1)  # with ties
+    labels = np.concatenate([np.zeros(50), np.ones(70)])
+    expected = roc_auc_score(labels, np.concatenate([inside, outside]))
+    assert uncertainty.auroc(inside, outside) == pytest.approx(expected)
+    assert uncertainty.auroc(inside, inside) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="Received"):
+        uncertainty.auroc([], outside)

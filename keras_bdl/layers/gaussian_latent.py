@@ -1,0 +1,153 @@
+"""A sampled code between an encoder and a decoder.
+
+Kingma and Welling, "Auto-encoding variational Bayes", 2013, section 2.4.
+"""
+
+import keras
+from keras import ops, random
+
+from keras_bdl import sampling, validation
+from keras_bdl.layers import latent_priors
+from keras_bdl.layers.base import register, wide
+from keras_bdl.layers.latent import LatentLayer
+from keras_bdl.ops import divergences
+
+
+@register
+class GaussianLatent(LatentLayer, keras.layers.Layer):
+    """z ~ N(mean, stddev^2) of each example, with KL(q(z | x) || p(z)) in the loss.
+
+    In training the code is drawn, z = mean + stddev * noise, so that gradients pass
+    (reparameterisation); at inference it is the mean, and in `keras_bdl.predict` a
+    sample: one noise per sample, which rows share, so that a draw is one function.
+
+    The KL of each example, summed over its code and averaged over the batch, goes in
+    through `add_loss`, times `kl_weight` (beta; `callbacks.KLWarmup` warms it up).
+    Where the prior has no closed form it is estimated by one draw.
+
+    Args:
+        latent_dim: d, or None where inputs are mean and log standard deviation.
+            With d, inputs are features, of which a Dense layer makes both.
+        prior: "standard_normal" or a `keras_bdl.layers.LatentPrior`:
+            `GaussianMixture`, `VampPrior`, `TFPLatentPrior`.
+        kl_weight: factor of the KL; a variable.
+        sample_at_inference, seed: as in `VariationalDense`.
+
+    Input shape: features `(n, ..., f)`; without `latent_dim` one tensor
+    `(n, ..., 2 d)`, d means and then d log standard deviations, or a pair of tensors
+    `(n, ..., d)`.
+
+    Output shape: `(n, ..., d)`.
+
+    Raises:
+        ValueError, TypeError: on a wrong argument or an input of odd width.
+
+    Example:
+
+    >>> x = keras.Input((784,))
+    >>> h = keras.layers.Dense(200, activation="tanh")(x)
+    >>> z = keras_bdl.GaussianLatent(20)(h)
+    >>> outputs = keras.layers.Dense(784)(z)
+    >>> model = keras.Model(x, outputs)
+    >>> model.compile("adam", keras_bdl.losses.BernoulliNLL())
+
+    Reference: Kingma and Welling, "Auto-encoding variational Bayes", 2013, eq. 10.
+    """
+
+    def __init__(self, latent_dim=None, prior="standard_normal", **kwargs):
+        super().__init__(**kwargs)
+        self.latent_dim = (
+            None
+            if latent_dim is None
+            else validation.integer("latent_dim", latent_dim, 1, 10**6)
+        )
+        self.prior = latent_priors.get(prior)
+        self.supports_masking = True
+        self._dense = None
+        if self.latent_dim is not None:
+            self._dense = keras.layers.Dense(2 * self.latent_dim, name="parameters")
+
+    def build(self, input_shape):
+        shape = self.compute_output_shape(input_shape)
+        if self._dense is not None:
+            self._dense.build(input_shape)
+        if not self.prior.built:
+            self.prior.build(shape)
+        self.built = True
+
+    def compute_output_shape(self, input_shape):
+        if isinstance(input_shape[0], (list, tuple)):
+            mean, log_stddev = (tuple(shape) for shape in input_shape)
+            if self._dense is not None or mean != log_stddev:
+                raise ValueError(
+                    "Expected a pair of inputs, mean and log stddev, to have one shape "
+                    "and `latent_dim` to be None. Received: input shapes "
+                    f"{input_shape}, latent_dim={self.latent_dim}"
+                )
+            return mean
+        *rows, width = input_shape
+        if self._dense is not None:
+            return (*rows, self.latent_dim)
+        if width % 2:
+            raise ValueError(
+                "Expected inputs of an even width, means and then log standard "
+                "deviations; give `latent_dim` for features. Received: inputs of shape "
+                f"{tuple(input_shape)}"
+            )
+        return (*rows, width // 2)
+
+    def call(self, inputs, training=None, mask=None):
+        mean, log_stddev = self.parameters(inputs)
+        scope = sampling.current_scope()
+        if scope is not None:
+            scope.restart(self.noise)
+            shape = (scope.num_samples, *mean.shape[1:])
+            noise = random.normal(shape, dtype=mean.dtype, seed=self.noise)
+            codes = mean + ops.exp(log_stddev) * self.repeat_rows(noise, mean)
+            return ops.cast(codes, self.compute_dtype)
+        self.add_term(self.kl(mean, log_stddev, mask))
+        if training or self.sample_at_inference:
+            mean = self.draw(mean, log_stddev, 1)[0]
+        return ops.cast(mean, self.compute_dtype)
+
+    def parameters(self, inputs):
+        """Mean and log standard deviation of the code, `(n, ..., d)` each."""
+        if isinstance(inputs, (list, tuple)):
+            mean, log_stddev = inputs
+        else:
+            both = inputs if self._dense is None else self._dense(inputs)
+            mean, log_stddev = ops.split(both, 2, axis=-1)
+        return wide(mean), wide(log_stddev)
+
+    def draw(self, mean, log_stddev, num_samples):
+        """Codes `(num_samples, n, ..., d)` from q(z | x)."""
+        shape = (num_samples, *ops.shape(mean))
+        noise = random.normal(shape, dtype=mean.dtype, seed=self.noise)
+        return mean + ops.exp(log_stddev) * noise
+
+    def kl(self, mean, log_stddev, mask=None):
+        """KL(q(z | x) || p(z)) of each row in nats, `(n,)`: exact or by one draw."""
+        values = self.prior.kl(mean, log_stddev)
+        if values is None:
+            with sampling.frozen_noise():
+                codes = self.draw(mean, log_stddev, 1)[0]
+            entropy = ops.sum(divergences.normal_entropy(log_stddev), axis=-1)
+            values = -entropy - self.prior.log_prob(codes)
+        mask = mask[0] if isinstance(mask, (list, tuple)) else mask
+        if mask is not None:
+            values = values * ops.cast(mask, values.dtype)
+        positions = tuple(range(1, len(values.shape)))
+        return ops.sum(values, axis=positions) if positions else values
+
+    def to_keras(self, weights="mean", seed=None):
+        raise ValueError(
+            "`GaussianLatent` has no plain Keras counterpart; save or export the model "
+            f"as it is. Received: layer={self.name!r}"
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "latent_dim": self.latent_dim,
+            "prior": keras.saving.serialize_keras_object(self.prior),
+        }

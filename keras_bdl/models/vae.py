@@ -1,0 +1,417 @@
+"""Variational autoencoders with any likelihood and prior, and three bounds.
+
+Kingma and Welling, "Auto-encoding variational Bayes", 2013; Burda, Grosse and
+Salakhutdinov, "Importance weighted autoencoders", 2015; Tucker, Lawson, Gu and
+Maddison, "Doubly reparameterized gradient estimators", 2018.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_bdl import losses, metrics, training, validation
+from keras_bdl.layers import base, latent_priors
+from keras_bdl.layers.gaussian_latent import GaussianLatent
+from keras_bdl.models import observations, vae_networks, vae_start
+from keras_bdl.models.vae_use import VAEUse
+from keras_bdl.ops import divergences, mixtures
+from keras_bdl.sampling import ThreadScope
+
+PACKAGE = "keras_bdl"
+GRADIENTS = ("elbo", "iwae", "dreg")
+
+
+class _BoundScope(ThreadScope):
+    """Within, a VAE's `call` gives the terms of its bound."""
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class VAE(VAEUse, keras.Model):
+    """An encoder q(z | x) and a decoder p(x | z), trained by a bound on log p(x).
+
+    `compile("adam")` and `fit(x)` suffice. With k importance samples z_i from the
+    encoder and w_i = p(x, z_i) / q(z_i | x) the bound of an example is
+
+        gradient="elbo": mean_i log w_i (the KL in closed form where there is one);
+        gradient="iwae": log mean_i w_i, tighter;
+        gradient="dreg": the same, with the doubly reparameterised gradient for the
+            encoder (squared normalised weights), whose variance is lower once q is
+            near the posterior. It runs the decoder twice: without dropout there.
+
+    The log has `loss` (the negative bound, nats per example), `reconstruction`
+    (-E log p(x | z)), `kl` and `active_units` (numbers of the code whose mean varies
+    over the data by more than .01). `evaluate` samples codes as training does: its
+    loss is a bound, which the mean code would not give. Before the first step `fit`
+    sets the decoder's last bias, if it is zero, to the mean of the data.
+
+    `model(x)`, `predict` and `reconstruct` give the mean of p(x | z) at the mean code.
+    Images are channels-last.
+
+    Args:
+        encoder: Keras model from x to mean and log standard deviation of the code:
+            one output `(n, 2 d)` or two `(n, d)`.
+        decoder: Keras model from codes `(n, d)` to the likelihood's parameters, k for
+            each value of x, on the last axis.
+        likelihood: "bernoulli" (logits), "gaussian" (mean and log stddev),
+            "categorical" (x holds levels; logits on a further axis),
+            "discretized_logistic" (mean and log scale), or a loss:
+            `GaussianNLL(stddev)`, `DiscretizedLogisticNLL(...)`, `TFPNLL(...)`.
+        prior: "standard_normal" or a `keras_bdl.layers.LatentPrior`.
+        beta: factor of the KL; the variable `latent.kl_weight`, which
+            `callbacks.KLWarmup` warms up. A bound for beta >= 1.
+        num_importance_samples: k.
+        gradient: "elbo", "iwae" or "dreg".
+        preprocessing: Keras layer applied to x, the target of the decoder too, such
+            as `keras_bdl.layers.DynamicBinarization()`; or None.
+        num_examples: number of training examples, where layers have a posterior over
+            weights; None reads it off the data.
+        seed: integer for the noise of the codes.
+        name, **kwargs: as in `keras.Model`.
+
+    Raises:
+        TypeError, ValueError: on a wrong argument; if encoder, decoder and likelihood
+            do not fit together; on data outside of the likelihood's range.
+
+    Example:
+
+    >>> vae = keras_bdl.VAE.dense((784,), latent_dim=20)
+    >>> vae.compile("adam")
+    >>> vae.fit(x_train, epochs=20, batch_size=128)
+    >>> images = vae.sample(16, seed=0)  # (16, 784)
+    >>> vae.log_prob(x_test).mean()  # nats
+
+    Reference: Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders",
+    2015, eq. 8.
+    """
+
+    outputs_kind = "mean"
+
+    def __init__(
+        self,
+        encoder,
+        decoder,
+        likelihood="bernoulli",
+        prior="standard_normal",
+        beta=1.0,
+        num_importance_samples=1,
+        gradient="elbo",
+        preprocessing=None,
+        num_examples=None,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(autocast=False, **kwargs)  # the networks cast themselves
+        for name, network in (("encoder", encoder), ("decoder", decoder)):
+            if not isinstance(network, keras.Model):
+                raise TypeError(
+                    f"Expected `{name}` to be a Keras model. "
+                    f"Received: {name}={network!r}"
+                )
+        if not (preprocessing is None or isinstance(preprocessing, keras.layers.Layer)):
+            raise TypeError(
+                "Expected `preprocessing` to be a Keras layer. "
+                f"Received: preprocessing={preprocessing!r}"
+            )
+        self.encoder = encoder
+        self.decoder = decoder
+        self.observation = observations.get(likelihood)
+        self.num_importance_samples = validation.integer(
+            "num_importance_samples", num_importance_samples, 1, 10**6
+        )
+        self.gradient = validation.choice("gradient", gradient, GRADIENTS)
+        self.preprocessing = preprocessing
+        self.num_examples = (
+            None
+            if num_examples is None
+            else validation.integer("num_examples", num_examples, least=1)
+        )
+        self.seed = seed
+        self.latent = GaussianLatent(
+            prior=prior,
+            kl_weight=validation.number("beta", beta, least=0.0),
+            seed=seed,
+            name="latent",
+        )
+        self._reconstruction = keras.metrics.Mean(name="reconstruction")
+        self._kl = keras.metrics.Mean(name="kl")
+        self._active_units = None  # known when built
+        if preprocessing is None and encoder.built and hasattr(encoder, "input_shape"):
+            self.build(encoder.input_shape)
+
+    @classmethod
+    def dense(
+        cls,
+        input_shape,
+        latent_dim,
+        hidden=(200, 200),
+        activation="tanh",
+        likelihood="bernoulli",
+        **options,
+    ):
+        """A VAE of dense layers.
+
+        Args:
+            input_shape: tuple, shape of one example.
+            latent_dim: d, numbers of a code.
+            hidden: widths of the encoder's hidden layers; the decoder's mirror them.
+            activation: of the hidden layers.
+            likelihood, **options: of `VAE`. A categorical likelihood needs
+                `num_levels`.
+
+        Example:
+
+        >>> vae = keras_bdl.VAE.dense((28, 28, 1), latent_dim=20)
+        """
+        make = vae_networks.dense
+        return cls._from_builder(
+            make, input_shape, latent_dim, hidden, activation, likelihood, options
+        )
+
+    @classmethod
+    def convolutional(
+        cls,
+        input_shape,
+        latent_dim,
+        filters=(32, 64),
+        activation="relu",
+        likelihood="bernoulli",
+        **options,
+    ):
+        """A VAE of strided convolutions; each halves height and width.
+
+        Args:
+            input_shape: `(height, width, channels)`.
+            latent_dim: d, numbers of a code.
+            filters: of the encoder's convolutions; the decoder's mirror them.
+            activation: of the hidden layers.
+            likelihood, **options: as in `dense`.
+        """
+        make = vae_networks.convolutional
+        return cls._from_builder(
+            make, input_shape, latent_dim, filters, activation, likelihood, options
+        )
+
+    @classmethod
+    def _from_builder(
+        cls, make, input_shape, latent_dim, sizes, activation, likelihood, options
+    ):
+        levels = options.pop("num_levels", None)
+        observation = observations.get(likelihood)
+        outputs = vae_networks.output_shape(input_shape, observation, levels)
+        encoder, decoder = make(input_shape, outputs, latent_dim, sizes, activation)
+        return cls(encoder, decoder, likelihood, **options)
+
+    def build(self, input_shape):
+        if self.built:
+            return
+        self.example_shape = tuple(input_shape[1:])
+        x = keras.Input(batch_shape=input_shape)
+        if self.preprocessing is not None:
+            x = self.preprocessing(x)
+        shape = keras.tree.map_structure(lambda y: tuple(y.shape), self.encoder(x))
+        prior = self.latent.prior
+        if isinstance(prior, latent_priors.VampPrior) and not prior.is_connected:
+            prior.connect(self.posterior, x.shape[1:])
+        self.latent.build(shape)
+        codes_shape = self.latent.compute_output_shape(shape)
+        outputs = self.decoder(keras.Input(codes_shape[1:])).shape
+        vae_networks.check_outputs(outputs, x.shape, self.observation)
+        self._active_units = metrics.ActiveUnits(codes_shape[-1])
+        self.build_scores()
+        if self.num_examples is not None:
+            training.set_num_examples(self, self.num_examples)
+        self.built = True
+
+    # The forward pass and the bound
+
+    def preprocess(self, inputs, training=None):
+        """Data as the encoder takes it and the decoder explains it, floats."""
+        x = ops.convert_to_tensor(inputs)
+        if not keras.backend.is_float_dtype(x.dtype):
+            x = ops.cast(x, keras.config.floatx())
+        if self.preprocessing is None:
+            return x
+        return base.call_with_training(self.preprocessing, x, training)
+
+    def posterior(self, x, training=None):
+        """Mean and log standard deviation of q(z | x), `(n, d)` each."""
+        return self.latent.parameters(self.encoder(x, training=training))
+
+    def call(self, inputs, training=None):
+        x = self.preprocess(inputs, training)
+        if _BoundScope.current() is not None:
+            return self._bound(x, training)
+        codes = self.latent(self.encoder(x, training=training), training=training)
+        return self.observation.mean(base.wide(self.decoder(codes, training=training)))
+
+    def log_likelihood(self, x, codes, training=None):
+        """log p(x | z) of codes `(k, n, d)` in nats, `(k, n)`."""
+        num_codes = codes.shape[0]
+        flat = ops.reshape(codes, (-1, *codes.shape[2:]))
+        outputs = base.wide(self.decoder(flat, training=training))
+        x = ops.tile(base.wide(x), (num_codes,) + (1,) * (len(x.shape) - 1))
+        values = self.observation.log_prob(x, outputs)
+        return ops.reshape(values, (num_codes, -1))
+
+    def log_ratio(self, codes, mean, log_stddev):
+        """log p(z) - log q(z | x) of codes `(k, n, d)` in nats, `(k, n)`."""
+        log_q = ops.sum(divergences.normal_log_prob(codes, mean, log_stddev), axis=-1)
+        return self.latent.prior.log_prob(codes) - log_q
+
+    def _bound(self, x, training):
+        """Of each row `(n,)` the bound and its parts in nats; the mean codes."""
+        mean, log_stddev = self.posterior(x, training)
+        kl = self.latent.kl(mean, log_stddev)
+        codes = self.latent.draw(mean, log_stddev, self.num_importance_samples)
+        kl_weight = ops.cast(self.latent.kl_weight, mean.dtype)
+        likelihood = self.log_likelihood(x, codes, training)  # (k, n)
+        if self.gradient == "elbo":
+            bound = ops.mean(likelihood, axis=0) - kl_weight * kl
+        else:
+            ratio = self.log_ratio(codes, mean, log_stddev)
+            log_weights = likelihood + kl_weight * ratio
+            bound = mixtures.log_mean_exp(log_weights)
+        if self.gradient == "dreg" and training:
+            # The decoder's gradient has the normalised weights once, the path through
+            # the codes twice, and q's own parameters none (Tucker et al., eq. 8).
+            weights = ops.stop_gradient(ops.softmax(log_weights, axis=0))
+            mean_, log_stddev_, codes_ = map(
+                ops.stop_gradient, (mean, log_stddev, codes)
+            )
+            codes = codes_ + ops.expand_dims(weights, -1) * (codes - codes_)
+            log_weights = self.log_likelihood(x, codes, training)
+            log_weights += kl_weight * self.log_ratio(codes, mean_, log_stddev_)
+            surrogate = ops.sum(weights * log_weights, axis=0)
+            bound = ops.stop_gradient(bound - surrogate) + surrogate
+        return {
+            "bound": bound,
+            "reconstruction": -ops.mean(likelihood, axis=0),
+            "kl": kl,
+            "mean": mean,
+        }
+
+    # Training
+
+    def compile(self, optimizer="adam", **kwargs):
+        """Configures training. The loss is the negative bound.
+
+        Args:
+            optimizer: Keras optimizer or its name.
+            **kwargs: as in `keras.Model.compile`, without losses and metrics.
+
+        Raises:
+            ValueError: on a loss or metrics.
+        """
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.pop(name, None) is not None:
+                raise ValueError(
+                    f"`VAE` has its own loss and reports its parts; leave `{name}` "
+                    f"out. Received: {name}"
+                )
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def compile_from_config(self, config):
+        config = keras.saving.deserialize_keras_object(config)
+        self.compile(**config)
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
+        """As `keras.Model.fit`, of data without targets.
+
+        Args:
+            x: array `(n, ...)`, `tf.data.Dataset`, `PyDataset` or `DataLoader`, of x
+                or of tuples with x first, of which the rest is not used.
+            y: None.
+            batch_size, epochs, **kwargs: as in `keras.Model.fit`; `validation_data`
+                is an array or as x.
+
+        Raises:
+            ValueError: on targets, or data outside of the likelihood's range.
+        """
+        self._refuse_targets(y)
+        vae_start.check(self, x)
+        held_out = kwargs.get("validation_data")
+        if hasattr(held_out, "shape"):
+            vae_start.check(self, held_out)
+        names = ("validation_split", "validation_data", "steps_per_epoch")
+        extent = {name: kwargs[name] for name in names if name in kwargs}
+        if self.num_examples is None:
+            training.tell_num_examples(self, x, extent)
+        if self.optimizer is not None and not int(self.optimizer.iterations):
+            vae_start.start(self, x, kwargs.get("validation_split", 0.0))
+        y = self._no_targets(x, kwargs)
+        return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.evaluate`, with sampled codes; `loss` is a bound."""
+        self._refuse_targets(y)
+        vae_start.check(self, x)
+        with training.weights_kept(self):
+            return super().evaluate(x, self._no_targets(x, kwargs), *args, **kwargs)
+
+    def _refuse_targets(self, y):
+        if y is not None:
+            raise ValueError(
+                "`VAE` explains x itself and takes no targets: `vae.fit(x)`. "
+                f"Received: y of type {type(y).__name__}"
+            )
+
+    def _no_targets(self, x, kwargs):
+        # Keras drops the weights of rows that have no targets.
+        return None if kwargs.get("sample_weight") is None else np.zeros(len(x))
+
+    def train_step(self, *args):
+        with _BoundScope():
+            return super().train_step(*args)
+
+    def test_step(self, *args):
+        with _BoundScope():
+            return super().test_step(*args)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """The negative bound, mean over examples; also updates the metrics."""
+        values = -y_pred["bound"]
+        if sample_weight is not None:
+            sample_weight = losses.align_weights(sample_weight, values)
+            values = values * sample_weight
+        for metric, name in (
+            (self._reconstruction, "reconstruction"),
+            (self._kl, "kl"),
+        ):
+            metric.update_state(ops.stop_gradient(y_pred[name]), sample_weight)
+        self._active_units.update_state(ops.stop_gradient(y_pred["mean"]))
+        added = [ops.cast(ops.sum(term), values.dtype) for term in self.losses]
+        return sum(added, ops.mean(values))
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return self.get_metrics_result()
+
+    # Serialisation
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "encoder": serialize(self.encoder),
+            "decoder": serialize(self.decoder),
+            "likelihood": serialize(self.observation.loss),
+            "prior": serialize(self.latent.prior),
+            "beta": self.latent.full_kl_weight,
+            "num_importance_samples": self.num_importance_samples,
+            "gradient": self.gradient,
+            "preprocessing": serialize(self.preprocessing),
+            "num_examples": self.num_examples,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for name in ("encoder", "decoder", "preprocessing"):
+            config[name] = keras.saving.deserialize_keras_object(
+                config[name], custom_objects=custom_objects
+            )
+        return cls(**config)

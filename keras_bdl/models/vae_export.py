@@ -1,0 +1,51 @@
+"""A VAE as a SavedModel with an endpoint for each thing one does with it."""
+
+import keras
+from keras import ops
+
+from keras_bdl import sampling
+from keras_bdl.layers.base import wide
+from keras_bdl.models import vae_runners
+
+# Codes of each row that `log_prob` holds at a time.
+_BLOCK = 64
+
+
+def export(vae, filepath, verbose=None):
+    """Writes the SavedModel; see `VAE.export`."""
+
+    def serve(x):
+        return vae(x, training=False)
+
+    def encode(x):
+        mean, log_stddev = vae.posterior(vae.preprocess(x))
+        return {"mean": mean, "stddev": ops.exp(log_stddev)}
+
+    def decode(z):
+        return vae.observation.mean(wide(vae.decoder(z, training=False)))
+
+    def sample(num, seed):
+        with sampling.SamplingScope(seed, 0, 1):
+            codes = vae.latent.prior.draw(num, vae.latent.noise)
+        return decode(codes)
+
+    def log_prob(x, num_samples, seed):
+        return vae_runners.evidence(vae, x, num_samples, _BLOCK, seed)["log_prob"]
+
+    x = keras.InputSpec(dtype="float32", shape=(None, *vae.example_shape), name="x")
+    z = keras.InputSpec(dtype="float32", shape=(None, vae.latent_dim), name="z")
+    num, seed, num_samples = (
+        keras.InputSpec(dtype="int32", shape=(), name=name)
+        for name in ("num", "seed", "num_samples")
+    )
+    archive = keras.export.ExportArchive()
+    archive.track(vae)
+    for endpoint, signature in (
+        (serve, [x]),
+        (encode, [x]),
+        (decode, [z]),
+        (sample, [num, seed]),
+        (log_prob, [x, num_samples, seed]),
+    ):
+        archive.add_endpoint(endpoint.__name__, endpoint, input_signature=signature)
+    archive.write_out(filepath, verbose=verbose)

@@ -1,0 +1,114 @@
+"""Encoders and decoders for vectors and images."""
+
+import math
+
+import keras
+
+from keras_bdl import validation
+
+
+def output_shape(input_shape, observation, num_levels=None):
+    """Shape of the outputs of a decoder of data of `input_shape`.
+
+    Raises:
+        ValueError: if a categorical likelihood has no `num_levels`.
+    """
+    if not isinstance(input_shape, (list, tuple)) or not input_shape:
+        raise TypeError(
+            "Expected `input_shape` to be a tuple, the shape of one example. "
+            f"Received: input_shape={input_shape!r}"
+        )
+    shape = tuple(validation.integer("input_shape", n, least=1) for n in input_shape)
+    if observation.is_categorical:
+        if num_levels is None:
+            raise ValueError(
+                "A categorical likelihood needs `num_levels`, the number of values "
+                "that x can have. Received: num_levels=None"
+            )
+        return (*shape, validation.integer("num_levels", num_levels, least=2))
+    return (*shape[:-1], observation.num_parameters * shape[-1])
+
+
+def check_outputs(outputs, x, observation):
+    """Refuses a decoder of which outputs `(n, ...)` do not fit data `(n, ...)`."""
+    outputs, x = tuple(outputs)[1:], tuple(x)[1:]
+    if observation.is_categorical:
+        expected, fits = (*x, "levels"), outputs[:-1] == x
+    else:
+        expected = (*x[:-1], observation.num_parameters * x[-1])
+        fits = outputs == expected
+    if not fits:
+        raise ValueError(
+            f"Expected a decoder with outputs of shape {expected} for data of shape "
+            f"{x} and {type(observation.loss).__name__}. "
+            f"Received: outputs of shape {outputs}"
+        )
+
+
+def dense(input_shape, outputs_shape, latent_dim, hidden, activation):
+    """Encoder and decoder of dense layers; the decoder mirrors the encoder."""
+    encoder = keras.Sequential(
+        [
+            keras.Input(input_shape),
+            keras.layers.Flatten(),
+            *(keras.layers.Dense(n, activation=activation) for n in hidden),
+            keras.layers.Dense(2 * latent_dim),
+        ],
+        name="encoder",
+    )
+    decoder = keras.Sequential(
+        [
+            keras.Input((latent_dim,)),
+            *(keras.layers.Dense(n, activation=activation) for n in hidden[::-1]),
+            keras.layers.Dense(math.prod(outputs_shape)),
+            keras.layers.Reshape(outputs_shape),
+        ],
+        name="decoder",
+    )
+    return encoder, decoder
+
+
+def convolutional(input_shape, outputs_shape, latent_dim, filters, activation):
+    """Encoder and decoder of convolutions of stride 2 on channels-last images.
+
+    Raises:
+        ValueError: if the data is no image or the configuration is channels-first.
+    """
+    if len(input_shape) != 3 or len(outputs_shape) != 3:
+        raise ValueError(
+            "Expected images `(height, width, channels)` and a likelihood without an "
+            "axis of its own. Received: shapes of input and output "
+            f"{tuple(input_shape)}, {tuple(outputs_shape)}"
+        )
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "`VAE.convolutional` makes channels-last networks. "
+            "Received: image_data_format='channels_first'"
+        )
+    height, width = input_shape[:2]
+    factor = 2 ** len(filters)
+    small = (-(-height // factor), -(-width // factor))
+    options = {"strides": 2, "padding": "same", "activation": activation}
+    encoder = keras.Sequential(
+        [
+            keras.Input(input_shape),
+            *(keras.layers.Conv2D(n, 3, **options) for n in filters),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2 * latent_dim),
+        ],
+        name="encoder",
+    )
+    spare = (small[0] * factor - height, small[1] * factor - width)
+    crop = [(n // 2, n - n // 2) for n in spare]
+    decoder = keras.Sequential(
+        [
+            keras.Input((latent_dim,)),
+            keras.layers.Dense(math.prod(small) * filters[-1], activation=activation),
+            keras.layers.Reshape((*small, filters[-1])),
+            *(keras.layers.Conv2DTranspose(n, 3, **options) for n in filters[::-1]),
+            keras.layers.Conv2D(outputs_shape[-1], 3, padding="same"),
+            keras.layers.Cropping2D(crop),
+        ],
+        name="decoder",
+    )
+    return encoder, decoder

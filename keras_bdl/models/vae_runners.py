@@ -1,0 +1,135 @@
+"""What a VAE's `encode`, `decode` and `log_prob` run in Keras's `predict`."""
+
+import types
+
+from keras import ops
+
+from keras_bdl import sampling
+from keras_bdl.layers.base import flatten_layers, wide
+from keras_bdl.sampler import SeededModel
+
+# Rows of decoder outputs held at a time by the loop over codes: enough that matrix
+# products are efficient, few enough to stay in the cache (benchmarks/README.md).
+ROWS = 4096
+
+# The log of nothing, finite so that differences are.
+_NEVER = -1e30
+
+
+class Runner(SeededModel):
+    """A model whose noise differs from batch to batch and repeats for a seed.
+
+    Args:
+        vae: the `VAE`. Tracked, so that JAX passes its variables.
+    """
+
+    def __init__(self, vae):
+        super().__init__(name=type(self).__name__.lower())
+        self.vae = vae
+        self.batch = self.add_weight(
+            name="batch", shape=(), initializer="zeros", dtype="int32", trainable=False
+        )
+        self.noise = sampling.NoiseGenerator(0, salt=self.name)
+
+    def run(self, x, seed, batch_size, verbose):
+        self.batch.assign(0)
+        return super().run(x, seed, batch_size, None, verbose, None)
+
+    def next_batch(self):
+        """Index of this batch, counted by every call."""
+        index = ops.convert_to_tensor(self.batch)
+        self.batch.assign(index + 1)
+        return index
+
+
+class Encoding(Runner):
+    """Mean and standard deviation of q(z | x)."""
+
+    def call(self, inputs):
+        mean, log_stddev = self.vae.posterior(self.vae.preprocess(inputs))
+        return {"mean": mean, "stddev": ops.exp(log_stddev)}
+
+
+class Decoding(Runner):
+    """Mean of p(x | z), or a draw of it."""
+
+    def __init__(self, vae, draw):
+        super().__init__(vae)
+        self.draw = draw
+
+    def call(self, codes):
+        outputs = wide(self.vae.decoder(codes, training=False))
+        if not self.draw:
+            return self.vae.observation.mean(outputs)
+        seed = ops.convert_to_tensor(self.seed)
+        with sampling.SamplingScope(seed, self.next_batch(), 1):
+            return self.vae.observation.draw(outputs, self.noise)
+
+
+class Evidence(Runner):
+    """log p(x) and the evidence lower bound of each row.
+
+    Args:
+        vae: the `VAE`.
+        num_samples: codes for each row.
+        batch_size: rows of a batch, which set how many codes are held at a time.
+    """
+
+    def __init__(self, vae, num_samples, batch_size):
+        super().__init__(vae)
+        self.num_samples = num_samples
+        self.block = min(num_samples, max(1, ROWS // batch_size))
+
+    def call(self, inputs):
+        seed = ops.convert_to_tensor(self.seed)
+        first = self.next_batch() * -(-self.num_samples // self.block)
+        return evidence(self.vae, inputs, self.num_samples, self.block, seed, first)
+
+
+def evidence(vae, inputs, num_samples, block, seed, first=0):
+    """log p(x) by importance sampling, and the evidence lower bound.
+
+    log p(x) >= E log 1/k sum_i w_i, w_i = p(x, z_i) / q(z_i | x), which tends to it
+    as k grows. The codes are drawn in blocks, of which one is held at a time.
+
+    Args:
+        vae: the `VAE`.
+        inputs: data `(n, ...)`.
+        num_samples: k, an integer or a tensor.
+        block: codes held at a time.
+        seed: integer tensor.
+        first: index of the first block, which sets the noise of batches apart.
+
+    Returns:
+        Dictionary of "log_prob" and "elbo", `(n,)` each.
+    """
+    x = vae.preprocess(inputs)
+    mean, log_stddev = vae.posterior(x)
+
+    def add(index, sums):
+        with sampling.SamplingScope(seed, first + index, block):
+            codes = vae.latent.draw(mean, log_stddev, block)
+        log_weights = vae.log_likelihood(x, codes)
+        log_weights = log_weights + vae.log_ratio(codes, mean, log_stddev)
+        valid = ops.expand_dims(index * block + ops.arange(block) < num_samples, -1)
+        total = ops.sum(ops.where(valid, log_weights, 0.0), axis=0)
+        log_sum = ops.logsumexp(ops.where(valid, log_weights, _NEVER), axis=0)
+        return ops.logaddexp(sums[0], log_sum), sums[1] + total
+
+    zeros = ops.zeros_like(mean[:, 0])
+    num_blocks = (num_samples + block - 1) // block
+    log_sum, total = ops.fori_loop(0, num_blocks, add, (zeros + _NEVER, zeros))
+    count = ops.cast(num_samples, total.dtype)
+    return {"log_prob": log_sum - ops.log(count), "elbo": total / count}
+
+
+def get(vae, cls, *options):
+    """A runner of the VAE, made once: outside of Keras's tracking, kept with it."""
+    if "_keras_bdl_runners" not in vae.__dict__:
+        holder = types.SimpleNamespace(by_options={})
+        object.__setattr__(vae, "_keras_bdl_runners", holder)
+    runners = vae.__dict__["_keras_bdl_runners"].by_options
+    key = (cls, *options, tuple(map(id, flatten_layers(vae))))
+    if key not in runners:
+        runners[key] = cls(vae, *options)
+    return runners[key]

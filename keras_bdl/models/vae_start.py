@@ -1,0 +1,114 @@
+"""What a VAE looks at before it trains: the range of its data, and their mean."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_bdl.layers import base, latent_priors
+
+# Rows of a data set that is not an array; more say little more.
+_MOST_ROWS = 10_000
+_CHUNK = 1000
+
+# What may stand between a decoder's last weights and its outputs.
+_SHAPERS = ("Reshape", "Flatten", "Cropping1D", "Cropping2D", "Cropping3D")
+
+
+def check(vae, x):
+    """Refuses data that are NaN, infinite or outside of the likelihood's range.
+
+    All of an array is looked at, and the first batches of a data set.
+
+    Raises:
+        TypeError, ValueError: if it is.
+    """
+    for rows in _chunks(vae, x):
+        vae.observation.check(rows)
+        if vae.observation.is_categorical and vae.built:
+            vae.observation.check_levels(rows, vae.decoder.output_shape[-1])
+
+
+def start(vae, x, validation_split=0.0):
+    """Sets a zero last bias of the decoder, and pseudo-inputs, by the data."""
+    if hasattr(x, "shape"):
+        x = x[: len(x) - int(len(x) * validation_split)]
+    chunks = [chunk for chunk in _chunks(vae, x, training=True)]
+    if not chunks:
+        return
+    rows = np.concatenate(chunks)
+    if not vae.built:
+        vae.build((None, *_first_batch(x).shape[1:]))
+    prior = vae.latent.prior
+    if isinstance(prior, latent_priors.VampPrior):
+        few = len(rows) < prior.num_components
+        chosen = np.random.default_rng(0).choice(len(rows), prior.num_components, few)
+        prior.pseudo_inputs.assign(rows[chosen])
+    _start_bias(vae, rows)
+
+
+def _start_bias(vae, rows):
+    layer = _last_layer(vae.decoder)
+    if layer is None or np.any(ops.convert_to_numpy(layer.bias)):
+        return
+    values = rows.reshape(len(rows), -1)
+    if np.prod(layer.bias.shape) != np.prod(vae.decoder.output_shape[1:]):
+        values = rows.reshape(-1, rows.shape[-1])  # a bias for each channel
+        if layer.bias.shape[0] != vae.decoder.output_shape[-1]:
+            return
+    elif vae.observation.num_parameters > 1:
+        values = rows.reshape(len(rows), *rows.shape[1:])
+    bias = vae.observation.bias(values.mean(axis=0), values.var(axis=0))
+    if bias is not None:
+        layer.bias.assign(np.reshape(bias, layer.bias.shape))
+
+
+def _last_layer(decoder):
+    """The layer whose outputs are the decoder's, reshaped at most, if it has a bias."""
+    for layer in reversed(base.flatten_layers(decoder)):
+        if type(layer).__name__ in _SHAPERS:
+            continue
+        linear = getattr(layer, "activation", None) in (None, keras.activations.linear)
+        has_bias = getattr(layer, "bias", None) is not None
+        return layer if linear and has_bias else None
+    return None
+
+
+def _chunks(vae, x, training=False):
+    """Preprocessed rows of the data as NumPy arrays; none of a generator."""
+    if hasattr(x, "shape"):
+        x = np.asarray(x) if not hasattr(x, "numpy") else ops.convert_to_numpy(x)
+        if x.dtype.kind not in "biuf" or x.ndim < 2:
+            raise TypeError(
+                "Expected x to be an array of numbers `(n, ...)`. "
+                f"Received: x of dtype {x.dtype}, shape {x.shape}"
+            )
+        vae.observation.check_finite(x)
+        batches = (x[i : i + _CHUNK] for i in range(0, len(x), _CHUNK))
+        left = len(x)
+    elif isinstance(x, keras.utils.PyDataset) or hasattr(x, "__next__"):
+        batches = [_first_batch(x)] if isinstance(x, keras.utils.PyDataset) else []
+        left = _MOST_ROWS
+    elif hasattr(x, "__iter__") and not isinstance(x, (list, tuple, dict, str)):
+        batches, left = map(_first, x), _MOST_ROWS
+    else:
+        raise TypeError(
+            "Expected x to be one array `(n, ...)` or a data set. "
+            f"Received: x of type {type(x).__name__}"
+        )
+    for batch in batches:
+        yield ops.convert_to_numpy(vae.preprocess(batch, training=training))
+        left -= len(batch)
+        if left <= 0:
+            return
+
+
+def _first_batch(x):
+    if hasattr(x, "shape"):
+        return x
+    if isinstance(x, keras.utils.PyDataset):
+        return _first(x[0])
+    return _first(next(iter(x)))
+
+
+def _first(batch):
+    return batch[0] if isinstance(batch, (list, tuple)) else batch
