@@ -29,6 +29,7 @@ from keras_bdl.layers import VariationalGaussianDropout as VariationalGaussianDr
 from keras_bdl.models import VAE as VAE
 from keras_bdl.models import BayesianClassifier as BayesianClassifier
 from keras_bdl.models import BayesianRegressor as BayesianRegressor
+from keras_bdl.models import SemiSupervisedVAE as SemiSupervisedVAE
 from keras_bdl.prediction import predict as predict
 from keras_bdl.prediction import predict_uncertainty as predict_uncertainty
 from keras_bdl.sparse_file import load_sparse as load_sparse
@@ -45,6 +46,7 @@ __all__ = [
     "EarlyExitResBlock",
     "GaussianLatent",
     "MCDropout",
+    "SemiSupervisedVAE",
     "SparseVDConv",
     "SparseVDConv1D",
     "SparseVDConv2D",

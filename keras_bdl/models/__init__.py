@@ -2,6 +2,9 @@
 
 from keras_bdl.models.classifier import BayesianClassifier as BayesianClassifier
 from keras_bdl.models.regressor import BayesianRegressor as BayesianRegressor
+from keras_bdl.models.semi_supervised_vae import (
+    SemiSupervisedVAE as SemiSupervisedVAE,
+)
 from keras_bdl.models.vae import VAE as VAE
 
-__all__ = ["VAE", "BayesianClassifier", "BayesianRegressor"]
+__all__ = ["VAE", "BayesianClassifier", "BayesianRegressor", "SemiSupervisedVAE"]

@@ -11,22 +11,17 @@ from keras import ops
 
 from keras_bdl import losses, metrics, training, validation
 from keras_bdl.layers import base, latent_priors
-from keras_bdl.layers.gaussian_latent import GaussianLatent
 from keras_bdl.models import observations, vae_networks, vae_start
+from keras_bdl.models.generative_model import BoundScope, GenerativeModel
 from keras_bdl.models.vae_use import VAEUse
 from keras_bdl.ops import divergences, mixtures
-from keras_bdl.sampling import ThreadScope
 
 PACKAGE = "keras_bdl"
 GRADIENTS = ("elbo", "iwae", "dreg")
 
 
-class _BoundScope(ThreadScope):
-    """Within, a VAE's `call` gives the terms of its bound."""
-
-
 @keras.saving.register_keras_serializable(PACKAGE)
-class VAE(VAEUse, keras.Model):
+class VAE(VAEUse, GenerativeModel):
     """An encoder q(z | x) and a decoder p(x | z), trained by a bound on log p(x).
 
     `compile("adam")` and `fit(x)` suffice. With k importance samples z_i from the
@@ -100,40 +95,19 @@ class VAE(VAEUse, keras.Model):
         seed=None,
         **kwargs,
     ):
-        super().__init__(autocast=False, **kwargs)  # the networks cast themselves
-        for name, network in (("encoder", encoder), ("decoder", decoder)):
-            if not isinstance(network, keras.Model):
-                raise TypeError(
-                    f"Expected `{name}` to be a Keras model. "
-                    f"Received: {name}={network!r}"
-                )
-        if not (preprocessing is None or isinstance(preprocessing, keras.layers.Layer)):
-            raise TypeError(
-                "Expected `preprocessing` to be a Keras layer. "
-                f"Received: preprocessing={preprocessing!r}"
-            )
-        self.encoder = encoder
-        self.decoder = decoder
-        self.observation = observations.get(likelihood)
+        networks = {"encoder": encoder, "decoder": decoder}
+        super().__init__(
+            networks, likelihood, prior, beta, preprocessing, seed, **kwargs
+        )
         self.num_importance_samples = validation.integer(
             "num_importance_samples", num_importance_samples, 1, 10**6
         )
         self.gradient = validation.choice("gradient", gradient, GRADIENTS)
-        self.preprocessing = preprocessing
         self.num_examples = (
             None
             if num_examples is None
             else validation.integer("num_examples", num_examples, least=1)
         )
-        self.seed = seed
-        self.latent = GaussianLatent(
-            prior=prior,
-            kl_weight=validation.number("beta", beta, least=0.0),
-            seed=seed,
-            name="latent",
-        )
-        self._reconstruction = keras.metrics.Mean(name="reconstruction")
-        self._kl = keras.metrics.Mean(name="kl")
         self._active_units = None  # known when built
         if preprocessing is None and encoder.built and hasattr(encoder, "input_shape"):
             self.build(encoder.input_shape)
@@ -224,22 +198,13 @@ class VAE(VAEUse, keras.Model):
 
     # The forward pass and the bound
 
-    def preprocess(self, inputs, training=None):
-        """Data as the encoder takes it and the decoder explains it, floats."""
-        x = ops.convert_to_tensor(inputs)
-        if not keras.backend.is_float_dtype(x.dtype):
-            x = ops.cast(x, keras.config.floatx())
-        if self.preprocessing is None:
-            return x
-        return base.call_with_training(self.preprocessing, x, training)
-
     def posterior(self, x, training=None):
         """Mean and log standard deviation of q(z | x), `(n, d)` each."""
         return self.latent.parameters(self.encoder(x, training=training))
 
     def call(self, inputs, training=None):
         x = self.preprocess(inputs, training)
-        if _BoundScope.current() is not None:
+        if BoundScope.current() is not None:
             return self._bound(x, training)
         codes = self.latent(self.encoder(x, training=training), training=training)
         return self.observation.mean(base.wide(self.decoder(codes, training=training)))
@@ -292,30 +257,6 @@ class VAE(VAEUse, keras.Model):
 
     # Training
 
-    def compile(self, optimizer="adam", **kwargs):
-        """Configures training. The loss is the negative bound.
-
-        Args:
-            optimizer: Keras optimizer or its name.
-            **kwargs: as in `keras.Model.compile`, without losses and metrics.
-
-        Raises:
-            ValueError: on a loss or metrics.
-        """
-        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
-            if kwargs.pop(name, None) is not None:
-                raise ValueError(
-                    f"`VAE` has its own loss and reports its parts; leave `{name}` "
-                    f"out. Received: {name}"
-                )
-        super().compile(optimizer=optimizer, **kwargs)
-
-    def compile_from_config(self, config):
-        config = keras.saving.deserialize_keras_object(config)
-        self.compile(**config)
-        if self.built:
-            self.optimizer.build(self.trainable_variables)
-
     def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
         """As `keras.Model.fit`, of data without targets.
 
@@ -361,14 +302,6 @@ class VAE(VAEUse, keras.Model):
         # Keras drops the weights of rows that have no targets.
         return None if kwargs.get("sample_weight") is None else np.zeros(len(x))
 
-    def train_step(self, *args):
-        with _BoundScope():
-            return super().train_step(*args)
-
-    def test_step(self, *args):
-        with _BoundScope():
-            return super().test_step(*args)
-
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
@@ -383,35 +316,14 @@ class VAE(VAEUse, keras.Model):
         ):
             metric.update_state(ops.stop_gradient(y_pred[name]), sample_weight)
         self._active_units.update_state(ops.stop_gradient(y_pred["mean"]))
-        added = [ops.cast(ops.sum(term), values.dtype) for term in self.losses]
-        return sum(added, ops.mean(values))
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        return self.get_metrics_result()
+        return self.add_losses(ops.mean(values))
 
     # Serialisation
 
     def get_config(self):
-        serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
-            "encoder": serialize(self.encoder),
-            "decoder": serialize(self.decoder),
-            "likelihood": serialize(self.observation.loss),
-            "prior": serialize(self.latent.prior),
-            "beta": self.latent.full_kl_weight,
             "num_importance_samples": self.num_importance_samples,
             "gradient": self.gradient,
-            "preprocessing": serialize(self.preprocessing),
             "num_examples": self.num_examples,
-            "seed": self.seed,
         }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        for name in ("encoder", "decoder", "preprocessing"):
-            config[name] = keras.saving.deserialize_keras_object(
-                config[name], custom_objects=custom_objects
-            )
-        return cls(**config)

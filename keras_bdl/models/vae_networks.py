@@ -112,3 +112,29 @@ def convolutional(input_shape, outputs_shape, latent_dim, filters, activation):
         name="decoder",
     )
     return encoder, decoder
+
+
+def dense_with_classes(
+    input_shape, outputs_shape, latent_dim, num_classes, hidden, activation
+):
+    """Classifier, encoder and decoder of dense layers; the last two take the class."""
+
+    def stack(x, widths, outputs):
+        for width in widths:
+            x = keras.layers.Dense(width, activation=activation)(x)
+        return keras.layers.Dense(outputs)(x)
+
+    def join(*parts):
+        return keras.layers.Concatenate()([keras.layers.Flatten()(p) for p in parts])
+
+    x, y = keras.Input(input_shape), keras.Input((num_classes,))
+    z = keras.Input((latent_dim,))
+    logits = stack(keras.layers.Flatten()(x), hidden, num_classes)
+    code = stack(join(x, y), hidden, 2 * latent_dim)
+    outputs = stack(join(z, y), hidden[::-1], math.prod(outputs_shape))
+    outputs = keras.layers.Reshape(outputs_shape)(outputs)
+    return (
+        keras.Model(x, logits, name="classifier"),
+        keras.Model([x, y], code, name="encoder"),
+        keras.Model([z, y], outputs, name="decoder"),
+    )

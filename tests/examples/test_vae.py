@@ -1,12 +1,12 @@
-"""The example of generative models runs as a new user runs it."""
+"""The examples of generative models run as a new user runs them."""
 
 import re
 
 import pytest
 from example_tools import run_example
 
-plt = pytest.importorskip("matplotlib.pyplot", reason="the example draws")
-pytest.importorskip("sklearn", reason="the example reads scikit-learn's data")
+plt = pytest.importorskip("matplotlib.pyplot", reason="the examples draw")
+pytest.importorskip("sklearn", reason="the examples read scikit-learn's data")
 pytest.importorskip("PIL", reason="a score is the length of a PNG file")
 
 
@@ -23,3 +23,15 @@ def test_vae(tmp_path):
     names = ("samples", "reconstructions", "interpolation", "map", "out_of_domain")
     for name in names:
         assert plt.imread(tmp_path / f"vae_{name}.png").std() > 0.05
+
+
+def test_semi_supervised(tmp_path):
+    result = run_example("semi_supervised.py", "--smoke", "--output", tmp_path)
+    assert result.returncode == 0, result.stderr
+    row = r"^(supervised|M2|M1\+M2) +(\d+\.\d+) \+- 0\.00$"
+    rows = re.findall(row, result.stdout, re.MULTILINE)
+    assert [name for name, _ in rows] == ["supervised", "M2", "M1+M2"]
+    assert all(0.0 < float(error) < 100.0 for _, error in rows)
+    for name in ("error", "classes"):
+        picture = plt.imread(tmp_path / f"semi_supervised_{name}.png")
+        assert picture.std() > 0.05

@@ -1,0 +1,129 @@
+"""What the generative models have in common: networks, likelihood, a bound as loss."""
+
+import keras
+from keras import ops
+
+from keras_bdl import validation
+from keras_bdl.layers import base
+from keras_bdl.layers.gaussian_latent import GaussianLatent
+from keras_bdl.models import observations
+from keras_bdl.sampling import ThreadScope
+
+
+class BoundScope(ThreadScope):
+    """Within, the model's `call` gives the terms of its bound."""
+
+
+class GenerativeModel(keras.Model):
+    """Networks around a code z, trained by a bound on the likelihood of x.
+
+    A subclass implements `call`, which within the `BoundScope` of a training or test
+    step gives what its `compute_loss` takes as `y_pred`.
+
+    Args:
+        networks: dict of name to Keras model, kept as attributes.
+        likelihood, prior, beta, preprocessing, seed: as in `VAE`.
+        **kwargs: of `keras.Model`.
+    """
+
+    def __init__(
+        self, networks, likelihood, prior, beta, preprocessing, seed, **kwargs
+    ):
+        super().__init__(autocast=False, **kwargs)  # the networks cast themselves
+        for name, network in networks.items():
+            if not isinstance(network, keras.Model):
+                raise TypeError(
+                    f"Expected `{name}` to be a Keras model. "
+                    f"Received: {name}={network!r}"
+                )
+            setattr(self, name, network)
+        if not (preprocessing is None or isinstance(preprocessing, keras.layers.Layer)):
+            raise TypeError(
+                "Expected `preprocessing` to be a Keras layer. "
+                f"Received: preprocessing={preprocessing!r}"
+            )
+        self._networks = tuple(networks)
+        self.observation = observations.get(likelihood)
+        self.preprocessing = preprocessing
+        self.seed = seed
+        self.latent = GaussianLatent(
+            prior=prior,
+            kl_weight=validation.number("beta", beta, least=0.0),
+            seed=seed,
+            name="latent",
+        )
+        self._reconstruction = keras.metrics.Mean(name="reconstruction")
+        self._kl = keras.metrics.Mean(name="kl")
+
+    def preprocess(self, inputs, training=None):
+        """Data as the encoder takes it and the decoder explains it, floats."""
+        x = ops.convert_to_tensor(inputs)
+        if not keras.backend.is_float_dtype(x.dtype):
+            x = ops.cast(x, keras.config.floatx())
+        if self.preprocessing is None:
+            return x
+        return base.call_with_training(self.preprocessing, x, training)
+
+    def compile(self, optimizer="adam", **kwargs):
+        """Configures training. The loss is the negative bound.
+
+        Args:
+            optimizer: Keras optimizer or its name.
+            **kwargs: as in `keras.Model.compile`, without losses and metrics.
+
+        Raises:
+            ValueError: on a loss or metrics.
+        """
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.pop(name, None) is not None:
+                raise ValueError(
+                    f"`{type(self).__name__}` has its own loss and reports its parts; "
+                    f"leave `{name}` out. Received: {name}"
+                )
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def compile_from_config(self, config):
+        config = keras.saving.deserialize_keras_object(config)
+        self.compile(**config)
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def train_step(self, *args):
+        with BoundScope():
+            return super().train_step(*args)
+
+    def test_step(self, *args):
+        with BoundScope():
+            return super().test_step(*args)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return self.get_metrics_result()
+
+    def add_losses(self, value):
+        """A loss plus what layers add to it, such as the KL of weights."""
+        added = [ops.cast(ops.sum(term), value.dtype) for term in self.losses]
+        return sum(added, value)
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            **{name: serialize(getattr(self, name)) for name in self._networks},
+            "likelihood": serialize(self.observation.loss),
+            "prior": serialize(self.latent.prior),
+            "beta": self.latent.full_kl_weight,
+            "preprocessing": serialize(self.preprocessing),
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = {
+            name: keras.saving.deserialize_keras_object(
+                value, custom_objects=custom_objects
+            )
+            if isinstance(value, dict) and "class_name" in value
+            else value
+            for name, value in config.items()
+        }
+        return cls(**config)

@@ -1,0 +1,224 @@
+"""Few labels: the bound against an exact model, batches, learning, errors."""
+
+import keras
+import numpy as np
+import pytest
+from contract import to_numpy
+from scipy import special, stats
+
+import keras_bdl
+from keras_bdl import losses
+from keras_bdl.models.mixed_batches import MixedBatches
+
+# A model whose posteriors are of the networks' form: x = z W + b_y + noise, with
+# orthogonal rows of W.
+
+KERNEL = np.array([[1.2, 0.0, 0.0], [0.0, 0.8, 0.0]])
+NOISE, CLASSES = 0.6, 4
+
+
+def exact_model(rng, **options):
+    """The model, data, and log p(x, y) of each row and class."""
+    model = keras_bdl.SemiSupervisedVAE.dense(
+        (3,), 2, CLASSES, hidden=(), likelihood=losses.GaussianNLL(NOISE), **options
+    )
+    biases = rng.normal(size=(CLASSES, 3))
+    covariance = KERNEL.T @ KERNEL + NOISE**2 * np.eye(3)
+    precision = np.linalg.inv(covariance)
+    squares = np.einsum("ki,ij,kj->k", biases, precision, biases)
+    model.classifier.set_weights([precision @ biases.T, -0.5 * squares])
+    variance = 1.0 / (1.0 + np.diag(KERNEL @ KERNEL.T) / NOISE**2)
+    gain = KERNEL.T * variance / NOISE**2
+    kernel = np.concatenate([gain, -biases @ gain])
+    model.encoder.set_weights(
+        [
+            np.concatenate([kernel, 0.0 * kernel], axis=1),
+            np.concatenate([np.zeros(2), 0.5 * np.log(variance)]),
+        ]
+    )
+    model.decoder.set_weights([np.concatenate([KERNEL, biases]), np.zeros(3)])
+    labels = rng.integers(0, CLASSES, 300)
+    x = rng.normal(size=(300, 2)) @ KERNEL + biases[labels]
+    x = (x + NOISE * rng.normal(size=x.shape)).astype("float32")
+    joint = np.stack(
+        [stats.multivariate_normal(b, covariance).logpdf(x) for b in biases], axis=1
+    ) - np.log(CLASSES)
+    model.build((None, 3))
+    return model, x, labels, joint
+
+
+def logs_of(model, x, y):
+    model.compile("sgd")
+    rows, labels = np.tile(x, (30, 1)), np.tile(y, 30)
+    return model.evaluate(
+        rows, labels, batch_size=len(rows), verbose=0, return_dict=True
+    )
+
+
+def test_without_labels_the_bound_of_the_exact_posterior_is_the_evidence(rng):
+    model, x, labels, joint = exact_model(rng)
+    logs = logs_of(model, x, np.full(len(x), -1))
+    evidence = special.logsumexp(joint, axis=1)
+    assert -logs["loss"] == pytest.approx(evidence.mean(), abs=0.02)
+    assert logs["accuracy"] == 0.0  # of no row
+
+
+def test_with_labels_it_is_the_joint_and_the_cross_entropy(rng):
+    model, x, labels, joint = exact_model(rng, classifier_weight=0.7)
+    log_q = joint - special.logsumexp(joint, axis=1, keepdims=True)
+    rows = np.arange(len(x))
+    cross_entropy = -log_q[rows, labels].mean()
+    logs = logs_of(model, x, labels)
+    expected = -joint[rows, labels].mean() + 0.7 * cross_entropy
+    assert logs["loss"] == pytest.approx(expected, abs=0.02)
+    accuracy = (joint.argmax(axis=1) == labels).mean()
+    assert logs["accuracy"] == pytest.approx(accuracy, abs=0.01)
+    np.testing.assert_allclose(
+        model.predict(x, verbose=0), np.exp(log_q), rtol=1e-3, atol=1e-5
+    )
+
+
+def test_both_count_by_their_share(rng):
+    model, x, labels, joint = exact_model(rng, classifier_weight=0.0)
+    some = np.where(rng.random(len(x)) < 0.3, labels, -1)
+    known = some >= 0
+    evidence = special.logsumexp(joint, axis=1)
+    expected = joint[known, labels[known]].sum() + evidence[~known].sum()
+    logs = logs_of(model, x, some)
+    assert -logs["loss"] == pytest.approx(expected / len(x), abs=0.02)
+
+
+def test_training_undoes_the_oversampling(rng):
+    model, x, labels, joint = exact_model(rng, classifier_weight=0.0)
+    some = np.where(np.arange(len(x)) < 30, labels, -1)
+    evidence = special.logsumexp(joint, axis=1)
+    expected = joint[np.arange(30), labels[:30]].sum() + evidence[30:].sum()
+    model.compile(keras.optimizers.SGD(0.0))
+    history = model.fit(x, some, batch_size=60, epochs=60, verbose=0).history
+    assert -np.mean(history["loss"]) == pytest.approx(expected / len(x), abs=0.05)
+
+
+# Batches
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_batches_have_every_unlabelled_row_once(shuffle):
+    x = np.arange(103)[:, None]
+    labels = np.where(np.arange(103) % 10 == 0, 1, -1)  # 11 of 103
+    batches = MixedBatches(x, labels, 20, 0.25, shuffle)
+    for _ in range(2):
+        parts = [batches[index] for index in range(len(batches))]
+        rows = np.concatenate([part for part, _ in parts])[:, 0]
+        for part, given in parts:
+            assert (given >= 0).sum() == 5
+            np.testing.assert_array_equal(given, labels[part[:, 0]])
+        counts = np.bincount(rows, minlength=103)
+        assert (counts[labels < 0] == 1).all()
+        repeats = counts[labels >= 0]
+        assert repeats.min() >= 1 and np.ptp(repeats) <= 1
+        batches.on_epoch_end()
+
+
+def test_batches_of_labelled_rows_alone():
+    x = np.arange(7)[:, None]
+    batches = MixedBatches(x, np.zeros(7, int), 3, 0.5, True)
+    rows = np.concatenate([batches[index][0] for index in range(len(batches))])
+    assert sorted(rows[:, 0]) == list(range(7))
+
+
+# Use
+
+
+def clusters(rng, rows=400):
+    """Two groups of bits, of which few rows are labelled."""
+    labels = rng.integers(0, 2, rows)
+    centres = np.array([[0.9] * 6 + [0.1] * 6, [0.1] * 6 + [0.9] * 6])
+    x = (rng.random((rows, 12)) < centres[labels]).astype("float32")
+    return x, labels, np.where(np.arange(rows) < 6, labels, -1)
+
+
+def test_few_labels_are_enough(rng, tmp_path):
+    x, labels, some = clusters(rng)
+    model = keras_bdl.SemiSupervisedVAE.dense((12,), 2, 2, hidden=(16,), seed=0)
+    model.compile(keras.optimizers.Adam(0.01))
+    history = model.fit(x, some, batch_size=50, epochs=15, verbose=0).history
+    assert set(history) == {"loss", "reconstruction", "kl", "accuracy"}
+    probabilities = model.predict(x, verbose=0)
+    assert (probabilities.argmax(axis=1) == labels).mean() > 0.95
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)
+    for label in (0, 1):
+        means = model.sample(50, label=label, seed=0).mean(axis=0)
+        assert (means[:6].mean() > 0.5) == (label == 0)
+    bits = model.sample(20, seed=1, noise=True)
+    assert set(np.unique(bits)) == {0.0, 1.0}
+    np.testing.assert_array_equal(bits, model.sample(20, seed=1, noise=True))
+
+    model.save(tmp_path / "model.keras")
+    copy = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(probabilities, copy.predict(x, verbose=0))
+    copy.fit(x, some, batch_size=50, verbose=0, validation_data=(x, labels))
+
+
+def test_on_the_codes_of_a_vae(rng, tmp_path):
+    x, labels, some = clusters(rng)
+    vae = keras_bdl.VAE.dense((12,), 3, (16,), seed=0)
+    vae.compile(keras.optimizers.Adam(0.01))
+    vae.fit(x, epochs=10, batch_size=50, verbose=0)
+    frozen = vae.get_weights()
+    model = keras_bdl.SemiSupervisedVAE.on_codes(vae, 2, 2, hidden=(16,))
+    model.compile(keras.optimizers.Adam(0.01))
+    model.fit(x, some, batch_size=50, epochs=15, verbose=0)
+    for before, after in zip(frozen, vae.get_weights()):
+        np.testing.assert_array_equal(before, after)
+    assert (model.predict(x, verbose=0).argmax(axis=1) == labels).mean() > 0.9
+    images = model.sample(5, label=[0, 1, 0, 1, 1], seed=0)
+    assert images.shape == (5, 12) and images.min() >= 0.0 and images.max() <= 1.0
+    model.save(tmp_path / "model.keras")
+    copy = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(
+        model.predict(x, verbose=0), copy.predict(x, verbose=0)
+    )
+
+
+def test_exported_it_serves_probabilities(rng, tmp_path, only_tensorflow):
+    import tensorflow as tf
+
+    model, x, _, _ = exact_model(rng)
+    expected = model.predict(x, verbose=0)
+    model.export(str(tmp_path / "model"), verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    np.testing.assert_allclose(loaded.serve(x), expected, atol=1e-5)
+
+
+# Refusals
+
+
+def test_wrong_labels_and_arguments_are_refused(rng):
+    model, x, labels, _ = exact_model(rng)
+    model.compile("sgd")
+    for y in (
+        labels + 1,
+        labels - 2,
+        labels + 0.5,
+        labels[:-1],
+        np.full(len(x), -1),
+        None,
+    ):
+        with pytest.raises(ValueError, match="label.*Received"):
+            model.fit(x, y, verbose=0)
+    with pytest.raises(ValueError, match="validation_split.*Received"):
+        model.fit(x, labels, validation_split=0.1)
+    with pytest.raises(ValueError, match="finite.*Received"):
+        model.fit(np.nan * x, labels)
+    with pytest.raises(ValueError, match="label.*Received"):
+        model.sample(3, label=CLASSES)
+    networks = (model.classifier, model.encoder, model.decoder)
+    with pytest.raises(TypeError, match="features.*Received"):
+        keras_bdl.SemiSupervisedVAE(*networks, features=3)
+    with pytest.raises(ValueError, match="labeled_share.*Received"):
+        keras_bdl.SemiSupervisedVAE(*networks, labeled_share=1.0)
+    with pytest.raises(ValueError, match="classifier_weight.*Received"):
+        keras_bdl.SemiSupervisedVAE(*networks, classifier_weight=-1.0)
+    with pytest.raises(ValueError, match="own loss.*Received"):
+        model.compile("sgd", loss="mse")
+    assert np.isfinite(to_numpy(model.predict(x[:1], verbose=0))).all()
