@@ -389,7 +389,8 @@ METRICS = sorted(
     if isinstance(value, type)
     and issubclass(value, keras.metrics.Metric)
     and not name.startswith("_")
-    and value is not metrics.ExpectedDepth  # of numbers, not of predictions
+    # Of numbers and of codes, not of predictions.
+    and value not in (metrics.ExpectedDepth, metrics.ActiveUnits)
 )
 
 
@@ -401,6 +402,13 @@ def test_metrics_refuse_wrong_values():
         assert_all_refused(getattr(metrics, name), **wrong)
         with pytest.raises((TypeError, ValueError), match="no_such_argument"):
             getattr(metrics, name)(no_such_argument=1)
+
+
+def test_active_units_refuse_wrong_values():
+    assert_all_refused(
+        functools.partial(metrics.ActiveUnits, num_units=3), threshold=not_positive
+    )
+    assert_all_refused(metrics.ActiveUnits, num_units=(not_integers, below_one))
 
 
 def test_metrics_take_right_values_and_round_trip():
