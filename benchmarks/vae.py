@@ -141,7 +141,7 @@ def run_throughput(args):
         "images_per_second_loop": statistics.median(loop),
     }
     print(result)
-    common.save("vae_throughput", result)
+    common.save(f"vae_throughput_{result['backend']}", result)
 
 
 def main():
