@@ -28,10 +28,10 @@ import data
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 import keras_bdl
 from keras_bdl import plots
+from keras_bdl.ops import uncertainty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ def predict_deterministic(network, x):
     """Probabilities and entropy of one network: it has no mutual information."""
     logits = network.predict(x, batch_size=500, verbose=0)
     probabilities = keras.ops.softmax(logits)
-    entropy = keras_bdl.ops.uncertainty.entropy(probabilities)
+    entropy = uncertainty.entropy(probabilities)
     return Prediction(*map(keras.ops.convert_to_numpy, (probabilities, entropy)))
 
 
@@ -169,18 +169,12 @@ def evaluate(predictions, labels):
     for name, other in predictions.items():
         if name == "test":
             continue
-        rows[f"AUROC {name}, entropy"] = auroc(test.entropy, other.entropy)
+        rows[f"AUROC {name}, entropy"] = uncertainty.auroc(test.entropy, other.entropy)
         if test.mutual_information is not None:
-            rows[f"AUROC {name}, mutual information"] = auroc(
+            rows[f"AUROC {name}, mutual information"] = uncertainty.auroc(
                 test.mutual_information, other.mutual_information
             )
     return rows
-
-
-def auroc(in_domain, out_of_domain):
-    """Probability that an out-of-domain input scores above an in-domain one."""
-    outside = np.repeat([0, 1], [len(in_domain), len(out_of_domain)])
-    return float(roc_auc_score(outside, np.concatenate([in_domain, out_of_domain])))
 
 
 def print_table(results):

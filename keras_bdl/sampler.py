@@ -53,13 +53,21 @@ def make_sampler(
     layers = base.flatten_layers(network)
     options = (num_samples, reduction, kind, mc_dropout, joint, many_rows)
     key = (*options, tuple(map(id, layers)))
-    if "_keras_bdl_samplers" not in network.__dict__:
+    return kept_with(network, key, lambda: Sampler(network, *options))
+
+
+def kept_with(model, key, make):
+    """What `make()` gives, made once for a key and kept with the model.
+
+    Outside of Keras's tracking: the model must not own what wraps it.
+    """
+    if "_keras_bdl_samplers" not in model.__dict__:
         # In a namespace: Keras loads weights into every model in a dictionary.
         holder = types.SimpleNamespace(by_options={})
-        object.__setattr__(network, "_keras_bdl_samplers", holder)
-    samplers = network.__dict__["_keras_bdl_samplers"].by_options
+        object.__setattr__(model, "_keras_bdl_samplers", holder)
+    samplers = model.__dict__["_keras_bdl_samplers"].by_options
     if key not in samplers:
-        samplers[key] = Sampler(network, *options)
+        samplers[key] = make()
     return samplers[key]
 
 

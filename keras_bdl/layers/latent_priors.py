@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 from keras import backend, ops, random
 
 from keras_bdl import validation
@@ -35,6 +36,12 @@ class LatentPrior(keras.layers.Layer):
     def kl(self, mean, log_stddev):
         """KL(N(mean, stddev^2) || p) in nats, `(..., d)` to `(...)`, or None."""
         return None
+
+    def connect(self, encode, input_shape):
+        """Takes a model's encoder, where the prior needs one; see `VampPrior`."""
+
+    def start(self, rows):
+        """Starts what is learned by training rows, a NumPy array."""
 
     def compute_output_shape(self, codes_shape):
         return codes_shape[:-1]
@@ -154,19 +161,26 @@ class VampPrior(_Mixture):
         self._encode = None
 
     def connect(self, encode, input_shape):
-        """Gives the encoder, once.
+        """Takes the encoder; a second one changes nothing.
 
         Args:
             encode: function from inputs `(K, ...)` to mean and log standard deviation
                 of their codes, `(K, d)` each.
             input_shape: shape of one input, without the batch.
         """
+        if self.is_connected:
+            return
         self._encode = encode
         self.pseudo_inputs = self.add_weight(
             name="pseudo_inputs",
             shape=(self.num_components, *input_shape),
             initializer=keras.initializers.RandomUniform(0.0, 1.0),
         )
+
+    def start(self, rows):
+        few = len(rows) < self.num_components
+        chosen = np.random.default_rng(0).choice(len(rows), self.num_components, few)
+        self.pseudo_inputs.assign(rows[chosen])
 
     @property
     def is_connected(self):

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_bdl import losses, metrics, training, validation
-from keras_bdl.layers import base, latent_priors
+from keras_bdl.layers import base
 from keras_bdl.models import observations, vae_networks, vae_start
 from keras_bdl.models.generative_model import BoundScope, GenerativeModel
 from keras_bdl.models.vae_use import VAEUse
@@ -183,9 +183,7 @@ class VAE(VAEUse, GenerativeModel):
         if self.preprocessing is not None:
             x = self.preprocessing(x)
         shape = keras.tree.map_structure(lambda y: tuple(y.shape), self.encoder(x))
-        prior = self.latent.prior
-        if isinstance(prior, latent_priors.VampPrior) and not prior.is_connected:
-            prior.connect(self.posterior, x.shape[1:])
+        self.latent.prior.connect(self.posterior, x.shape[1:])
         self.latent.build(shape)
         codes_shape = self.latent.compute_output_shape(shape)
         outputs = self.decoder(keras.Input(codes_shape[1:])).shape
@@ -207,6 +205,10 @@ class VAE(VAEUse, GenerativeModel):
         if BoundScope.current() is not None:
             return self._bound(x, training)
         codes = self.latent(self.encoder(x, training=training), training=training)
+        return self.explained(codes, training)
+
+    def explained(self, codes, training=False):
+        """Mean of p(x | z) of codes `(n, d)`, as tensors."""
         return self.observation.mean(base.wide(self.decoder(codes, training=training)))
 
     def log_likelihood(self, x, codes, training=None):

@@ -1,10 +1,8 @@
 """A VAE as a SavedModel with an endpoint for each thing one does with it."""
 
 import keras
-from keras import ops
 
 from keras_bdl import sampling
-from keras_bdl.layers.base import wide
 from keras_bdl.models import vae_runners
 
 # Codes of each row that `log_prob` holds at a time.
@@ -18,11 +16,10 @@ def export(vae, filepath, verbose=None):
         return vae(x, training=False)
 
     def encode(x):
-        mean, log_stddev = vae.posterior(vae.preprocess(x))
-        return {"mean": mean, "stddev": ops.exp(log_stddev)}
+        return vae_runners.encoding(vae, x)
 
     def decode(z):
-        return vae.observation.mean(wide(vae.decoder(z, training=False)))
+        return vae.explained(z)
 
     def sample(num, seed):
         with sampling.SamplingScope(seed, 0, 1):

@@ -1,12 +1,10 @@
 """What a VAE's `encode`, `decode` and `log_prob` run in Keras's `predict`."""
 
-import types
-
 from keras import ops
 
 from keras_bdl import sampling
 from keras_bdl.layers.base import flatten_layers, wide
-from keras_bdl.sampler import SeededModel
+from keras_bdl.sampler import SeededModel, kept_with
 
 # Rows of decoder outputs held at a time by the loop over codes: enough that matrix
 # products are efficient, few enough to stay in the cache (benchmarks/README.md).
@@ -46,8 +44,12 @@ class Encoding(Runner):
     """Mean and standard deviation of q(z | x)."""
 
     def call(self, inputs):
-        mean, log_stddev = self.vae.posterior(self.vae.preprocess(inputs))
-        return {"mean": mean, "stddev": ops.exp(log_stddev)}
+        return encoding(self.vae, inputs)
+
+
+def encoding(vae, inputs):
+    mean, log_stddev = vae.posterior(vae.preprocess(inputs))
+    return {"mean": mean, "stddev": ops.exp(log_stddev)}
 
 
 class Decoding(Runner):
@@ -58,9 +60,9 @@ class Decoding(Runner):
         self.draw = draw
 
     def call(self, codes):
-        outputs = wide(self.vae.decoder(codes, training=False))
         if not self.draw:
-            return self.vae.observation.mean(outputs)
+            return self.vae.explained(codes)
+        outputs = wide(self.vae.decoder(codes, training=False))
         seed = ops.convert_to_tensor(self.seed)
         with sampling.SamplingScope(seed, self.next_batch(), 1):
             return self.vae.observation.draw(outputs, self.noise)
@@ -124,12 +126,6 @@ def evidence(vae, inputs, num_samples, block, seed, first=0):
 
 
 def get(vae, cls, *options):
-    """A runner of the VAE, made once: outside of Keras's tracking, kept with it."""
-    if "_keras_bdl_runners" not in vae.__dict__:
-        holder = types.SimpleNamespace(by_options={})
-        object.__setattr__(vae, "_keras_bdl_runners", holder)
-    runners = vae.__dict__["_keras_bdl_runners"].by_options
+    """A runner of the VAE, made once."""
     key = (cls, *options, tuple(map(id, flatten_layers(vae))))
-    if key not in runners:
-        runners[key] = cls(vae, *options)
-    return runners[key]
+    return kept_with(vae, key, lambda: cls(vae, *options))

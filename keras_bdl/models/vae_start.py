@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl.layers import base, latent_priors
+from keras_bdl.layers import base
 
 # Rows of a data set that is not an array; more say little more.
 _MOST_ROWS = 10_000
@@ -38,11 +38,7 @@ def start(vae, x, validation_split=0.0):
     rows = np.concatenate(chunks)
     if not vae.built:
         vae.build((None, *_first_batch(x).shape[1:]))
-    prior = vae.latent.prior
-    if isinstance(prior, latent_priors.VampPrior):
-        few = len(rows) < prior.num_components
-        chosen = np.random.default_rng(0).choice(len(rows), prior.num_components, few)
-        prior.pseudo_inputs.assign(rows[chosen])
+    vae.latent.prior.start(rows)
     _start_bias(vae, rows)
 
 
