@@ -50,11 +50,17 @@ def train(args, x, seed):
     vae = make(args, seed)
     vae.build((None, 784))
     steps = args.epochs * -(-len(x) // args.batch_size)
-    rate = keras.optimizers.schedules.CosineDecay(args.learning_rate, steps)
+    warmup = steps // 50
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        steps - warmup,
+        warmup_target=args.learning_rate,
+        warmup_steps=warmup,
+    )
     vae.compile(
-        keras.optimizers.Adam(
+        keras.optimizers.Muon(
             rate,
-            epsilon=1e-4,
+            adam_lr_ratio=0.3,
             use_ema=args.ema > 0,
             ema_momentum=args.ema or 0.99,
             ema_overwrite_frequency=None,
@@ -152,8 +158,8 @@ def main():
     parser.add_argument("--samples", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=1000)
-    parser.add_argument("--batch-size", type=int, default=100)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--batch-size", type=int, default=500)
+    parser.add_argument("--learning-rate", type=float, default=1e-2)
     parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--validate", action="store_true")

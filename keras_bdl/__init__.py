@@ -9,6 +9,8 @@ from keras_bdl import ops as ops
 from keras_bdl import priors as priors
 from keras_bdl.compression import compress as compress
 from keras_bdl.compression import sparsity_report as sparsity_report
+from keras_bdl.conversion import to_bayesian as to_bayesian
+from keras_bdl.conversion import to_keras as to_keras
 from keras_bdl.executed_depth import depth as depth
 from keras_bdl.flops import flops_report as flops_report
 from keras_bdl.layers import ConcreteDropout as ConcreteDropout
@@ -74,4 +76,6 @@ __all__ = [
     "save_sparse",
     "set_num_examples",
     "sparsity_report",
+    "to_bayesian",
+    "to_keras",
 ]

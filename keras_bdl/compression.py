@@ -249,7 +249,7 @@ class _Builder:
         layer, weights = self.layers[key]
         outputs = layer(*args, **kwargs)
         if weights:
-            assign_weights(layer, weights)
+            base.assign_weights(layer, weights)
         for old, new in zip(
             keras.tree.flatten(node.outputs), keras.tree.flatten(outputs)
         ):
@@ -276,7 +276,7 @@ class _Builder:
         if not layer.variables:
             return layer, []  # nothing to keep apart from the original
         if isinstance(layer, base.StochasticLayer):
-            if not (is_linear(layer) and hasattr(layer, "to_keras")):
+            if not is_linear(layer):
                 raise ValueError(
                     f"Layer '{layer.name}' of class {type(layer).__name__} has no "
                     f"plain counterpart. Received: layer={layer.name!r}"
@@ -320,11 +320,3 @@ class _Builder:
         config["use_bias"] = bool(layer.use_bias or (bias != 0).any())
         weights = [kernel, bias] if config["use_bias"] else [kernel]
         return plain.from_config(config), weights
-
-
-def assign_weights(layer, weights):
-    """`layer.set_weights`, and what Keras derives from weights only when asked."""
-    layer.set_weights(weights)
-    for inner in base.flatten_layers(layer):
-        if isinstance(inner, keras.layers.Normalization):
-            inner.finalize_state()

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_bdl import latents
 from keras_bdl.executed_depth import depth
-from keras_bdl.layers.base import call_replaced, flatten_layers
+from keras_bdl.layers.base import flatten_layers, method_replaced
 
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 _TRANSPOSED = (
@@ -126,7 +126,7 @@ def _count(model, x):
         for layer in flatten_layers(model):
             if isinstance(layer, _COUNTED):
                 call = _counting_call(layer, counts)
-                stack.enter_context(call_replaced(layer, call))
+                stack.enter_context(method_replaced(layer, "call", call))
             elif _multiplies(layer):
                 not_counted.append(layer.name)
         # Within the scope every unit runs once.

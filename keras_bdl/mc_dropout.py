@@ -39,7 +39,7 @@ class DropoutSampling:
         with contextlib.ExitStack() as stack:
             for layer in self.layers:
                 call = self._sampled_call(layer)
-                stack.enter_context(base.call_replaced(layer, call))
+                stack.enter_context(base.method_replaced(layer, "call", call))
             yield
 
     def _sampled_call(self, layer):

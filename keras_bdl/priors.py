@@ -27,10 +27,20 @@ class Prior:
     closed_form = True
     proper = True
 
-    def build(self, add_weight):
-        """Makes the prior's own variables: a dict of name to variable."""
-        del add_weight
+    def build(self, add_weight, shapes):
+        """Makes the prior's own variables: a dict of name to variable.
+
+        Args:
+            add_weight: of the layer that keeps them.
+            shapes: of the tensors of weights, by name ("kernel", "bias").
+        """
+        del add_weight, shapes
         return {}
+
+    def of(self, name, variables):
+        """Those variables that `kl` and `log_prob` of one tensor of weights take."""
+        del name
+        return variables
 
     def log_prob(self, weights, variables=None):
         """log p(w) in nats, one value per weight."""
@@ -90,6 +100,53 @@ class Normal(Prior):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
+class NormalPerWeight(Prior):
+    """N(mean_i, stddev_i^2), with numbers of its own for every weight.
+
+    They are non-trainable variables of the layer, `prior_kernel_mean`,
+    `prior_kernel_log_stddev` and so for the bias, and are saved with it. To begin with
+    they are 0 and `stddev`; `to_bayesian(model, moped=delta)` sets them.
+
+    Args:
+        stddev: positive float, where all standard deviations start.
+    """
+
+    def __init__(self, stddev=1.0):
+        self.stddev = validation.positive("stddev", stddev)
+
+    def build(self, add_weight, shapes):
+        starts = {"mean": 0.0, "log_stddev": math.log(self.stddev)}
+        return {
+            f"prior_{name}_{part}": add_weight(
+                name=f"prior_{name}_{part}",
+                shape=shape,
+                initializer=keras.initializers.Constant(start),
+                trainable=False,
+            )
+            for name, shape in shapes.items()
+            for part, start in starts.items()
+        }
+
+    def of(self, name, variables):
+        return {p: variables[f"prior_{name}_{p}"] for p in ("mean", "log_stddev")}
+
+    def _moments(self, variables, dtype):
+        values = (variables["mean"], variables["log_stddev"])
+        return [ops.cast(ops.convert_to_tensor(v), dtype) for v in values]
+
+    def log_prob(self, weights, variables=None):
+        moments = self._moments(variables, weights.dtype)
+        return divergences.normal_log_prob(weights, *moments)
+
+    def kl(self, mean, log_stddev, variables, seed):
+        moments = self._moments(variables, mean.dtype)
+        return divergences.kl_normal_normal_log(mean, log_stddev, *moments)
+
+    def get_config(self):
+        return {"stddev": self.stddev}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
 class LearnedNormal(Prior):
     """N(0, s^2) with s learned beside the posterior (empirical Bayes).
 
@@ -103,7 +160,7 @@ class LearnedNormal(Prior):
     def __init__(self, initial_stddev=0.1):
         self.initial_stddev = validation.positive("initial_stddev", initial_stddev)
 
-    def build(self, add_weight):
+    def build(self, add_weight, shapes):
         log_stddev = add_weight(
             name="prior_log_stddev",
             shape=(),

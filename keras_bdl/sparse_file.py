@@ -16,7 +16,8 @@ import pathlib
 import keras
 import numpy as np
 
-from keras_bdl.compression import assign_weights, compress
+from keras_bdl.compression import compress
+from keras_bdl.layers import base
 
 FORMAT = "keras_bdl sparse 2"
 DTYPES = ("float16", "float32")
@@ -147,5 +148,5 @@ def load_sparse(path):
             array[rows, columns[:total]] = values[:total]
             values, columns = values[total:], columns[total:]
         weights.append(entry.get("scale", 1.0) * array.reshape(shape))
-    assign_weights(model, weights)
+    base.assign_weights(model, weights)
     return model

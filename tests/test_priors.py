@@ -34,6 +34,7 @@ PROPER = {
     "learned": (lambda: priors.LearnedNormal(0.4), stats.norm(0.0, 0.4).logpdf),
     "mixture": (lambda: priors.ScaleMixture(0.25, 1.5, 0.1), mixture_log_prob),
     "laplace": (lambda: priors.Laplace(-0.2, 0.6), laplace_log_prob),
+    "per weight": (lambda: priors.NormalPerWeight(0.6), stats.norm(0.0, 0.6).logpdf),
     "student": (lambda: priors.StudentT(3.0, 0.2, 0.8), stats.t(3.0, 0.2, 0.8).logpdf),
 }
 MAKERS = [*(make for make, _ in PROPER.values()), priors.LogUniform]
@@ -46,7 +47,8 @@ def tensor(x, dtype="float32"):
 
 
 def variables_of(prior):
-    return prior.build(keras.layers.Layer().add_weight)
+    variables = prior.build(keras.layers.Layer().add_weight, {"kernel": ()})
+    return prior.of("kernel", variables)
 
 
 def kl_of(prior, mean, stddev, count=1):

@@ -57,7 +57,9 @@ def live_config(cls, layer):
     for name in config:
         function = getattr(layer, name, None)
         is_function = name == "activation" or name.endswith("_initializer")
-        if is_function and not isinstance(function, keras.layers.Layer):
+        # Attention, for one, keeps them under other names.
+        known = hasattr(layer, name) and not isinstance(function, keras.layers.Layer)
+        if is_function and known:
             config[name] = function
     return config
 
@@ -71,14 +73,25 @@ def copy_activation(layer, copy):
         copy.activation.set_weights(activation.get_weights())
 
 
+def assign_weights(layer, weights):
+    """`layer.set_weights`, and what Keras derives from weights only when asked."""
+    layer.set_weights(weights)
+    for inner in flatten_layers(layer):
+        if isinstance(inner, keras.layers.Normalization):
+            inner.finalize_state()
+
+
 @contextlib.contextmanager
-def call_replaced(layer, call):
-    """Within, `layer.call` is another function; its class is untouched."""
-    object.__setattr__(layer, "call", call)
+def method_replaced(layer, name, function):
+    """Within, a method of one layer is another function; its class is untouched."""
+    own = vars(layer).get(name)  # Keras gives a layer a `build` of its own
+    object.__setattr__(layer, name, function)
     try:
         yield
     finally:
-        object.__delattr__(layer, "call")
+        object.__delattr__(layer, name)
+        if own is not None:
+            object.__setattr__(layer, name, own)
 
 
 def call_with_training(layer, x, training):
@@ -131,6 +144,13 @@ class StochasticLayer:
     def told_variables(self):
         """What the constructor says of the data and the objective, by name."""
         return {}
+
+    def to_keras(self, weights="mean", seed=None):
+        """The plain Keras layer in place of this one."""
+        raise ValueError(
+            f"`{type(self).__name__}` has no plain Keras counterpart; save or export "
+            f"the model as it is. Received: layer={self.name!r}"
+        )
 
     @property
     def weights(self):

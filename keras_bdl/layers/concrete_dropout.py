@@ -65,6 +65,8 @@ class ConcreteDropout(InputNoiseLayer):
     Reference: Gal, Hron and Kendall, "Concrete dropout", 2017, eqs. 3 to 5.
     """
 
+    method = "concrete_dropout"
+
     def __init__(
         self,
         layer=None,
@@ -106,6 +108,12 @@ class ConcreteDropout(InputNoiseLayer):
             self.resolved_temperature(),
             self.noise if noise is None else noise,
         )
+
+    def plain_dropout(self):
+        """`keras.layers.Dropout` of channels at the rate learned."""
+        rank = len(self.get_build_config()["input_shape"])
+        shape = (None, *[1] * (rank - 2), None)
+        return keras.layers.Dropout(self.rate, shape, name=self.name, dtype=self.dtype)
 
     def kl(self):
         logit = wide(self.rate_logit)

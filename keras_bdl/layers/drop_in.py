@@ -8,6 +8,14 @@ class DropInLayer(BayesianLayer):
     """Makes itself of `keras_class`, and that of itself."""
 
     @classmethod
+    def replaces(cls, layer):
+        return type(layer) is cls.keras_class
+
+    @classmethod
+    def obstacle(cls, layer):
+        return obstacle(layer)
+
+    @classmethod
     def from_keras(cls, layer, **options):
         """This layer with the means of a built Keras layer's weights.
 
@@ -21,18 +29,20 @@ class DropInLayer(BayesianLayer):
             ValueError: if the layer is of another class, or not built, or has
                 constraints.
         """
-        if type(layer) is not cls.keras_class or not layer.built:
+        if not cls.replaces(layer) or not layer.built:
             raise ValueError(
                 f"`{cls.__name__}.from_keras` expected a built "
                 f"`keras.layers.{cls.keras_class.__name__}`. Received: layer={layer!r}"
             )
-        config = layer.get_config()
+        check_plain(layer, cls.obstacle(layer))
+        config = live_config(cls.keras_class, layer)
         config |= {"kernel_regularizer": None, "bias_regularizer": None}
-        bayesian = cls.from_config({**config, **options})
+        bayesian = cls(**{**config, **options})
         bayesian.build(layer.get_build_config()["input_shape"])
         bayesian._kernel.assign(layer.kernel)
         if layer.bias is not None:
             bayesian.bias.assign(layer.bias)
+        copy_activation(layer, bayesian)
         return bayesian
 
     def plain_layer(self, kernel, bias):
@@ -44,6 +54,27 @@ class DropInLayer(BayesianLayer):
             plain.bias.assign(bias)
         copy_activation(self, plain)
         return plain
+
+
+def obstacle(layer):
+    """Why a plain layer with a kernel cannot be given a posterior, or None."""
+    for name in ("kernel_constraint", "bias_constraint"):
+        if getattr(layer, name) is not None:
+            return f"has a {name}"
+    if getattr(layer, "quantization_mode", None):
+        return "is quantized"
+    if getattr(layer, "lora_enabled", False):
+        return "has LoRA weights"
+    return None
+
+
+def check_plain(layer, reason):
+    """Refuses to convert a plain layer where there is a reason against it."""
+    if reason is not None:
+        raise ValueError(
+            f"Layer '{layer.name}' {reason}, which a posterior cannot keep. "
+            f"Received: layer={layer!r}"
+        )
 
 
 def check_conversion(layer, weights):
@@ -58,3 +89,11 @@ def check_conversion(layer, weights):
             "Expected a built layer; call it on a batch first. "
             f"Received: layer={layer.name!r}"
         )
+
+
+def refuse_sample(layer):
+    """Refuses one draw of what multiplies another layer's weights."""
+    raise ValueError(
+        "A draw of noise by itself is no plain Keras layer; convert with "
+        f"weights='mean'. Received: weights='sample', layer={layer.name!r}"
+    )

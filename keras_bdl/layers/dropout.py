@@ -11,10 +11,18 @@ from keras import ops
 
 from keras_bdl import validation
 from keras_bdl.layers import linear
-from keras_bdl.layers.base import StochasticLayer, register, wide
-from keras_bdl.layers.drop_in import DropInLayer, check_conversion
+from keras_bdl.layers.base import StochasticLayer, live_config, register, wide
+from keras_bdl.layers.drop_in import DropInLayer, check_conversion, refuse_sample
 from keras_bdl.layers.input_noise import InputNoiseLayer
 from keras_bdl.ops import divergences, estimators
+
+# Number of axes of positions, over which spatial dropout shares its mask.
+_DROPOUTS = {
+    keras.layers.Dropout: 0,
+    keras.layers.SpatialDropout1D: 1,
+    keras.layers.SpatialDropout2D: 2,
+    keras.layers.SpatialDropout3D: 3,
+}
 
 
 @register
@@ -45,6 +53,8 @@ class MCDropout(StochasticLayer, keras.layers.Dropout):
 
     Reference: Gal and Ghahramani, "Dropout as a Bayesian approximation", 2016.
     """
+
+    method = "mc_dropout"
 
     def __init__(self, rate, noise_shape=None, **kwargs):
         for name in ("prior", "num_examples", "kl_weight"):
@@ -77,18 +87,44 @@ class MCDropout(StochasticLayer, keras.layers.Dropout):
         )
 
     @classmethod
-    def from_keras(cls, layer, **options):
-        """This layer in place of a `keras.layers.Dropout`."""
-        if type(layer) is not keras.layers.Dropout:
-            raise ValueError(
-                "`MCDropout.from_keras` expected a `keras.layers.Dropout`. "
-                f"Received: layer={layer!r}"
-            )
-        return cls(layer.rate, layer.noise_shape, name=layer.name, **options)
+    def replaces(cls, layer):
+        return type(layer) in _DROPOUTS
 
-    def to_keras(self):
-        """The plain `keras.layers.Dropout`."""
-        return keras.layers.Dropout(self.rate, self.noise_shape, name=self.name)
+    @classmethod
+    def obstacle(cls, layer):
+        return None
+
+    @classmethod
+    def from_keras(cls, layer, **options):
+        """This layer in place of a `keras.layers.Dropout` or a spatial one.
+
+        Raises:
+            ValueError: if the layer is of another class.
+        """
+        if not cls.replaces(layer):
+            raise ValueError(
+                "`MCDropout.from_keras` expected a `keras.layers.Dropout`, or a "
+                f"spatial one. Received: layer={layer!r}"
+            )
+        shape = layer.noise_shape
+        if type(layer) is not keras.layers.Dropout:
+            positions = (1,) * _DROPOUTS[type(layer)]
+            first = getattr(layer, "data_format", None) == "channels_first"
+            shape = (None, None, *positions) if first else (None, *positions, None)
+        options = {"name": layer.name, "dtype": layer.dtype_policy, **options}
+        return cls(layer.rate, shape, trainable=layer.trainable, **options)
+
+    def to_keras(self, weights="mean", seed=None):
+        """The plain `keras.layers.Dropout`.
+
+        Raises:
+            ValueError: if `weights` is not "mean".
+        """
+        check_conversion(self, weights)
+        if weights == "sample":
+            refuse_sample(self)
+        config = live_config(keras.layers.Dropout, self)
+        return keras.layers.Dropout.from_config(config)
 
 
 @register
@@ -125,6 +161,7 @@ class DropConnectDense(DropInLayer, keras.layers.Dense):
     using DropConnect", 2013, eq. 2; the KL as in Gal and Ghahramani, 2016.
     """
 
+    method = "drop_connect"
     keras_class = keras.layers.Dense
 
     def __init__(self, *args, rate=0.5, length_scale=0.01, **kwargs):
@@ -234,6 +271,8 @@ class VariationalGaussianDropout(InputNoiseLayer):
     Ghahramani, "Variational Bayesian dropout: pitfalls and fixes", 2018.
     """
 
+    method = "variational_gaussian_dropout"
+
     def __init__(self, rate=0.5, layer=None, *, alpha_per="layer", **kwargs):
         super().__init__(layer, **kwargs)
         self.initial_rate = validation.share("rate", rate)
@@ -279,6 +318,10 @@ class VariationalGaussianDropout(InputNoiseLayer):
         seed = self.noise if noise is None else noise
         normal = keras.random.normal(shape, dtype=log_alpha.dtype, seed=seed)
         return 1.0 + ops.exp(0.5 * log_alpha) * normal
+
+    def plain_dropout(self):
+        """`keras.layers.GaussianDropout` at the mean rate."""
+        return keras.layers.GaussianDropout(self.rate, name=self.name, dtype=self.dtype)
 
     def posterior(self):
         """Normals, a TensorFlow Probability joint distribution.

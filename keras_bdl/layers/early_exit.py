@@ -371,12 +371,6 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         """Starts the mean of `mean_depth` anew."""
         self._depth_sums.assign(ops.zeros((2,)))
 
-    def to_keras(self, weights="mean", seed=None):
-        raise ValueError(
-            "`EarlyExitResBlock` has no plain Keras counterpart; save or export the "
-            f"model as it is. Received: layer={self.name!r}"
-        )
-
     def get_config(self):
         def serialized(layers):
             return [keras.saving.serialize_keras_object(layer) for layer in layers]

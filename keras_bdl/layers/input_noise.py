@@ -12,7 +12,12 @@ from keras import ops
 from keras_bdl import sampling
 from keras_bdl.layers import linear
 from keras_bdl.layers.base import StochasticLayer, copy_activation, live_config
-from keras_bdl.layers.drop_in import check_conversion
+from keras_bdl.layers.drop_in import (
+    check_conversion,
+    check_plain,
+    obstacle,
+    refuse_sample,
+)
 from keras_bdl.layers.weight_posterior import BayesianLayer
 from keras_bdl.ops import estimators
 
@@ -95,6 +100,15 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
         return self.layer.compute_output_shape(input_shape)
 
     @classmethod
+    def replaces(cls, layer):
+        return type(layer) in _WRAPPED
+
+    @classmethod
+    def obstacle(cls, layer):
+        grouped = getattr(layer, "groups", 1) != 1
+        return "is a grouped convolution" if grouped else obstacle(layer)
+
+    @classmethod
     def from_keras(cls, layer, **options):
         """This layer around a copy of a built Dense or convolution layer.
 
@@ -105,12 +119,15 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
         Raises:
             ValueError: if the layer is of another class, or not built.
         """
-        if type(layer) not in _WRAPPED or not layer.built:
+        if not cls.replaces(layer) or not layer.built:
             raise ValueError(
                 f"`{cls.__name__}.from_keras` expected a built Dense or convolution "
                 f"layer. Received: layer={layer!r}"
             )
-        wrapper = cls(layer=copy_plain(layer, regularized=False), **options)
+        check_plain(layer, cls.obstacle(layer))
+        wrapped = copy_plain(layer, regularized=False)
+        options = {"name": layer.name, "dtype": layer.dtype_policy, **options}
+        wrapper = cls(layer=wrapped, trainable=layer.trainable, **options)
         wrapper.build(layer.get_build_config()["input_shape"])
         return wrapper
 
@@ -119,22 +136,31 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
 
         Args:
             weights: "mean", equal to this layer's inference exactly, or "sample",
-                its kernel times one draw of the noise.
+                its kernel times one draw of the noise. Without a wrapped layer the
+                mean is the Keras layer of the same noise at the rate learned.
             seed: integer for a repeatable sample, or None.
 
         Raises:
-            ValueError: if `weights` is neither, or there is no built wrapped layer.
+            ValueError: if `weights` is neither, the layer is not built, or a sample
+                is asked of one that wraps nothing.
         """
         check_conversion(self, weights)
         if self.layer is None:
-            raise ValueError(
-                "Expected a layer around a Keras layer. Received: layer=None"
-            )
+            return self._plain_dropout(weights)
         plain = copy_plain(self.layer)
         if weights == "sample":
             noise = sampling.NoiseGenerator(seed, salt=self.name)
             plain.kernel.assign(self.sampled_kernel(noise))
         return plain
+
+    def _plain_dropout(self, weights):
+        if weights == "sample":
+            refuse_sample(self)
+        return self.plain_dropout()
+
+    def plain_dropout(self):
+        """The Keras layer of fixed noise in place of this one around nothing."""
+        raise NotImplementedError
 
     def sampled_kernel(self, noise):
         """The wrapped kernel at one draw from the posterior."""

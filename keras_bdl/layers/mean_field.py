@@ -13,6 +13,9 @@ from keras_bdl.layers.base import wide
 from keras_bdl.layers.drop_in import DropInLayer, check_conversion
 from keras_bdl.ops import estimators
 
+# Of weights that MOPED finds at 0, such as biases: their KL stays below 10 nats.
+_LEAST_STDDEV = 1e-4
+
 ESTIMATORS = ("local_reparameterization", "flipout", "reparameterization")
 
 
@@ -27,6 +30,8 @@ class MeanFieldLayer(DropInLayer):
         bias_posterior: whether the bias has a posterior too.
         **kwargs: of `BayesianLayer` and of the Keras layer.
     """
+
+    method = "variational"
 
     def __init__(
         self,
@@ -77,12 +82,34 @@ class MeanFieldLayer(DropInLayer):
             pairs["bias"] = (wide(self.bias), wide(self.bias_log_stddev))
         return pairs
 
+    def prior_shapes(self):
+        return {name: tuple(mean.shape) for name, (mean, _) in self.gaussians().items()}
+
     def kl(self):
         total = 0.0
-        for mean, log_stddev in self.gaussians().values():
-            terms = self.prior.kl(mean, log_stddev, self._prior_variables, self.noise)
+        for name, (mean, log_stddev) in self.gaussians().items():
+            variables = self.prior.of(name, self._prior_variables)
+            terms = self.prior.kl(mean, log_stddev, variables, self.noise)
             total = total + ops.sum(terms)
         return total
+
+    def inform(self, delta):
+        """Sets prior and posterior by the means, taken for trained (MOPED).
+
+        With `priors.NormalPerWeight`, whose means become those of the posterior. The
+        posterior's standard deviations become delta |mean|, and at least 1e-4.
+
+        Args:
+            delta: positive float, relative standard deviation.
+
+        Reference: Krishnan, Subedar and Tickoo, "Specifying weight priors in Bayesian
+        deep neural networks with empirical Bayes", 2020, eq. 6.
+        """
+        spread = {"kernel": self.kernel_log_stddev, "bias": self.bias_log_stddev}
+        for name, (mean, _) in self.gaussians().items():
+            self.prior.of(name, self._prior_variables)["mean"].assign(mean)
+            stddev = ops.maximum(delta * ops.abs(mean), _LEAST_STDDEV)
+            spread[name].assign(ops.log(stddev))
 
     def posterior(self):
         from keras_bdl.interop import tfp

@@ -22,6 +22,8 @@ DIVERGENCES = {
 class SparseVDLayer(MeanFieldLayer):
     """What sparse layers share: the prior, log alpha, and pruned inference."""
 
+    method = "sparse_vd"
+
     def __init__(
         self,
         *args,

@@ -123,7 +123,8 @@ class BayesianLayer(StochasticLayer):
     def build(self, input_shape):
         super().build(input_shape)
         self.build_posterior()
-        self._prior_variables = self.prior.build(self.add_weight)
+        shapes = self.prior_shapes()
+        self._prior_variables = self.prior.build(self.add_weight, shapes)
         for name, variable in self._prior_variables.items():
             setattr(self, name, variable)
         if not self._num_examples_known:
@@ -132,6 +133,10 @@ class BayesianLayer(StochasticLayer):
 
     def build_posterior(self):
         """Makes the posterior's variables beside those of the Keras layer."""
+
+    def prior_shapes(self):
+        """Shapes of what the prior is over, by name."""
+        return {}
 
     def _guarded_variable(self):
         return next(iter(self.saved_variables().values()))

@@ -82,6 +82,13 @@ class GenerativeModel(keras.Model):
                 )
         super().compile(optimizer=optimizer, **kwargs)
 
+    def to_keras(self, weights="mean", seed=None):
+        names = " and ".join(f"`model.{name}`" for name in self._networks)
+        raise ValueError(
+            f"`{type(self).__name__}` has no plain Keras counterpart; convert its "
+            f"networks, {names}. Received: model={self.name!r}"
+        )
+
     def compile_from_config(self, config):
         config = keras.saving.deserialize_keras_object(config)
         self.compile(**config)

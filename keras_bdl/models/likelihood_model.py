@@ -5,7 +5,15 @@ import contextlib
 import keras
 from keras import ops
 
-from keras_bdl import latents, losses, metrics, sampler, training, validation
+from keras_bdl import (
+    conversion,
+    latents,
+    losses,
+    metrics,
+    sampler,
+    training,
+    validation,
+)
 from keras_bdl.layers import latent
 from keras_bdl.layers.weight_posterior import bayesian_layers
 
@@ -59,6 +67,10 @@ class LikelihoodModel(keras.Model):
     def sampled_network(self):
         """What `keras_bdl.predict` samples."""
         return self.network
+
+    def to_keras(self, weights="mean", seed=None):
+        """As `keras_bdl.to_keras`: a plain Keras model with the outputs of this one."""
+        return conversion.to_keras(self.network, weights, seed)
 
     def _build_network(self, input_shape):
         if not self.network.built:  # a symbolic call builds subclassed networks too

@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_bdl import losses
@@ -75,6 +76,25 @@ class ObservationNoise(keras.layers.Layer):
             log_df = ops.log(self._df())
             parameters.append(ops.broadcast_to(log_df, ops.shape(location)))
         return ops.concatenate(parameters, axis=-1)
+
+    def to_keras(self):
+        """The same affine map as a Dense layer that is not trained."""
+        d = self.num_targets
+        width = 2 * d if self.noise == "heteroscedastic" else d
+        layer = keras.layers.Dense(
+            (3 if self.noise == "student_t" else 2) * d,
+            trainable=False,
+            dtype=self.dtype,
+            name="observation_noise",
+        )
+        layer.build((None, width))
+        bias = ops.convert_to_numpy(self(ops.zeros((1, width))))[0]
+        kernel = np.eye(width, len(bias))
+        if self.targets is not None:
+            stddev = ops.convert_to_numpy(self.targets.stddev)
+            kernel[np.arange(d), np.arange(d)] = stddev
+        layer.set_weights([kernel, bias])
+        return layer
 
     def _df(self):
         return 2.0 + ops.softplus(self.raw_df)  # above 2: the variance is finite

@@ -273,6 +273,27 @@ class BayesianRegressor(LikelihoodModel):
             )
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
+    def to_keras(self, weights="mean", seed=None):
+        """As `keras_bdl.to_keras`, with scales and noise as plain layers."""
+        if not self.built:
+            raise ValueError(
+                "Expected a built model; call it on a batch first. "
+                f"Received: model={self.name!r}"
+            )
+        network = super().to_keras(weights, seed)
+        layers = [network, self.observation_noise.to_keras()]
+        if self.normalize:
+            layers.insert(0, self.inputs_standardization.to_keras())
+        inputs = outputs = keras.tree.map_structure(
+            lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype),
+            network.inputs[0]
+            if isinstance(network, keras.Sequential)
+            else network.input,
+        )
+        for layer in layers:
+            outputs = layer(outputs)
+        return keras.Model(inputs, outputs, name=self.name)
+
     def is_sampled(self):
         return self._has_dropout or bool(base.stochastic_layers(self.network))
 

@@ -27,6 +27,12 @@ class Standardization(keras.layers.Layer):
     def call(self, inputs):
         return (ops.cast(inputs, self.dtype) - self.mean) / self.stddev
 
+    def to_keras(self):
+        mean, stddev = map(ops.convert_to_numpy, (self.mean, self.stddev))
+        return keras.layers.Normalization(
+            mean=mean, variance=np.square(stddev), dtype=self.dtype
+        )
+
     @property
     def is_adapted(self):
         return bool(ops.convert_to_numpy(self.num_rows) > 0)

@@ -1,0 +1,323 @@
+"""From a Keras model to a Bayesian one, and back.
+
+`to_bayesian` puts our layers in place of a trained model's, with its weights as
+posterior means; `to_keras` gives a plain Keras model of the mean or of one draw.
+"""
+
+import inspect
+import zlib
+
+import keras
+
+from keras_bdl import priors, validation
+from keras_bdl.layers import base
+from keras_bdl.layers.weight_posterior import BayesianLayer
+from keras_bdl.model_copy import ModelCopier, held_layers
+from keras_bdl.training import set_num_examples
+
+_COLUMNS = ("layer", "class", "replaced by", "left, because")
+
+
+class ConversionReport:
+    """Which layers `to_bayesian` replaced; `print` shows a table.
+
+    Attributes:
+        rows: one dict per layer that has weights (or drops), in order, with keys
+            layer, class, replaced_by (a class, or None) and reason (None, or why it
+            was left).
+    """
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    @property
+    def replaced(self):
+        """Names of the layers that were replaced."""
+        return [row["layer"] for row in self.rows if row["replaced_by"]]
+
+    @property
+    def left(self):
+        """Names of the layers that were left, to the reason."""
+        return {r["layer"]: r["reason"] for r in self.rows if not r["replaced_by"]}
+
+    def __str__(self):
+        table = [_COLUMNS]
+        table += [tuple(value or "" for value in row.values()) for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(*table)]
+        return "\n".join(
+            "  ".join(map(str.ljust, line, widths)).rstrip() for line in table
+        )
+
+
+def to_bayesian(
+    model,
+    num_examples=None,
+    layers="all",
+    *,
+    method="variational",
+    estimator=None,
+    prior=None,
+    moped=None,
+    return_report=False,
+    **options,
+):
+    """A Bayesian copy of a built Keras model, with its weights as posterior means.
+
+    Sequential and functional models (nested, with shared layers and branches,
+    `keras.applications`) are called anew, and stay what they are; of a subclassed
+    model or layer the attributes are replaced, in a copy made by `from_config`. Layers
+    that are not replaced are copied with their weights. Regularizers of a replaced
+    layer are dropped: its prior takes their place. The copy is not compiled.
+
+    Args:
+        model: built Keras model of plain layers.
+        num_examples: number of training examples, or None to give it later.
+        layers: which layers to replace of those that can be: "all", "last", a list of
+            their names, or a function from a layer to a bool.
+        method: "variational" (`VariationalDense`, `VariationalConv*D`), "sparse_vd"
+            (`SparseVDDense`, `SparseVDConv*D`), "concrete_dropout" (around Dense and
+            convolutions), "mc_dropout" (in place of Dropout), "drop_connect" or
+            "variational_gaussian_dropout".
+        estimator, prior: of the layers; None for their defaults.
+        moped: positive float, for "variational": the prior of each weight becomes
+            N(w, 1) with the trained weight w, its posterior N(w, (moped |w|)^2). About
+            0.1 trains large pretrained networks that would forget under N(0, 1).
+        return_report: whether to return a `ConversionReport` too.
+        **options: further arguments of the layers, such as `initial_log_stddev`.
+
+    Returns:
+        The model, or with `return_report` the model and the report.
+
+    Raises:
+        TypeError, ValueError: on a wrong argument, where nothing can be replaced, and
+            where a layer cannot be made anew or be replaced safely.
+
+    Example:
+
+    >>> bayesian = keras_bdl.to_bayesian(pretrained, num_examples=60_000, moped=0.1)
+    >>> bayesian.compile("adam", loss)
+    >>> bayesian.fit(x, y, epochs=2)
+
+    Reference: Krishnan, Subedar and Tickoo, "Specifying weight priors in Bayesian deep
+    neural networks with empirical Bayes", 2020 (`moped`).
+    """
+    _check_model(model)
+    classes = _classes_of(method)
+    options |= {"estimator": estimator, "prior": prior}
+    options = {name: value for name, value in options.items() if value is not None}
+    if moped is not None:
+        moped = validation.positive("moped", moped)
+        if method != "variational" or prior is not None:
+            raise ValueError(
+                "`moped` sets priors of the method 'variational' itself. Received: "
+                f"moped={moped}, method={method!r}, prior={prior!r}"
+            )
+        options["prior"] = priors.NormalPerWeight()
+    _check_options(classes, options)
+
+    found = _find(model, classes)
+    chosen = _choose([layer for layer, cls, _ in found if cls], layers, found)
+    counterpart = {id(layer): cls for layer, cls, _ in found if id(layer) in chosen}
+
+    def convert(layer):
+        bayesian = counterpart[id(layer)].from_keras(layer, **options)
+        if moped is not None:
+            bayesian.inform(moped)
+        return bayesian
+
+    targets = [layer for layer, _, _ in found if id(layer) in chosen]
+    copy = ModelCopier(targets, convert).copy(model)
+    if num_examples is not None and any(
+        isinstance(layer, BayesianLayer) for layer in base.flatten_layers(copy)
+    ):
+        set_num_examples(copy, num_examples)
+    if not return_report:
+        return copy
+    return copy, ConversionReport([_row(*entry, chosen) for entry in found])
+
+
+def to_keras(model, weights="mean", seed=None):
+    """The plain Keras model of the posterior mean, or of one draw of the weights.
+
+    It has no keras_bdl in its config, so that it saves, exports and runs where
+    keras_bdl is not installed, and is not compiled. A keras_bdl model gives its
+    network, a regressor with scales and noise as plain layers behind it.
+
+    Args:
+        model: built Keras model of plain and keras_bdl layers, or a keras_bdl model.
+        weights: "mean", whose outputs are those of `model(x)`, or "sample".
+        seed: integer for a repeatable sample, or None.
+
+    Returns:
+        Keras model, or layer where a layer is given.
+
+    Raises:
+        ValueError: if a layer has no plain counterpart (`EarlyExitResBlock`, codes of
+            a VAE), or on unknown `weights`.
+
+    Example:
+
+    >>> plain = keras_bdl.to_keras(bayesian)
+    >>> plain.export("model.tflite", format="litert")
+    """
+    if hasattr(type(model), "to_keras"):
+        return model.to_keras(weights, seed)
+    _check_is_built_model(model)
+    if weights not in ("mean", "sample"):
+        raise ValueError(
+            "Expected `weights` to be 'mean' or 'sample'. "
+            f"Received: weights={weights!r}"
+        )
+    if seed is not None:
+        seed = validation.integer("seed", seed)
+    layers = base.stochastic_layers(model)
+    inside = {
+        id(inner)
+        for layer in layers
+        for inner in base.flatten_layers(layer)
+        if inner is not layer
+    }
+    order = {id(layer): index for index, layer in enumerate(layers)}
+
+    def convert(layer):
+        # Layers of one seed and shape must not draw alike.
+        word = f"{seed}/{order[id(layer)]}".encode()
+        own = None if seed is None else zlib.crc32(word) >> 1
+        return layer.to_keras(weights, own)
+
+    targets = [layer for layer in layers if id(layer) not in inside]
+    return ModelCopier(targets, convert).copy(model)
+
+
+def _check_is_built_model(model):
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"Expected `model` to be a Keras model. Received: model={model!r}"
+        )
+    if not model.built:
+        raise ValueError(
+            "Expected a built model; call it on a batch first. "
+            f"Received: model={model.name!r}"
+        )
+
+
+def _check_model(model):
+    if type(model).__module__.startswith(f"{base.PACKAGE}."):
+        raise ValueError(
+            "Expected a plain Keras model; convert the network, and make a keras_bdl "
+            f"model of the result. Received: model={model!r}"
+        )
+    _check_is_built_model(model)
+
+
+def _classes_of(method):
+    """Registered layers of a method."""
+    methods = sorted({c.method for c in base.REGISTRY.values() if hasattr(c, "method")})
+    if not isinstance(method, str) or method not in methods:
+        raise ValueError(
+            f"Expected `method` to be one of {methods}. Received: method={method!r}"
+        )
+    classes = base.REGISTRY.values()
+    return [cls for cls in classes if getattr(cls, "method", None) == method]
+
+
+def _check_options(classes, options):
+    accepted = {
+        name
+        for cls in classes
+        for part in cls.__mro__
+        if part.__module__.startswith(f"{base.PACKAGE}.") and "__init__" in vars(part)
+        for name in inspect.signature(part.__init__).parameters
+    }
+    unknown = sorted(set(options) - accepted)
+    if unknown:
+        names = sorted(cls.__name__ for cls in classes)
+        raise ValueError(
+            f"{', '.join(unknown)}: no argument of {', '.join(names)}. "
+            f"Received: {unknown[0]}={options[unknown[0]]!r}"
+        )
+
+
+def _find(model, classes):
+    """Triples of a layer, the class that can replace it or None, and why not."""
+    found, seen = [], set()
+
+    def visit(layer):
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        if isinstance(layer, base.StochasticLayer):
+            found.append((layer, None, "is Bayesian already"))
+            return
+        cls = next((cls for cls in classes if cls.replaces(layer)), None)
+        if cls is not None:
+            reason = cls.obstacle(layer) if layer.built else "is never called"
+            found.append((layer, None if reason else cls, reason))
+            return
+        inner = _inside(layer)
+        for part in inner:
+            visit(part)
+        if not inner and layer.weights:
+            found.append((layer, None, "has no counterpart"))
+
+    for part in _inside(model):
+        visit(part)
+    return found
+
+
+def _inside(layer):
+    """The layers inside another that can be got at."""
+    if isinstance(layer, keras.Model) and base.is_graph(layer):
+        return layer.layers
+    if type(layer) is keras.layers.TimeDistributed:
+        return [layer.layer]
+    if type(layer).__module__.split(".")[0] == "keras":
+        return []  # Keras makes and uses what is inside in its own way
+    leaves = keras.tree.flatten(list(held_layers(layer).values()))
+    return [leaf for leaf in leaves if isinstance(leaf, keras.layers.Layer)]
+
+
+def _choose(candidates, layers, found):
+    """Ids of the layers to replace."""
+    if not candidates:
+        reasons = [f"{layer.name}: {reason}" for layer, _, reason in found[:5]]
+        raise ValueError(
+            "Nothing in the model can be replaced by this method. Received: a model "
+            f"with {'; '.join(reasons) if reasons else 'no such layers'}"
+        )
+    if layers == "all":
+        chosen = candidates
+    elif layers == "last":
+        chosen = candidates[-1:]
+    elif callable(layers):
+        chosen = [layer for layer in candidates if layers(layer)]
+    elif isinstance(layers, (list, tuple, set)):
+        names = {layer.name for layer in candidates}
+        for name in layers:
+            if name not in names:
+                raise ValueError(
+                    f"Expected `layers` to name layers that can be replaced, of "
+                    f"{sorted(names)}. Received: {name!r} in layers"
+                )
+        chosen = [layer for layer in candidates if layer.name in layers]
+    else:
+        raise ValueError(
+            "Expected `layers` to be 'all', 'last', a list of names or a function of "
+            f"a layer. Received: layers={layers!r}"
+        )
+    if not chosen:
+        raise ValueError(
+            "Expected `layers` to choose at least one layer, of "
+            f"{[layer.name for layer in candidates]}. Received: layers={layers!r}"
+        )
+    return {id(layer) for layer in chosen}
+
+
+def _row(layer, cls, reason, chosen):
+    replaced = id(layer) in chosen
+    return {
+        "layer": layer.name,
+        "class": type(layer).__name__,
+        "replaced_by": cls.__name__ if replaced else None,
+        "reason": None if replaced else reason or "not chosen by `layers`",
+    }
