@@ -37,19 +37,20 @@ class Settings:
     """The size of the networks and their training."""
 
     units: int = 8
-    channels: int = 32
+    channels: int = 128
     stem_strides: int = 4
-    prices: tuple = (0.002, 0.01, 0.05)
+    prices: tuple = (0.003, 0.03, 0.1)
     fixed_depths: tuple = (1, 2, 4)
-    epochs: int = 20
-    warmup: int = 5
+    epochs: int = 10
+    head_epochs: int = 2
     batch_size: int = 128
     learning_rate: float = 2e-3
+    head_learning_rate: float = 5e-3
 
 
 SETTINGS = {
     "digits": Settings(
-        channels=16, stem_strides=2, epochs=60, warmup=20, batch_size=32
+        channels=32, stem_strides=2, epochs=40, head_epochs=20, batch_size=32
     ),
     "mnist": Settings(),
 }
@@ -61,59 +62,149 @@ CALL_ROWS = 256
 # --- Networks ----------------------------------------------------------------------
 
 
-def unit(settings, index):
-    """Convolution, batch normalisation, ReLU: one residual branch."""
-    return keras.Sequential(
-        [
-            keras.layers.Conv2D(settings.channels, 3, padding="same", use_bias=False),
+class Body:
+    """The layers that networks of one training share: stem, units, classifier."""
+
+    def __init__(self, settings, depth):
+        self.stem = keras.layers.Conv2D(
+            settings.channels,
+            5,
+            settings.stem_strides,
+            padding="same",
+            activation="relu",
+            name="stem",
+        )
+        self.units = [residual_unit(settings.channels, i) for i in range(depth)]
+        self.classifier = keras.Sequential(
+            [
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(settings.channels, activation="relu"),
+                keras.layers.Dense(NUM_CLASSES),
+            ],
+            name="classifier",
+        )
+
+    def layers(self):
+        return [self.stem, *self.units, self.classifier]
+
+    def network(self, image_shape):
+        """All units, for every image."""
+        inputs = keras.Input(image_shape)
+        *_, last = self._logits(inputs)
+        return keras.Model(inputs, last)
+
+    def network_of_all_depths(self, image_shape):
+        """The logits after each unit, a list."""
+        inputs = keras.Input(image_shape)
+        return keras.Model(inputs, list(self._logits(inputs)))
+
+    def early_exit_network(self, image_shape, price):
+        """Units in a block whose heads look at what the classifier would say."""
+        inputs = keras.Input(image_shape)
+        x = self.stem(inputs)
+        heads = [
+            halting_head(self.classifier, x.shape[1:], f"halt_{index + 1}")
+            for index in range(len(self.units) - 1)
+        ]
+        block = keras_bdl.EarlyExitResBlock(
+            self.units, price, halting_heads=heads, name="early_exit"
+        )
+        return keras.Model(inputs, self.classifier(block(x)))
+
+    def _logits(self, inputs):
+        x = self.stem(inputs)
+        for unit in self.units:
+            x = keras.layers.Add()([x, unit(x)])
+            yield self.classifier(x)
+
+
+def residual_unit(channels, index):
+    """A bottleneck of three convolutions with batch normalisation and ReLU."""
+    layers = []
+    for filters, size in ((channels // 4, 1), (channels // 4, 3), (channels, 1)):
+        layers += [
+            keras.layers.Conv2D(filters, size, padding="same", use_bias=False),
             keras.layers.BatchNormalization(),
             keras.layers.ReLU(),
-        ],
-        name=f"unit_{index + 1}",
-    )
+        ]
+    return keras.Sequential(layers, name=f"unit_{index + 1}")
 
 
-def make_network(image_shape, settings, depth, price=None, **options):
-    """Images to logits; with a price, units are in an early-exit block."""
-    units = [unit(settings, index) for index in range(depth)]
-    inputs = keras.Input(image_shape)
-    x = keras.layers.Conv2D(
-        settings.channels, 5, settings.stem_strides, padding="same", activation="relu"
-    )(inputs)
-    if price is None:
-        for residual in units:
-            x = keras.layers.Add()([x, residual(x)])
-    else:
-        block = keras_bdl.EarlyExitResBlock(units, price, name="early_exit", **options)
-        x = block(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, keras.layers.Dense(NUM_CLASSES)(x))
+def halting_head(classifier, state_shape, name):
+    """The classes' logits below the largest, in order, to one logit of stopping."""
+    inputs = keras.Input(state_shape)
+    logits = keras.ops.sort(classifier(inputs), axis=-1)
+    gaps = (logits[:, :-1] - logits[:, -1:]) / 5.0  # of order 1
+    hidden = keras.layers.Dense(32, activation="relu")(gaps)
+    return keras.Model(inputs, keras.layers.Dense(1)(hidden), name=name)
 
 
-def train(network, x, y, settings, early_exit):
+# --- Training ------------------------------------------------------------------------
+
+
+def fit(network, x, y, optimizer, batch_size, epochs, **options):
+    """Trains on augmented images. `y` is a list where there are several outputs."""
     # Without augmentation all training images become easy, and the heads learn to stop
     # at once. Outside of the network: exported, these layers would go on.
-    augmented = keras.Sequential(
-        [
-            keras.Input(x.shape[1:]),
-            keras.layers.RandomTranslation(0.08, 0.08, fill_mode="constant"),
-            keras.layers.RandomRotation(0.04, fill_mode="constant"),
-            network,
-        ]
+    inputs = keras.Input(x.shape[1:])
+    moved = keras.layers.RandomTranslation(0.08, 0.08, fill_mode="constant")(inputs)
+    turned = keras.layers.RandomRotation(0.04, fill_mode="constant")(moved)
+    augmented = keras.Model(inputs, network(turned))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    losses = [loss] * len(y) if isinstance(y, list) else loss
+    augmented.compile(optimizer, losses, **options)
+    return augmented.fit(
+        x,
+        y,
+        batch_size,
+        epochs,
+        verbose=0,
+        callbacks=[keras_bdl.callbacks.DepthLogger()]
+        if keras_bdl.layers.latent.early_exit_blocks(network)
+        else None,
     )
+
+
+def train_fixed(x, y, settings, depth):
+    """A plain network of some units."""
+    network = Body(settings, depth).network(x.shape[1:])
+    fit(network, x, y, *_schedule(x, settings))
+    return network
+
+
+def train_body(x, y, settings):
+    """A body whose classifier reads the state after every unit.
+
+    Each depth has a loss of its own. Trained by the halting heads alone, the units
+    that are rarely run would learn late, and the heads settle for one depth.
+    """
+    body = Body(settings, settings.units)
+    network = body.network_of_all_depths(x.shape[1:])
+    weights = 1.0 / np.sqrt(np.arange(1, settings.units + 1))
+    weights = list(weights / weights.sum())
+    labels = [y] * settings.units
+    fit(network, x, labels, *_schedule(x, settings), loss_weights=weights)
+    return body
+
+
+def train_heads(body, x, y, settings, price):
+    """The early-exit network of a price: its heads trained, its body as it is."""
+    network = body.early_exit_network(x.shape[1:], price)
+    for layer in body.layers():
+        layer.trainable = False
+    steps = settings.head_epochs * int(np.ceil(len(x) / settings.batch_size))
+    rate = keras.optimizers.schedules.CosineDecay(settings.head_learning_rate, steps)
+    optimizer = keras.optimizers.Adam(rate)
+    fit(network, x, y, optimizer, settings.batch_size, settings.head_epochs)
+    for layer in body.layers():
+        layer.trainable = True
+    return network
+
+
+def _schedule(x, settings):
     steps = settings.epochs * int(np.ceil(len(x) / settings.batch_size))
     rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    augmented.compile(keras.optimizers.AdamW(rate), loss, metrics=["accuracy"])
-    callbacks = []
-    if early_exit:
-        callbacks = [
-            keras_bdl.callbacks.KLWarmup(settings.warmup, start_epoch=1),
-            keras_bdl.callbacks.DepthLogger(),
-        ]
-    return augmented.fit(
-        x, y, settings.batch_size, settings.epochs, callbacks=callbacks, verbose=0
-    )
+    return keras.optimizers.AdamW(rate), settings.batch_size, settings.epochs
 
 
 # --- Measurements ------------------------------------------------------------------

@@ -34,6 +34,7 @@ from keras_bdl.models import BayesianRegressor as BayesianRegressor
 from keras_bdl.models import SemiSupervisedVAE as SemiSupervisedVAE
 from keras_bdl.prediction import predict as predict
 from keras_bdl.prediction import predict_uncertainty as predict_uncertainty
+from keras_bdl.saved_model import export as export
 from keras_bdl.sparse_file import load_sparse as load_sparse
 from keras_bdl.sparse_file import save_sparse as save_sparse
 from keras_bdl.training import set_num_examples as set_num_examples
@@ -63,6 +64,7 @@ __all__ = [
     "callbacks",
     "compress",
     "depth",
+    "export",
     "flops_report",
     "layers",
     "load_sparse",

@@ -189,6 +189,24 @@ def to_keras(model, weights="mean", seed=None):
     return ModelCopier(targets, convert).copy(model)
 
 
+def between(layers, network, name):
+    """A functional model of a network with some layers before and after it.
+
+    Args:
+        layers: pair of lists of layers.
+        network: functional or Sequential model.
+        name: of the new model.
+    """
+    inputs = outputs = keras.tree.map_structure(
+        lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype),
+        base.graph_input(network),
+    )
+    before, after = layers
+    for layer in (*before, network, *after):
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs, name=name)
+
+
 def _check_is_built_model(model):
     if not isinstance(model, keras.Model):
         raise TypeError(

@@ -91,7 +91,7 @@ def fit(model, regression, steps, copies):
     return history.history["loss"][0]
 
 
-def train(regression, units, estimator, copies, steps):
+def make_model(units, estimator, steps):
     layer = keras_bdl.VariationalDense(
         units,
         prior=keras_bdl.priors.Normal(stddev=PRIOR_STDDEV),
@@ -102,6 +102,11 @@ def train(regression, units, estimator, copies, steps):
     model = keras.Sequential([keras.Input((3,)), layer])
     learning_rate = keras.optimizers.schedules.CosineDecay(0.02, steps)
     model.compile(keras.optimizers.Adam(learning_rate), gaussian_nll)
+    return model, layer
+
+
+def train(regression, units, estimator, copies, steps):
+    model, layer = make_model(units, estimator, steps)
     fit(model, regression, steps, copies)
     return model, layer
 

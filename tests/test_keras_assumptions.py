@@ -3,11 +3,16 @@
 No keras_bdl here: where a Keras upgrade breaks the library, it fails here first.
 """
 
+import pathlib
+import tempfile
+import textwrap
+
 import keras
 import numpy as np
 import pytest
 from contract import to_numpy
 from keras import ops
+from test_distribution import run
 
 BACKEND = keras.backend.backend()
 pytestmark = pytest.mark.filterwarnings("ignore:The model does not have any trainable")
@@ -319,3 +324,32 @@ def test_layers_make_their_variables_through_add_weight():
     )
     layer(X)
     assert keras.backend.standardize_dtype(seen[0].dtype) == "float32"
+
+
+# --- Several processes --------------------------------------------------------
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
+def test_fit_of_a_plain_dense_fails_in_a_multi_worker_strategy():
+    script = """
+        import json, os, sys
+        rank, *ports = map(int, sys.argv[2:])
+        workers = [f"127.0.0.1:{port}" for port in ports]
+        os.environ["TF_CONFIG"] = json.dumps(
+            {"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}}
+        )
+        import keras, numpy as np, tensorflow as tf
+        with tf.distribute.MultiWorkerMirroredStrategy().scope():
+            model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+            model.compile("sgd", "mse")
+        try:
+            model.fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0)
+        except ValueError as error:
+            print(json.dumps("PerReplica" in str(error)))
+        else:
+            print(json.dumps(False))
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "multi_worker.py"
+        path.write_text(textwrap.dedent(script))
+        assert run(path, "fit", 2) == [True, True]

@@ -11,6 +11,21 @@ def replica_id():
     return tf.cast(context.replica_id_in_sync_group, "int32")
 
 
+def fresh_seed():
+    """A random int32 scalar, another in every call of a traced function.
+
+    The two zeros make TensorFlow seed the operation anew in every process, whatever
+    `tf.random.set_seed` said while it was traced; it has a lock of its own.
+    """
+    return tf.raw_ops.RandomUniformInt(
+        shape=tf.constant([], "int32"),
+        minval=tf.constant(0, "int32"),
+        maxval=tf.constant(2**31 - 1, "int32"),
+        seed=0,
+        seed2=0,
+    )
+
+
 def repeats(dataset):
     """Whether a `tf.data.Dataset` is known to give its rows more than once."""
     if "Repeat" in type(dataset).__name__:

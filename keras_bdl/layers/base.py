@@ -48,6 +48,13 @@ def is_graph(model):
     return isinstance(model, functional) and type(model).call is functional.call
 
 
+def graph_input(model):
+    """The symbolic inputs of a graph, nested as its `call` takes them."""
+    if isinstance(model, keras.Sequential):
+        return model.inputs[0]
+    return model.input
+
+
 def live_config(cls, layer):
     """`cls.get_config()` of a layer, with its functions as they are.
 

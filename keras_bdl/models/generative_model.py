@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_bdl import validation
+from keras_bdl import saved_model, validation
 from keras_bdl.layers import base
 from keras_bdl.layers.gaussian_latent import GaussianLatent
 from keras_bdl.models import observations
@@ -81,6 +81,11 @@ class GenerativeModel(keras.Model):
                     f"leave `{name}` out. Received: {name}"
                 )
         super().compile(optimizer=optimizer, **kwargs)
+
+    def export(self, filepath, format="tf_saved_model", **kwargs):
+        """As `keras.Model.export`: what `model(x)` gives."""
+        saved_model.mark_called(self)
+        return super().export(filepath, format=format, **kwargs)
 
     def to_keras(self, weights="mean", seed=None):
         names = " and ".join(f"`model.{name}`" for name in self._networks)

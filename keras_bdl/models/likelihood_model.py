@@ -11,6 +11,7 @@ from keras_bdl import (
     losses,
     metrics,
     sampler,
+    saved_model,
     training,
     validation,
 )
@@ -71,6 +72,14 @@ class LikelihoodModel(keras.Model):
     def to_keras(self, weights="mean", seed=None):
         """As `keras_bdl.to_keras`: a plain Keras model with the outputs of this one."""
         return conversion.to_keras(self.network, weights, seed)
+
+    def export(self, filepath, format="tf_saved_model", **kwargs):
+        """As `keras.Model.export`: what `model(x)` gives.
+
+        `keras_bdl.export` adds endpoints of the posterior predictive.
+        """
+        saved_model.mark_called(self)
+        return super().export(filepath, format=format, **kwargs)
 
     def _build_network(self, input_shape):
         if not self.network.built:  # a symbolic call builds subclassed networks too

@@ -44,8 +44,14 @@ class Predictive(SeededModel):
         if regressor.is_sampled():
             regressor.make_sampler(num_samples, batch_size)
 
-    def _draw(self, inputs):
-        seed = ops.convert_to_tensor(self.seed)
+    def call(self, inputs):
+        return self.summarize(inputs, ops.convert_to_tensor(self.seed))
+
+    def summarize(self, inputs, seed):
+        """What the samples of a seed, an integer tensor, say of a batch."""
+        raise NotImplementedError
+
+    def _draw(self, inputs, seed):
         return self.regressor.draw_outputs(
             inputs, self.num_samples, seed, self.batch_size
         )
@@ -58,8 +64,8 @@ class PredictiveSpread(Predictive):
         super().__init__(regressor, num_samples, batch_size)
         self.levels = levels
 
-    def call(self, inputs):
-        draws = self._draw(inputs)  # (samples, n, parameters)
+    def summarize(self, inputs, seed):
+        draws = self._draw(inputs, seed)  # (samples, n, parameters)
         noise = self.regressor.observation_noise
         location = noise.location(draws)
         mean = ops.mean(location, axis=0)
@@ -79,8 +85,8 @@ class PredictiveSpread(Predictive):
 class PredictiveLogLikelihood(Predictive):
     """log of the mixture's density at the targets, `(n,)`."""
 
-    def call(self, inputs):
-        draws = self._draw(inputs["x"])
+    def summarize(self, inputs, seed):
+        draws = self._draw(inputs["x"], seed)
         return self.regressor.observation_noise.mixture_log_prob(inputs["y"], draws)
 
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl import prediction, training, validation
+from keras_bdl import conversion, prediction, training, validation
 from keras_bdl.layers import base
 from keras_bdl.mc_dropout import DropoutSampling
 from keras_bdl.models.likelihood_model import LikelihoodModel
@@ -141,14 +141,12 @@ class BayesianRegressor(LikelihoodModel):
         if not (self.built and base.is_graph(self.network)):
             return self
         if self._made.graph is None:
-            network = self.network
-            is_sequential = isinstance(network, keras.Sequential)
             inputs = keras.tree.map_structure(
                 lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype),
-                network.inputs[0] if is_sequential else network.input,
+                base.graph_input(self.network),
             )
             # `call`: the network's layers in the graph, and not the network as one.
-            outputs = network.call(self._standardized(inputs))
+            outputs = self.network.call(self._standardized(inputs))
             self._made.graph = keras.Model(inputs, self.observation_noise(outputs))
         return self._made.graph
 
@@ -280,19 +278,14 @@ class BayesianRegressor(LikelihoodModel):
                 "Expected a built model; call it on a batch first. "
                 f"Received: model={self.name!r}"
             )
-        network = super().to_keras(weights, seed)
-        layers = [network, self.observation_noise.to_keras()]
-        if self.normalize:
-            layers.insert(0, self.inputs_standardization.to_keras())
-        inputs = outputs = keras.tree.map_structure(
-            lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype),
-            network.inputs[0]
-            if isinstance(network, keras.Sequential)
-            else network.input,
-        )
-        for layer in layers:
-            outputs = layer(outputs)
-        return keras.Model(inputs, outputs, name=self.name)
+        before = [self.inputs_standardization.to_keras()] if self.normalize else []
+        layers = before, [self.observation_noise.to_keras()]
+        return conversion.between(layers, super().to_keras(weights, seed), self.name)
+
+    def make_predictive(self, num_samples):
+        """Function of inputs and a seed: the fields of `predict_uncertainty`."""
+        levels = quantile_levels((0.05, 0.5, 0.95))
+        return self._predictive(PredictiveSpread, num_samples, None, levels).summarize
 
     def is_sampled(self):
         return self._has_dropout or bool(base.stochastic_layers(self.network))
