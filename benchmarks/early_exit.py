@@ -47,21 +47,46 @@ def load(args):
     return train_data, test_data
 
 
-def train(name, price, depth, seed, train_data, settings, folder):
-    """The trained network, from the checkpoint where there is one."""
-    path = folder / f"{name}_{seed}.keras"
+def kept(path, train):
+    """A network from its file, where there is one; otherwise trained and written."""
     if not path.exists():
-        keras.utils.set_random_seed(seed)
-        shape = train_data[0].shape[1:]
-        network = example.make_network(shape, settings, depth, price)
         start = time.perf_counter()
-        history = example.train(network, *train_data, settings, price is not None)
-        minutes = (time.perf_counter() - start) / 60
-        last = {k: round(v[-1], 4) for k, v in history.history.items()}
-        print(f"{name}, seed {seed}: {minutes:.1f} min {last}", flush=True)
+        network = train()
+        print(f"{path.stem}: {(time.perf_counter() - start) / 60:.1f} min", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         network.save(path)
     return keras.models.load_model(path)
+
+
+def train_all(train_data, settings, depths, seed, folder):
+    """Networks by name: of fixed depths, and of each price."""
+    shape = train_data[0].shape[1:]
+    networks = {}
+    for depth in depths:
+
+        def train_fixed(depth=depth):
+            keras.utils.set_random_seed(seed)
+            return example.train_fixed(*train_data, settings, depth)
+
+        path = folder / f"fixed_{depth}_{seed}.keras"
+        networks[f"fixed, {depth}"] = kept(path, train_fixed)
+
+    def train_body():
+        keras.utils.set_random_seed(seed)
+        body = example.train_body(*train_data, settings)
+        return body.network_of_all_depths(shape)
+
+    all_depths = kept(folder / f"body_{seed}.keras", train_body)
+    body = example.Body.of(all_depths)
+    for price in settings.prices:
+
+        def train_heads(price=price):
+            keras.utils.set_random_seed(seed)
+            return example.train_heads(body, *train_data, settings, price)
+
+        path = folder / f"price_{price:g}_{seed}.keras"
+        networks[f"price {price:g}"] = kept(path, train_heads)
+    return networks
 
 
 def exported(network):
@@ -105,28 +130,24 @@ def main():
         settings = dataclasses.replace(settings, prices=tuple(args.prices))
 
     train_data, (x, y) = load(args)
-    plans = {f"fixed, {depth}": (None, depth) for depth in args.depths}
-    plans |= {f"price {p:g}": (p, settings.units) for p in settings.prices}
-    runs = {name: [] for name in plans}
+    runs = {}
     for seed in range(args.seeds):
-        networks = [
-            train(name, *plan, seed, train_data, settings, args.checkpoints / args.data)
-            for name, plan in plans.items()
-        ]
-        served = [exported(network) for network in networks]
+        folder = args.checkpoints / f"{args.data}_{'val' if args.validate else 'test'}"
+        networks = train_all(train_data, settings, args.depths, seed, folder)
+        served = [exported(network) for network in networks.values()]
         single = call_milliseconds(served, x, 1, 200)
         many = call_milliseconds(served, x, 256, 20)
-        for name, network, one, batch in zip(plans, networks, single, many):
+        for (name, network), one, batch in zip(networks.items(), single, many):
             row = {
                 "accuracy": example.accuracy(network, x, y),
                 "multiply_adds": keras_bdl.flops_report(network, x, 500, 0).executed,
                 "milliseconds_1": one,
                 "milliseconds_256": batch,
             }
-            if plans[name][0] is not None:
+            if name.startswith("price"):
                 depths = keras_bdl.depth(network, x, 500, 0)
                 row["depth"] = float(depths.mean())
-            runs[name].append(row)
+            runs.setdefault(name, []).append(row)
             print(f"{name:<14} seed {seed}", row, flush=True)
     summary = {
         name: {
