@@ -1,0 +1,91 @@
+"""Latency of a served LeNet-5: posterior mean, and predictive of 32 samples.
+
+    python benchmarks/serving.py
+
+The SavedModel of `keras_bdl.export` is called as a server calls it, endpoints in turns:
+p50 and p99 in milliseconds of many calls at batch 1 and 64. LeNet-5 is that of LeCun et
+al. (1998) with ReLU: convolutions 6@5 and 16@5, dense 120, 84, 10; which of its layers
+are Bayesian decides how much runs once for all samples. Weights are those of the
+initializers, which do not change the time. The bar is 6 times `serve` at batch 64.
+"""
+
+import argparse
+import tempfile
+import time
+
+import common
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_bdl
+
+BAYESIAN = {
+    "all layers": "all",
+    "dense layers": lambda layer: isinstance(layer, keras.layers.Dense),
+    "last layer": "last",
+}
+
+
+def make_network():
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Conv2D(6, 5, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(16, 5, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(120, activation="relu"),
+            layers.Dense(84, activation="relu"),
+            layers.Dense(10),
+        ]
+    )
+
+
+def latencies(served, rows, calls):
+    """Milliseconds of each call of each endpoint, `(calls,)`."""
+    x = tf.random.normal((rows, 28, 28, 1))
+    endpoints = {
+        "serve": lambda: served.serve(x),
+        "predictive": lambda: served.predictive(x)["probabilities"],
+    }
+    times = {name: [] for name in endpoints}
+    for call in range(calls + 10):
+        for name, endpoint in endpoints.items():
+            start = time.perf_counter()
+            endpoint().numpy()
+            if call >= 10:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--num-samples", type=int, default=32)
+    parser.add_argument("--calls", type=int, default=300)
+    args = parser.parse_args()
+    keras.utils.set_random_seed(0)
+    result = {"num_samples": args.num_samples}
+    for name, layers in BAYESIAN.items():
+        network = keras_bdl.to_bayesian(make_network(), 60_000, layers)
+        network.compile("adam", keras_bdl.losses.CategoricalNLL())
+        folder = tempfile.mkdtemp()
+        keras_bdl.export(network, folder, args.num_samples, verbose=False)
+        served = tf.saved_model.load(folder)
+        result[name] = {}
+        for rows in (1, 64):
+            times = latencies(served, rows, args.calls)
+            row = {
+                endpoint: {f"p{q}": float(np.percentile(values, q)) for q in (50, 99)}
+                for endpoint, values in times.items()
+            }
+            row["ratio"] = row["predictive"]["p50"] / row["serve"]["p50"]
+            print(f"{name} Bayesian, batch {rows}: {row}", flush=True)
+            result[name][f"batch_{rows}"] = row
+    common.save("serving", result)
+
+
+if __name__ == "__main__":
+    main()
