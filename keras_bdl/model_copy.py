@@ -155,7 +155,7 @@ class ModelCopier:
                 for old_variable, variable in zip(
                     *map(_own_variables, (original, new)), strict=True
                 ):
-                    variable.assign(old_variable)
+                    base.assign_copy(variable, old_variable)
 
     def _pair(self, layer, copy, pairs):
         if id(layer) in pairs or not isinstance(layer, keras.layers.Layer):

@@ -176,15 +176,20 @@ def test_subclassed_models_and_layers():
 
 def test_a_bayesian_copy_trains_saves_and_loads(tmp_path):
     model, x = branched(), images(8)
+    before = to_numpy(model(x))
     bayesian = keras_bdl.to_bayesian(model, 8, moped=0.1)
     bayesian.compile("sgd", "mse")
     bayesian.fit(x, np.zeros((8, 2)), verbose=0)
+    np.testing.assert_array_equal(to_numpy(model(x)), before)
     bayesian.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(to_numpy(loaded(x)), to_numpy(bayesian(x)))
     first, second = bayesian.get_layer("stem"), loaded.get_layer("stem")
     assert float(first.kl()) == float(second.kl()) > 0
     plain = keras_bdl.to_keras(loaded)
+    other = keras_bdl.to_keras(loaded)
+    other.compile("sgd", "mse")
+    other.fit(x, np.zeros((8, 2)), verbose=0)  # leaves `loaded` alone
     plain.save(tmp_path / "plain.keras")
     again = keras.models.load_model(tmp_path / "plain.keras")
     np.testing.assert_array_equal(to_numpy(again(x)), to_numpy(bayesian(x)))

@@ -71,6 +71,11 @@ def live_config(cls, layer):
     return config
 
 
+def assign_copy(variable, value):
+    """Assigns a copy: on JAX two variables would share what training gives away."""
+    variable.assign(ops.copy(ops.convert_to_tensor(value)))
+
+
 def copy_activation(layer, copy):
     """Gives a copy of a layer the weights of an activation that is a layer."""
     activation = getattr(layer, "activation", None)

@@ -1,6 +1,6 @@
 """Bayesian layers with the kernel and bias of the Keras layer that they replace."""
 
-from keras_bdl.layers.base import copy_activation, live_config
+from keras_bdl.layers.base import assign_copy, copy_activation, live_config
 from keras_bdl.layers.weight_posterior import BayesianLayer
 
 
@@ -39,9 +39,9 @@ class DropInLayer(BayesianLayer):
         config |= {"kernel_regularizer": None, "bias_regularizer": None}
         bayesian = cls(**{**config, **options})
         bayesian.build(layer.get_build_config()["input_shape"])
-        bayesian._kernel.assign(layer.kernel)
+        assign_copy(bayesian._kernel, layer.kernel)
         if layer.bias is not None:
-            bayesian.bias.assign(layer.bias)
+            assign_copy(bayesian.bias, layer.bias)
         copy_activation(layer, bayesian)
         return bayesian
 
@@ -49,9 +49,9 @@ class DropInLayer(BayesianLayer):
         """The built Keras layer with these weights; `bias` is None without one."""
         plain = self.keras_class.from_config(live_config(self.keras_class, self))
         plain.build(self.get_build_config()["input_shape"])
-        plain.kernel.assign(kernel)
+        assign_copy(plain.kernel, kernel)
         if bias is not None:
-            plain.bias.assign(bias)
+            assign_copy(plain.bias, bias)
         copy_activation(self, plain)
         return plain
 

@@ -11,7 +11,12 @@ from keras import ops
 
 from keras_bdl import sampling
 from keras_bdl.layers import linear
-from keras_bdl.layers.base import StochasticLayer, copy_activation, live_config
+from keras_bdl.layers.base import (
+    StochasticLayer,
+    assign_copy,
+    copy_activation,
+    live_config,
+)
 from keras_bdl.layers.drop_in import (
     check_conversion,
     check_plain,
@@ -212,8 +217,8 @@ def copy_plain(layer, regularized=True):
         config |= {"kernel_regularizer": None, "bias_regularizer": None}
     copy = type(layer).from_config(config)
     copy.build(layer.get_build_config()["input_shape"])
-    copy.kernel.assign(layer.kernel)
+    assign_copy(copy.kernel, layer.kernel)
     if layer.bias is not None:
-        copy.bias.assign(layer.bias)
+        assign_copy(copy.bias, layer.bias)
     copy_activation(layer, copy)
     return copy

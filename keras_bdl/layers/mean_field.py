@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_bdl import validation
 from keras_bdl.layers import linear
-from keras_bdl.layers.base import wide
+from keras_bdl.layers.base import assign_copy, wide
 from keras_bdl.layers.drop_in import DropInLayer, check_conversion
 from keras_bdl.ops import estimators
 
@@ -107,7 +107,8 @@ class MeanFieldLayer(DropInLayer):
         """
         spread = {"kernel": self.kernel_log_stddev, "bias": self.bias_log_stddev}
         for name, (mean, _) in self.gaussians().items():
-            self.prior.of(name, self._prior_variables)["mean"].assign(mean)
+            prior = self.prior.of(name, self._prior_variables)
+            assign_copy(prior["mean"], mean)
             stddev = ops.maximum(delta * ops.abs(mean), _LEAST_STDDEV)
             spread[name].assign(ops.log(stddev))
 
