@@ -143,9 +143,16 @@ def residual_unit(channels, index):
 
 
 def halting_head(classifier, state_shape, name):
-    """The classes' logits below the largest, in order, to one logit of stopping."""
+    """From a state to one logit of stopping, by what the classifier would say.
+
+    It sees by how much each of the classifier's logits is below the largest, in order.
+    The classifier in it is a copy that is not trained.
+    """
+    reader = keras.models.clone_model(classifier)
+    reader.set_weights(classifier.get_weights())
+    reader.trainable = False
     inputs = keras.Input(state_shape)
-    logits = keras.ops.sort(classifier(inputs), axis=-1)
+    logits = keras.ops.sort(reader(inputs), axis=-1)
     gaps = (logits[:, :-1] - logits[:, -1:]) / 5.0  # of order 1
     hidden = keras.layers.Dense(32, activation="relu")(gaps)
     return keras.Model(inputs, keras.layers.Dense(1)(hidden), name=name)

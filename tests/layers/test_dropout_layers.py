@@ -360,8 +360,16 @@ def test_without_a_layer_only_the_entropy_is_left():
     ratio = to_numpy(layer(x, training=True)) / x
     np.testing.assert_allclose(ratio, ratio[:, :1] + 0 * ratio, rtol=1e-4)  # channels
     assert ratio[:, 0].std() > 0.1
-    with pytest.raises(ValueError, match="Received: layer=None"):
-        layer.to_keras()
+    plain = layer.to_keras()
+    assert type(plain) is keras.layers.Dropout
+    assert plain.rate == pytest.approx(0.2) and plain.noise_shape == (None, 1, None)
+    with pytest.raises(ValueError, match="Received: weights='sample'"):
+        layer.to_keras("sample")
+    gaussian = keras_bdl.VariationalGaussianDropout(0.3, num_examples=10)
+    gaussian.build((None, 4))
+    plain = gaussian.to_keras()
+    assert type(plain) is keras.layers.GaussianDropout
+    assert plain.rate == pytest.approx(0.3)
 
 
 def test_masks_of_a_channels_first_convolution_are_of_channels():
@@ -456,8 +464,13 @@ def test_a_network_of_mc_dropout_is_sampled_without_being_told():
 
 def test_dropout_is_converted_and_back():
     layer = keras_bdl.MCDropout.from_keras(keras.layers.Dropout(0.3, (None, 1)))
+    layer.build((2, 5))
     plain = layer.to_keras()
     assert (plain.rate, plain.noise_shape) == (0.3, (None, 1))
+    with pytest.raises(ValueError, match="Received: weights='sample'"):
+        layer.to_keras("sample")
+    spatial = keras.layers.SpatialDropout2D(0.3)
+    assert keras_bdl.MCDropout.from_keras(spatial).noise_shape == (None, 1, 1, None)
     with pytest.raises(ValueError, match="Received: layer="):
         keras_bdl.MCDropout.from_keras(keras.layers.Dense(2))
 
