@@ -277,11 +277,7 @@ def main():
     settings = SETTINGS[args.dataset]
     if args.smoke or args.epochs:
         settings = dataclasses.replace(settings, epochs=args.epochs or 1)
-    (x_train, y_train), (x_test, y_test) = data.load(args.dataset, args.data_dir)
-    if args.smoke:
-        x_train, y_train, x_test, y_test = (
-            part[:100] for part in (x_train, y_train, x_test, y_test)
-        )
+    (x_train, y_train), (x_test, y_test) = cli.load(args)
 
     keras.utils.set_random_seed(args.seed)
     print(f"training two networks for {settings.epochs} epochs each ...", flush=True)

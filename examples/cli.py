@@ -36,6 +36,14 @@ def add_common(parser):
     )
 
 
+def load(args, smoke_rows=100):
+    """`data.load` of the chosen set; with `--smoke` a few rows of each split."""
+    splits = data.load(args.dataset, args.data_dir)
+    if not args.smoke:
+        return splits
+    return tuple(tuple(part[:smoke_rows] for part in split) for split in splits)
+
+
 def save_figures(figures, folder):
     """Writes each matplotlib figure as `<name>.png` and says where."""
     folder.mkdir(parents=True, exist_ok=True)

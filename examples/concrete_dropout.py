@@ -20,7 +20,6 @@ Pictures, in `--output`:
 import dataclasses
 
 import cli
-import data
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
@@ -262,11 +261,7 @@ def main():
     print("toy: standard deviations by source, true noise 1", flush=True)
     grid, runs = run_toy(settings, np.random.default_rng(args.seed), args.num_samples)
 
-    (x_train, y_train), (x_test, y_test) = data.load(args.dataset, args.data_dir)
-    if args.smoke:
-        x_train, y_train, x_test, y_test = (
-            part[:100] for part in (x_train, y_train, x_test, y_test)
-        )
+    (x_train, y_train), (x_test, y_test) = cli.load(args)
     print(
         f"\n{args.dataset}: training two networks on {len(x_train)} images for "
         f"{settings.epochs} epochs each ...",

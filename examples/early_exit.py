@@ -357,11 +357,7 @@ def main():
         settings = dataclasses.replace(settings, epochs=args.epochs)
 
     keras.utils.set_random_seed(args.seed)
-    train_data, test_data = data.load(args.dataset, args.data_dir)
-    if args.smoke:
-        train_data, test_data = (
-            tuple(part[:100] for part in split) for split in (train_data, test_data)
-        )
+    train_data, test_data = cli.load(args)
     if args.mixed:
         train_data, test_data = (
             (data.distort_half(x, seed), y)

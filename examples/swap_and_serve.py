@@ -157,9 +157,7 @@ def main():
     settings = SETTINGS[args.dataset]
     if args.smoke or args.epochs:
         settings = dataclasses.replace(settings, epochs=args.epochs or 1)
-    (x, y), (x_test, y_test) = data.load(args.dataset, args.data_dir)
-    if args.smoke:
-        x, y, x_test, y_test = (part[:100] for part in (x, y, x_test, y_test))
+    (x, y), (x_test, y_test) = cli.load(args)
     keras.utils.set_random_seed(args.seed)
 
     network = make_network(x.shape[1:])
@@ -180,10 +178,9 @@ def main():
 
     if keras.backend.backend() == "tensorflow":
         print("\nanswers of a process with TensorFlow alone:")
-        asked = {"digit": x_test[:3], "letter": letters[:3]}
-        for name, images in asked.items():
-            for answer in serve(bayesian, images):
-                print(f"{name}: {answer}")
+        answers = serve(bayesian, np.concatenate([x_test[:3], letters[:3]]))
+        for name, answer in zip(["digit"] * 3 + ["letter"] * 3, answers):
+            print(f"{name}: {answer}")
     cli.save_figures({"swap_and_serve": draw(predictions, y_test)}, args.output)
 
 

@@ -190,11 +190,7 @@ def main():
         settings = dataclasses.replace(settings, epochs=args.epochs)
 
     keras.utils.set_random_seed(args.seed)
-    train_data, test_data = data.load(args.dataset, args.data_dir)
-    if args.smoke:
-        train_data, test_data = (
-            tuple(part[:200] for part in split) for split in (train_data, test_data)
-        )
+    train_data, test_data = cli.load(args, smoke_rows=200)
     (x, _), (x_test, y_test) = train_data, test_data
     bits = keras_bdl.layers.DynamicBinarization(seed=args.seed)
 

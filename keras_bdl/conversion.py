@@ -11,7 +11,7 @@ import keras
 
 from keras_bdl import priors, validation
 from keras_bdl.layers import base
-from keras_bdl.layers.weight_posterior import BayesianLayer
+from keras_bdl.layers.weight_posterior import bayesian_layers
 from keras_bdl.model_copy import ModelCopier, held_layers
 from keras_bdl.training import set_num_examples
 
@@ -127,9 +127,7 @@ def to_bayesian(
 
     targets = [layer for layer, _, _ in found if id(layer) in chosen]
     copy = ModelCopier(targets, convert).copy(model)
-    if num_examples is not None and any(
-        isinstance(layer, BayesianLayer) for layer in base.flatten_layers(copy)
-    ):
+    if num_examples is not None and bayesian_layers(copy):
         set_num_examples(copy, num_examples)
     if not return_report:
         return copy
@@ -163,11 +161,7 @@ def to_keras(model, weights="mean", seed=None):
     if hasattr(type(model), "to_keras"):
         return model.to_keras(weights, seed)
     _check_is_built_model(model)
-    if weights not in ("mean", "sample"):
-        raise ValueError(
-            "Expected `weights` to be 'mean' or 'sample'. "
-            f"Received: weights={weights!r}"
-        )
+    base.check_weights(weights)
     if seed is not None:
         seed = validation.integer("seed", seed)
     layers = base.stochastic_layers(model)
@@ -197,10 +191,7 @@ def between(layers, network, name):
         network: functional or Sequential model.
         name: of the new model.
     """
-    inputs = outputs = keras.tree.map_structure(
-        lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype),
-        base.graph_input(network),
-    )
+    inputs = outputs = base.fresh_inputs(network)
     before, after = layers
     for layer in (*before, network, *after):
         outputs = layer(outputs)

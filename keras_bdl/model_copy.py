@@ -55,13 +55,13 @@ class ModelCopier:
         return self._copies[id(layer)]
 
     def _make(self, layer):
-        if id(layer) in self._targets:
+        if self._is_target(layer):
             return self._convert(layer)
         if not isinstance(layer, keras.layers.Layer):
             return layer  # an operation of `keras.ops`, without state
         if base.is_graph(layer):
             return self._copy_graph(layer)
-        if not any(id(inner) in self._targets for inner in base.flatten_layers(layer)):
+        if not self._has_target(layer):
             return _made_anew(layer)
         if type(layer) is keras.layers.TimeDistributed:
             inner = self._copy(layer.layer)
@@ -93,7 +93,7 @@ class ModelCopier:
         copy = _made_anew(layer)
         for name, held in held_layers(copy).items():
             replaced = keras.tree.map_structure(
-                lambda old, new: self._copy_held(old) if self._moves(old) else new,
+                lambda old, new: self._copy_held(old) if self._has_target(old) else new,
                 getattr(layer, name),
                 held,
             )
@@ -117,8 +117,8 @@ class ModelCopier:
     def _is_target(self, layer):
         return id(layer) in self._targets
 
-    def _moves(self, leaf):
-        """Whether what an attribute holds is a target or has one inside."""
+    def _has_target(self, leaf):
+        """Whether something is a target or a layer with one inside."""
         return isinstance(leaf, keras.layers.Layer) and any(
             map(self._is_target, base.flatten_layers(leaf))
         )
@@ -145,10 +145,9 @@ class ModelCopier:
         for original, new in pairs.values():
             new.trainable = original.trainable  # outermost first: it sets all inside
         for original, new in pairs.values():
-            inner = base.flatten_layers(original)
             if self._is_target(original):
                 continue
-            if not any(map(self._is_target, inner)):
+            if not self._has_target(original):
                 weights = [ops.convert_to_numpy(w) for w in original.weights]
                 base.assign_weights(new, weights)
             else:

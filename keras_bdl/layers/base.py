@@ -55,6 +55,13 @@ def graph_input(model):
     return model.input
 
 
+def fresh_inputs(model):
+    """New symbolic inputs like those of a graph."""
+    return keras.tree.map_structure(
+        lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype), graph_input(model)
+    )
+
+
 def live_config(cls, layer):
     """`cls.get_config()` of a layer, with its functions as they are.
 
@@ -69,6 +76,15 @@ def live_config(cls, layer):
         if is_function and known:
             config[name] = function
     return config
+
+
+def check_weights(weights):
+    """Refuses other weights of a plain copy than the mean or a sample."""
+    if weights not in ("mean", "sample"):
+        raise ValueError(
+            "Expected `weights` to be 'mean' or 'sample'. "
+            f"Received: weights={weights!r}"
+        )
 
 
 def assign_copy(variable, value):

@@ -1,6 +1,11 @@
 """Bayesian layers with the kernel and bias of the Keras layer that they replace."""
 
-from keras_bdl.layers.base import assign_copy, copy_activation, live_config
+from keras_bdl.layers.base import (
+    assign_copy,
+    check_weights,
+    copy_activation,
+    live_config,
+)
 from keras_bdl.layers.weight_posterior import BayesianLayer
 
 
@@ -79,11 +84,7 @@ def check_plain(layer, reason):
 
 def check_conversion(layer, weights):
     """Refuses to convert a layer that is not built, or to unknown weights."""
-    if weights not in ("mean", "sample"):
-        raise ValueError(
-            "Expected `weights` to be 'mean' or 'sample'. "
-            f"Received: weights={weights!r}"
-        )
+    check_weights(weights)
     if not layer.built:
         raise ValueError(
             "Expected a built layer; call it on a batch first. "

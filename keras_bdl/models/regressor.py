@@ -141,10 +141,7 @@ class BayesianRegressor(LikelihoodModel):
         if not (self.built and base.is_graph(self.network)):
             return self
         if self._made.graph is None:
-            inputs = keras.tree.map_structure(
-                lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype),
-                base.graph_input(self.network),
-            )
+            inputs = base.fresh_inputs(self.network)
             # `call`: the network's layers in the graph, and not the network as one.
             outputs = self.network.call(self._standardized(inputs))
             self._made.graph = keras.Model(inputs, self.observation_noise(outputs))
