@@ -69,6 +69,10 @@ def to_bayesian(
     that are not replaced are copied with their weights. Regularizers of a replaced
     layer are dropped: its prior takes their place. The copy is not compiled.
 
+    Copies of graphs are saved and loaded as any model. The class of a subclassed copy
+    makes plain layers, so that `load_model` cannot read its `.keras` file; convert the
+    model anew and `load_weights` from that file instead.
+
     Args:
         model: built Keras model of plain layers.
         num_examples: number of training examples, or None to give it later.
@@ -180,7 +184,7 @@ def to_keras(model, weights="mean", seed=None):
         return layer.to_keras(weights, own)
 
     targets = [layer for layer in layers if id(layer) not in inside]
-    return ModelCopier(targets, convert).copy(model)
+    return _called(ModelCopier(targets, convert).copy(model))
 
 
 def between(layers, network, name):
@@ -195,7 +199,14 @@ def between(layers, network, name):
     before, after = layers
     for layer in (*before, network, *after):
         outputs = layer(outputs)
-    return keras.Model(inputs, outputs, name=name)
+    return _called(keras.Model(inputs, outputs, name=name))
+
+
+def _called(model):
+    """The model, called once if it is a graph: Keras writes to ONNX only such."""
+    if isinstance(model, keras.Model) and base.is_graph(model):
+        model(base.fresh_inputs(model))
+    return model
 
 
 def _check_is_built_model(model):

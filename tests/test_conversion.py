@@ -198,6 +198,46 @@ def test_a_bayesian_copy_trains_saves_and_loads(tmp_path):
     np.testing.assert_array_equal(to_numpy(again(x)), to_numpy(bayesian(x)))
 
 
+def test_files_of_a_subclassed_copy(tmp_path):
+    model, x = subclassed()
+    bayesian = keras_bdl.to_bayesian(model, 50, initial_log_stddev=-3.0)
+    file = tmp_path / "model.keras"
+    bayesian.save(file)
+    again = keras_bdl.to_bayesian(subclassed()[0], 50)
+    again.load_weights(file)
+    np.testing.assert_array_equal(to_numpy(again(x)), to_numpy(bayesian(x)))
+    assert float(again.block.first.kl()) == float(bayesian.block.first.kl())
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="LiteRT is of TensorFlow")
+def test_the_plain_model_runs_on_litert(tmp_path):
+    import tensorflow as tf
+
+    bayesian = keras_bdl.to_bayesian(branched(), 100)
+    keras_bdl.to_keras(bayesian).export(tmp_path / "m.tflite", format="litert")
+    interpreter = tf.lite.Interpreter(str(tmp_path / "m.tflite"))
+    interpreter.allocate_tensors()
+    x = images(1)
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
+    interpreter.invoke()
+    output = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    np.testing.assert_allclose(output, to_numpy(bayesian(x)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="one backend: it is about files")
+def test_the_plain_model_runs_on_onnx(tmp_path):
+    pytest.importorskip("tf2onnx", reason="ONNX needs the package tf2onnx")
+    reference = pytest.importorskip("onnx.reference", reason="ONNX needs onnx")
+    bayesian = keras_bdl.to_bayesian(branched(), 100)
+    regressor = keras_bdl.BayesianRegressor(bayesian, noise="homoscedastic")
+    keras_bdl.to_keras(regressor).export(tmp_path / "regressor.onnx", format="onnx")
+    keras_bdl.to_keras(bayesian).export(tmp_path / "model.onnx", format="onnx")
+    session = reference.ReferenceEvaluator(str(tmp_path / "model.onnx"))
+    x = images(2)
+    (output,) = session.run(None, {session.input_names[0]: x})
+    np.testing.assert_allclose(output, to_numpy(bayesian(x)), rtol=1e-4, atol=1e-5)
+
+
 def test_trainable_flags_are_kept():
     model = branched()
     model.get_layer("stem").trainable = False
