@@ -32,6 +32,7 @@ setup(
     install_requires=[
         "keras>=3.15",
         "numpy",
+        "scipy",
         "tensorflow",
         "tensorflow-probability[tf]",
     ],

@@ -30,7 +30,10 @@ from keras_bdl.layers import VariationalDense as VariationalDense
 from keras_bdl.layers import VariationalGaussianDropout as VariationalGaussianDropout
 from keras_bdl.models import VAE as VAE
 from keras_bdl.models import BayesianClassifier as BayesianClassifier
+from keras_bdl.models import BayesianLinearRegression as BayesianLinearRegression
 from keras_bdl.models import BayesianRegressor as BayesianRegressor
+from keras_bdl.models import BetaBernoulli as BetaBernoulli
+from keras_bdl.models import DirichletCategorical as DirichletCategorical
 from keras_bdl.models import SemiSupervisedVAE as SemiSupervisedVAE
 from keras_bdl.prediction import predict as predict
 from keras_bdl.prediction import predict_uncertainty as predict_uncertainty
@@ -43,8 +46,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BayesianClassifier",
+    "BayesianLinearRegression",
     "BayesianRegressor",
+    "BetaBernoulli",
     "ConcreteDropout",
+    "DirichletCategorical",
     "DropConnectDense",
     "EarlyExitResBlock",
     "GaussianLatent",

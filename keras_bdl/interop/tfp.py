@@ -1,8 +1,15 @@
 """The only module that imports TensorFlow Probability (it takes about a second)."""
 
 import numpy as np
-import tensorflow_probability as tfp
 from keras import backend, ops
+
+try:
+    import tensorflow_probability as tfp
+except ImportError as error:
+    raise ImportError(
+        "Distributions are those of TensorFlow Probability, which cannot be imported: "
+        "`pip install 'tensorflow-probability[tf]' tensorflow`."
+    ) from error
 
 tfd = tfp.distributions
 
@@ -35,6 +42,28 @@ def code_distribution(name, parameters, validate_args=False):
             f"Received: {parameters}"
         )
     return distribution
+
+
+def make(name, **parameters):
+    """A distribution of any shape by the name of its class.
+
+    Raises:
+        ValueError: if there is no such distribution or it refuses the parameters.
+    """
+    return _make(name, parameters, validate_args=False)
+
+
+def multivariate_student_t(df, loc, scale_tril):
+    """Student-t distribution of a vector, float64.
+
+    Args:
+        df: degrees of freedom.
+        loc: `(d,)`.
+        scale_tril: `(d, d)`, lower triangular; times its transpose it is the shape.
+    """
+    # The linear operator is that of the normal distribution.
+    scale = tfd.MultivariateNormalTriL(loc, scale_tril).scale
+    return tfd.MultivariateStudentTLinearOperator(np.float64(df), loc, scale)
 
 
 def _make(name, parameters, validate_args):
