@@ -108,9 +108,8 @@ class BetaBernoulli(Estimator):
         """
         from keras_bdl.interop import tfp
 
-        self._check_fitted()
-        probability = np.float64(self.alpha_ / (self.alpha_ + self.beta_))
-        return tfp.make("Bernoulli", probs=probability)
+        # A float64 tensor: of a NumPy number TFP would make float32.
+        return tfp.make("Bernoulli", probs=self.posterior().mean())
 
     def mle(self):
         """Share of ones, which has the highest likelihood; NaN without data."""
