@@ -137,6 +137,28 @@ def curve_with_band(x, mean, error, ax=None, label=None):
     return ax
 
 
+def predictive_band(x, mean, stddev, ax=None, label=None):
+    """A predictive mean with bands of one and two standard deviations.
+
+    Args:
+        x, mean, stddev: `(n,)`; x in rising order.
+        ax: matplotlib axes, or None for a new figure.
+        label: of the mean, for a legend.
+
+    Returns:
+        The axes. Axis labels are left to the caller.
+    """
+    ax = _new_axes() if ax is None else ax
+    x, mean, stddev = (np.asarray(v) for v in (x, mean, stddev))
+    color = COLORS[len(ax.lines) % len(COLORS)]
+    for width in (2, 1):
+        low, high = mean - width * stddev, mean + width * stddev
+        ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+    ax.plot(x, mean, color=color, label=label)
+    _plain(ax)
+    return ax
+
+
 def uncertainty_histograms(
     in_domain, out_of_domain, ax=None, label="uncertainty (nats)", floor=1e-3
 ):

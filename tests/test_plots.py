@@ -111,6 +111,19 @@ def test_curves_of_one_picture_differ_in_color(ax):
     assert len({line.get_color() for line in ax.lines}) == 3
 
 
+def test_predictive_bands_are_of_one_and_two_standard_deviations(ax):
+    x, mean, stddev = np.arange(3), np.array([1.0, 3.0, 2.0]), np.array([0.1, 0.2, 0.3])
+    assert plots.predictive_band(x, mean, stddev, ax, label="exact") is ax
+    (line,) = ax.lines
+    np.testing.assert_array_equal(line.get_xydata(), np.stack([x, mean], axis=1))
+    assert line.get_label() == "exact"
+    for band, width in zip(ax.collections, (2, 1)):
+        corners = {tuple(np.round(v, 6)) for v in band.get_paths()[0].vertices}
+        expected = [*zip(x, mean - width * stddev), *zip(x, mean + width * stddev)]
+        assert {tuple(np.round(v, 6)) for v in expected} <= corners
+    assert plots.predictive_band(x, mean, stddev).lines  # on a new figure
+
+
 def test_histograms_share_bins_and_count_every_value(ax):
     inside, outside = [0.0, 0.001, 0.0015, 0.09], {"letters": [0.5, 0.9]}
     plots.uncertainty_histograms(inside, outside, ax, label="entropy (nats)")
