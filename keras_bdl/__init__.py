@@ -13,6 +13,7 @@ from keras_bdl.conversion import to_bayesian as to_bayesian
 from keras_bdl.conversion import to_keras as to_keras
 from keras_bdl.executed_depth import depth as depth
 from keras_bdl.flops import flops_report as flops_report
+from keras_bdl.layers import BayesianLastLayer as BayesianLastLayer
 from keras_bdl.layers import ConcreteDropout as ConcreteDropout
 from keras_bdl.layers import DropConnectDense as DropConnectDense
 from keras_bdl.layers import EarlyExitResBlock as EarlyExitResBlock
@@ -35,6 +36,7 @@ from keras_bdl.models import BayesianRegressor as BayesianRegressor
 from keras_bdl.models import BetaBernoulli as BetaBernoulli
 from keras_bdl.models import DirichletCategorical as DirichletCategorical
 from keras_bdl.models import SemiSupervisedVAE as SemiSupervisedVAE
+from keras_bdl.models import fit_last_layer as fit_last_layer
 from keras_bdl.prediction import predict as predict
 from keras_bdl.prediction import predict_uncertainty as predict_uncertainty
 from keras_bdl.saved_model import export as export
@@ -46,6 +48,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BayesianClassifier",
+    "BayesianLastLayer",
     "BayesianLinearRegression",
     "BayesianRegressor",
     "BetaBernoulli",
@@ -71,6 +74,7 @@ __all__ = [
     "compress",
     "depth",
     "export",
+    "fit_last_layer",
     "flops_report",
     "layers",
     "load_sparse",

@@ -9,6 +9,7 @@ from keras_bdl.layers.dropout import (
 )
 from keras_bdl.layers.early_exit import EarlyExitResBlock as EarlyExitResBlock
 from keras_bdl.layers.gaussian_latent import GaussianLatent as GaussianLatent
+from keras_bdl.layers.last_layer import BayesianLastLayer as BayesianLastLayer
 from keras_bdl.layers.latent import LatentLayer as LatentLayer
 from keras_bdl.layers.latent_priors import GaussianMixture as GaussianMixture
 from keras_bdl.layers.latent_priors import LatentPrior as LatentPrior
@@ -26,6 +27,7 @@ from keras_bdl.layers.variational import VariationalConv3D as VariationalConv3D
 from keras_bdl.layers.variational import VariationalDense as VariationalDense
 
 __all__ = [
+    "BayesianLastLayer",
     "ConcreteDropout",
     "DropConnectDense",
     "DynamicBinarization",

@@ -6,6 +6,7 @@ from keras_bdl.models.conjugate import (
 )
 from keras_bdl.models.conjugate import BetaBernoulli as BetaBernoulli
 from keras_bdl.models.conjugate import DirichletCategorical as DirichletCategorical
+from keras_bdl.models.last_layer import fit_last_layer as fit_last_layer
 from keras_bdl.models.regressor import BayesianRegressor as BayesianRegressor
 from keras_bdl.models.semi_supervised_vae import (
     SemiSupervisedVAE as SemiSupervisedVAE,
@@ -20,4 +21,5 @@ __all__ = [
     "BetaBernoulli",
     "DirichletCategorical",
     "SemiSupervisedVAE",
+    "fit_last_layer",
 ]

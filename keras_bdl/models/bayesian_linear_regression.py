@@ -175,7 +175,7 @@ class BayesianLinearRegression(Estimator):
         """
         from keras_bdl.interop import tfp
 
-        mean, factor = self._weights()
+        mean, factor = self.weights_and_factor()
         factor = factor / math.sqrt(self.noise_precision_)
         if self._unknown_noise():
             return tfp.multivariate_student_t(2.0 * self.noise_shape_, mean, factor)
@@ -212,7 +212,7 @@ class BayesianLinearRegression(Estimator):
             ValueError: with an intercept and no rows.
         """
         num_samples = validation.integer("num_samples", num_samples, least=1)
-        mean, factor = self._weights()
+        mean, factor = self.weights_and_factor()
         rng = np.random.default_rng(seed)
         draws = rng.normal(size=(num_samples, len(mean))) @ factor.T
         precision = self.noise_precision_
@@ -367,8 +367,16 @@ class BayesianLinearRegression(Estimator):
             scale /= math.sqrt(self.noise_precision_)
         return mean, scale
 
-    def _weights(self):
-        """Mean and lower triangular factor of all weights, in units of 1 / beta."""
+    def weights_and_factor(self):
+        """Mean of all weights, and a factor of their covariance in units of 1 / beta.
+
+        Returns:
+            m float64 `(d + 1,)`, the intercept last, or `(d,)` without one; C, square
+            and lower triangular: the covariance is C C' / `noise_precision_`.
+
+        Raises:
+            ValueError: with an intercept and no rows.
+        """
         self._check_fitted()
         if not self._statistics.centred:
             return self.coef_, self._factor

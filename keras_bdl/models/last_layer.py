@@ -1,0 +1,420 @@
+"""The posterior of a trained network's last layer, all else kept as it is.
+
+Snoek et al., "Scalable Bayesian optimization using deep neural networks", 2015
+(regression); MacKay, "The evidence framework applied to classification networks", 1992
+(classification).
+"""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+from scipy import linalg, optimize
+
+from keras_bdl import validation
+from keras_bdl.layers import base
+from keras_bdl.layers.last_layer import BayesianLastLayer
+from keras_bdl.model_copy import ModelCopier
+from keras_bdl.models.bayesian_linear_regression import (
+    EVIDENCE,
+    BayesianLinearRegression,
+)
+from keras_bdl.models.classifier import BayesianClassifier
+from keras_bdl.models.regressor import BayesianRegressor
+
+KINDS = ("auto", "regression", "classification")
+_MAX_WEIGHTS = 20_000  # of a joint covariance: 1.6 GB
+_BLOCK_VALUES = 2**22  # features that a regression takes at a time
+_PROBABILITIES = {"softmax": "softmax", "sigmoid": "sigmoid", "linear": None}
+
+
+def fit_last_layer(
+    model,
+    x,
+    y=None,
+    *,
+    kind="auto",
+    prior_precision=EVIDENCE,
+    noise_precision=EVIDENCE,
+    probit=False,
+    num_samples=100,
+    batch_size=256,
+    verbose="auto",
+):
+    """Uncertainty for a trained Keras model, in one pass over its training data.
+
+    The last Dense layer becomes a `BayesianLastLayer`; all before it, in inference
+    mode, gives its features phi, a one behind them where there is a bias.
+
+    Regression: each output is a Bayesian linear regression on the features, the
+    posterior exact and its mean the new weights. Prior and noise precision are those
+    of highest evidence. The bias has a flat prior.
+
+    Classification: Laplace's approximation at the trained weights w,
+
+        N(w, (H + alpha I)^-1),  H = sum_n (diag(p_n) - p_n p_n') (x) phi_n phi_n',
+
+    of all weights jointly, without a Kronecker approximation of the sum. alpha is the
+    one of highest evidence, log p(y | w) - alpha/2 w'w + P/2 log alpha -
+    1/2 log det(H + alpha I), of all P weights with the bias. It is that of a mode:
+    train the model until its loss is flat.
+
+    Args:
+        model: trained Sequential or functional model of one output, whose last layer
+            is a Dense without activation, or with softmax or sigmoid, also as a layer
+            behind it. It is copied and not changed.
+        x: training inputs, arrays; or a `tf.data.Dataset` or `keras.utils.PyDataset`
+            of batches of pairs of inputs and targets.
+        y: targets `(n,)` or `(n, d)`; labels `(n,)`, `(n, 1)` or one-hot.
+        kind: "regression" or "classification"; "auto" takes a softmax, a sigmoid or a
+            loss that is a cross-entropy for classification, and any other loss for
+            regression.
+        prior_precision: alpha, a positive float, or "evidence". In regression with
+            noise precision beta it is that of N(0, 1 / alpha) too.
+        noise_precision: of regression: one over the noise variance, or "evidence".
+        probit: of classification: whether the mean call `model(x)` gives logits
+            whose softmax is about the predictive mean, without sampling.
+        num_samples: posterior samples of `predict` and `evaluate`.
+        batch_size: rows at a time of arrays.
+        verbose: 0 for no progress bar.
+
+    Returns:
+        Compiled `BayesianClassifier` or `BayesianRegressor`, to predict, evaluate,
+        save and export; `model.network.layers` ends in the `BayesianLastLayer`. Of a
+        binary model with one output the classifier has two logits, the first 0.
+
+    Raises:
+        TypeError: if the model is no Keras model.
+        ValueError: on a model that does not end as said, targets that do not fit it,
+            features that are not finite, or more than 20,000 weights in the last layer
+            of a classifier.
+
+    Example:
+
+    >>> bayesian = keras_bdl.fit_last_layer(model, x_train, y_train)
+    >>> probabilities = bayesian.predict(x_test)
+    >>> bayesian.predict_uncertainty(x_test).mutual_information  # nats
+    """
+    dense, link, behind = _last_layer(model)
+    kind = _resolve_kind(model, kind, link)
+    if not (kind == "classification") and link is not None:
+        raise ValueError(
+            "Expected a regression model without activation at its end. "
+            f"Received: kind={kind!r}, activation={link!r}"
+        )
+    features = ModelCopier(
+        [dense, *behind], lambda layer: keras.layers.Identity(name=layer.name)
+    ).copy(model)
+    batches = _Batches(x, y, batch_size, verbose)
+    if kind == "regression":
+        layer, noise_stddev = _regression(
+            dense, features, batches, prior_precision, noise_precision
+        )
+    else:
+        if noise_precision != EVIDENCE:
+            raise ValueError(
+                "`noise_precision` is of regression. "
+                f"Received: noise_precision={noise_precision!r}"
+            )
+        layer = _laplace(dense, features, batches, prior_precision, probit)
+
+    def convert(old):
+        return layer if old is dense else keras.layers.Identity(name=old.name)
+
+    network = ModelCopier([dense, *behind], convert).copy(model)
+    network.trainable = False  # other features would need another posterior
+    if kind == "classification":
+        bayesian = BayesianClassifier(network, num_samples=num_samples)
+    else:
+        bayesian = BayesianRegressor(
+            network, "homoscedastic", num_samples, mc_dropout=False
+        )
+        bayesian.observation_noise.log_scale.assign(np.log(noise_stddev))
+    bayesian.compile()
+    return bayesian
+
+
+# The model
+
+
+def _last_layer(model):
+    """The last Dense, the activation behind it (None for none), and layers behind."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"Expected `model` to be a Keras model. Received: model={model!r}"
+        )
+    if not (base.is_graph(model) and model.built and len(model.outputs) == 1):
+        raise ValueError(
+            "Expected a built Sequential or functional model of one output. "
+            f"Received: model={model.name!r}"
+        )
+    behind, link = [], None
+    layers = list(model.layers)
+    while layers:
+        layer = layers.pop()
+        if isinstance(layer, keras.Model) and base.is_graph(layer):
+            layers += layer.layers
+            continue
+        if type(layer) is keras.layers.Dense:
+            own = _link(layer.activation)
+            if len(layer.kernel.shape) == 2 and len(model.outputs[0].shape) == 2:
+                return layer, own or link, behind
+        if isinstance(layer, keras.layers.Activation):
+            link = link or _link(layer.activation)
+        elif type(layer) is keras.layers.Softmax:
+            link = link or "softmax"
+        elif type(layer) is not keras.layers.Identity:
+            break
+        behind.append(layer)
+    raise ValueError(
+        "Expected a model that ends in a Dense layer, `(batch, units)`, with at most a "
+        f"softmax or sigmoid behind it. Received: model={model.name!r}, whose last "
+        f"layer is {model.layers[-1]!r}"
+    )
+
+
+def _link(activation):
+    name = getattr(activation, "__name__", "")
+    if name not in _PROBABILITIES:
+        raise ValueError(
+            "Expected the last layer to have no activation, softmax or sigmoid. "
+            f"Received: activation={activation!r}"
+        )
+    return _PROBABILITIES[name]
+
+
+def _resolve_kind(model, kind, link):
+    validation.choice("kind", kind, KINDS)
+    if kind != "auto":
+        return kind
+    loss = getattr(model, "loss", None)
+    name = loss if isinstance(loss, str) else getattr(loss, "name", None)
+    name = name or getattr(loss, "__name__", "") or type(loss).__name__.lower()
+    if link is not None or "crossentropy" in name.replace("_", ""):
+        return "classification"
+    if loss is None:
+        raise ValueError(
+            "Cannot tell whether the model is a classifier or a regressor: it has no "
+            "loss and no activation at its end. Give `kind`. Received: kind='auto'"
+        )
+    return "regression"
+
+
+# The data
+
+
+class _Batches:
+    """Pairs of inputs and targets, with a progress bar."""
+
+    def __init__(self, x, y, batch_size, verbose):
+        self._batch_size = validation.integer("batch_size", batch_size, least=1)
+        self._verbose = verbose
+        self._pairs = not hasattr(x, "shape")
+        if self._pairs and y is not None:
+            raise ValueError(
+                "A data set holds its targets itself. Received: y beside a data set"
+            )
+        if not self._pairs:
+            x, y = ops.convert_to_numpy(x), ops.convert_to_numpy(y)
+            if len(x) != len(y) or not len(x):
+                raise ValueError(
+                    "Expected as many targets as inputs, and one at least. "
+                    f"Received: x.shape={x.shape}, y.shape={y.shape}"
+                )
+        self._x, self._y = x, y
+
+    def __iter__(self):
+        count = self._count()
+        bar = keras.utils.Progbar(count, verbose=1 if self._verbose else 0)
+        for index, (x, y) in enumerate(self._batches()):
+            yield x, ops.convert_to_numpy(y)
+            bar.update(index + 1)
+        if count is None:
+            bar.update(index + 1, finalize=True)
+
+    def _count(self):
+        if not self._pairs:
+            return -(-len(self._x) // self._batch_size)
+        try:
+            return len(self._x)
+        except TypeError:
+            return None
+
+    def _batches(self):
+        if not self._pairs:
+            for start in range(0, len(self._x), self._batch_size):
+                rows = slice(start, start + self._batch_size)
+                yield self._x[rows], self._y[rows]
+        elif isinstance(self._x, keras.utils.PyDataset):
+            for index in range(len(self._x)):
+                yield self._x[index][:2]
+        else:
+            for batch in self._x:
+                yield batch[:2]
+
+
+def _features(model, x):
+    phi = ops.convert_to_numpy(model.predict_on_batch(x)).astype("float64")
+    if not np.isfinite(phi).all():
+        raise ValueError(
+            "Expected finite features before the last layer. Received: NaN or infinity"
+        )
+    return phi
+
+
+# Regression
+
+
+def _regression(dense, features, batches, prior_precision, noise_precision):
+    """The layer with the exact posterior, and the noise's standard deviations."""
+    units = dense.units
+    models = [
+        BayesianLinearRegression(prior_precision, noise_precision, dense.use_bias)
+        for _ in range(units)
+    ]
+    held = []
+
+    def learn():
+        phi, y = (np.concatenate(parts) for parts in zip(*held))
+        for index, model in enumerate(models):
+            model.partial_fit(phi, y[:, index])
+        held.clear()
+
+    for x, y in batches:
+        phi = _features(features, x)
+        y = y.reshape(len(y), -1)
+        if y.shape != (len(phi), units):
+            raise ValueError(
+                f"Expected targets `(n, {units})`. Received: y of shape {y.shape}"
+            )
+        held.append((phi, y))
+        if sum(part.size for part, _ in held) >= _BLOCK_VALUES:
+            learn()  # in blocks: each costs an eigendecomposition
+    if held:
+        learn()
+
+    layer = _make_layer(dense, units, phi.shape[1], "per_output", probit=False)
+    means, factors = zip(*(model.weights_and_factor() for model in models))
+    stddevs = np.array([model.noise_precision_ for model in models]) ** -0.5
+    _assign(layer, np.stack(means), np.stack(factors) * stddevs[:, None, None])
+    return layer, stddevs
+
+
+# Classification
+
+
+def _laplace(dense, features, batches, prior_precision, probit):
+    """The layer with Laplace's approximation at the trained weights."""
+    if prior_precision != EVIDENCE:
+        prior_precision = validation.positive("prior_precision", prior_precision)
+    weights = [ops.convert_to_numpy(w).astype("float64") for w in dense.get_weights()]
+    mean = np.vstack(weights)  # (d, units)
+    binary = dense.units == 1
+    size, units = mean.shape
+    if mean.size > _MAX_WEIGHTS:
+        raise ValueError(
+            f"The joint covariance of {mean.size} weights would hold {mean.size}^2 "
+            f"numbers; {_MAX_WEIGHTS} weights at most. Put a narrower layer before the "
+            f"last, or replace it by `to_bayesian`. Received: {size} x {units} weights"
+        )
+    hessian = np.zeros((units, units, size, size))
+    for x, y in batches:
+        phi = _features(features, x)
+        _check_labels(y, len(phi), units)
+        if dense.use_bias:
+            phi = np.hstack([phi, np.ones((len(phi), 1))])
+        _add_hessian(hessian, phi, phi @ mean)
+    hessian = hessian.transpose(0, 2, 1, 3).reshape(mean.size, mean.size)
+    values, vectors = linalg.eigh(hessian)
+    values = np.maximum(values, 0.0)
+    if prior_precision == EVIDENCE:
+        prior_precision = best_prior_precision(values, np.square(mean).sum())
+    # C C' = V (l + alpha)^-1 V', by the QR of its root.
+    root = vectors / np.sqrt(values + prior_precision)
+    factor = linalg.qr(root.T, mode="r")[0].T
+    factor *= np.sign(np.diag(factor))
+    if binary:  # a softmax of two logits, the first 0 for certain
+        mean = np.hstack([np.zeros_like(mean), mean])
+        factor = linalg.block_diag(np.zeros_like(factor), factor)
+    units = mean.shape[1]
+    layer = _make_layer(dense, units, size - dense.use_bias, "full", probit)
+    _assign(layer, mean.T, factor[None])
+    return layer
+
+
+def _add_hessian(hessian, phi, logits):
+    """Adds the second derivatives of the summed cross-entropy, by class pairs."""
+    units = logits.shape[1]
+    if units == 1:
+        p = 1.0 / (1.0 + np.exp(-logits))
+        hessian[0, 0] += (phi * p * (1.0 - p)).T @ phi
+        return
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    for i in range(units):
+        for j in range(i + 1):
+            weight = p[:, i] * ((i == j) - p[:, j])
+            block = (phi * weight[:, None]).T @ phi
+            hessian[i, j] += block
+            if i != j:
+                hessian[j, i] += block
+
+
+def _check_labels(y, rows, units):
+    if len(y) != rows or y.size not in (rows, rows * units):
+        raise ValueError(
+            f"Expected labels `({rows},)` or one-hot `({rows}, {units})`. "
+            f"Received: y of shape {y.shape}"
+        )
+    classes = max(units, 2)
+    whole = np.array_equal(y, np.round(y))
+    if y.size == rows and not (whole and y.min() >= 0 and y.max() < classes):
+        raise ValueError(
+            f"Expected labels from 0 to {classes - 1}. Received: y from {y.min()} to "
+            f"{y.max()}"
+        )
+
+
+def best_prior_precision(values, squares):
+    """alpha that maximises -alpha/2 w'w + 1/2 sum log(alpha / (l + alpha)).
+
+    Args:
+        values: l, eigenvalues of the Hessian without the prior, `(P,)`.
+        squares: w'w.
+    """
+
+    def negative(log_alpha):
+        alpha = math.exp(log_alpha)
+        return 0.5 * (alpha * squares + np.log1p(values / alpha).sum())
+
+    grid = np.linspace(-15.0, 15.0, 61)
+    best = grid[np.argmin([negative(point) for point in grid])]
+    found = optimize.minimize_scalar(negative, (best - 0.5, best, best + 0.5))
+    return math.exp(float(np.clip(found.x, -15.0, 15.0)))
+
+
+# The layer
+
+
+def _make_layer(dense, units, input_dim, covariance, probit):
+    layer = BayesianLastLayer(
+        units,
+        use_bias=dense.use_bias,
+        covariance=covariance,
+        probit=probit,
+        name=dense.name,
+        dtype=dense.dtype_policy,
+    )
+    layer.build((None, input_dim))
+    return layer
+
+
+def _assign(layer, mean, factor):
+    """Sets means `(units, d)`, the bias last, and factors."""
+    kernel = mean.T
+    if layer.use_bias:
+        kernel, bias = kernel[:-1], kernel[-1]
+        layer.bias.assign(bias)
+    layer.kernel.assign(kernel)
+    layer.factor.assign(factor)
