@@ -12,7 +12,7 @@ resident set in `fit`, each in a process of its own, and ours also by batches of
 
 import argparse
 import json
-import resource
+import pathlib
 import subprocess
 import sys
 import time
@@ -52,8 +52,18 @@ def seconds(model, x, y):
     return time.perf_counter() - start
 
 
-def peak_mib():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def resident_mib(which):
+    """Resident memory now ("VmRSS") or its peak ("VmHWM"), of Linux."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if which in line) / 1024
+
+
+def peak_growth(function):
+    """How far the peak rises in a call above what is resident before it, MiB."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets older peaks
+    before = resident_mib("VmRSS")
+    function()
+    return resident_mib("VmHWM") - before
 
 
 def memory(what, rows, columns):
@@ -61,17 +71,17 @@ def memory(what, rows, columns):
     model = ridge() if what == "ridge" else ours()
     model.fit(*batch(BATCH, columns, 0))  # what the first call loads
     if what == "stream":
-        before = peak_mib()
-        for seed in range(rows // BATCH):
-            model.partial_fit(*batch(BATCH, columns, seed))
-        return peak_mib() - before
+
+        def stream():
+            for seed in range(rows // BATCH):
+                model.partial_fit(*batch(BATCH, columns, seed))
+
+        return peak_growth(stream)
     x, y = np.empty((rows, columns)), np.empty(rows)
     for seed in range(rows // BATCH):
         part = slice(seed * BATCH, (seed + 1) * BATCH)
         x[part], y[part] = batch(BATCH, columns, seed)
-    before = peak_mib()
-    model.fit(x, y)
-    return peak_mib() - before
+    return peak_growth(lambda: model.fit(x, y))
 
 
 def measured_memory(what, args):

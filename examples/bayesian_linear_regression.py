@@ -130,7 +130,7 @@ def train_layer(x, y, steps, copies):
         initial_log_stddev=-3.0,
     )
     model = keras.Sequential([keras.Input((1,)), layer])
-    rate = keras.optimizers.schedules.CosineDecay(0.02, steps)
+    rate = keras.optimizers.schedules.CosineDecay(0.05, steps)
     loss = keras_bdl.losses.GaussianNLL(stddev=NOISE_STDDEV)
     model.compile(keras.optimizers.Adam(rate), loss)
     rows = np.tile(np.arange(len(x)), steps * copies)
@@ -215,7 +215,7 @@ def main():
     cli.add_common(parser)
     args = parser.parse_args()
     keras.utils.set_random_seed(args.seed)
-    steps, copies = (200, 8) if args.smoke else (1500, 64)
+    steps, copies = (800, 16) if args.smoke else (1500, 64)
     figures = {
         "line_posterior": draw_lines(args.seed),
         "mean_field": draw_mean_field(args.seed, steps, copies),

@@ -4,7 +4,6 @@ import math
 import typing
 
 import numpy as np
-from scipy import linalg
 
 from keras_bdl import validation
 from keras_bdl.models.estimator import Estimator, numeric_array
@@ -12,6 +11,7 @@ from keras_bdl.models.evidence import (
     EvidenceMaximizer,
     GammaNoise,
     KnownNoise,
+    covariance_factor,
     log_evidence,
 )
 from keras_bdl.models.regression_statistics import RegressionStatistics
@@ -55,7 +55,9 @@ class BayesianLinearRegression(Estimator):
     Everything is float64 by Cholesky factors. The model keeps sums over rows, O(d^2)
     memory, and reads data a block at a time; `partial_fit` of batches gives what `fit`
     of all rows gives. More columns than rows, collinear and constant columns, and no
-    rows at all are well-defined: the prior decides what the data leave open.
+    rows at all are well-defined: the prior decides what the data leave open. So it does
+    where columns differ by less than about 1e-7 of their size, whose squares differ by
+    no more than rounding.
 
     Args:
         prior_precision: alpha, above 0; or "evidence".
@@ -153,6 +155,9 @@ class BayesianLinearRegression(Estimator):
 
         Returns:
             float64 `(n,)`, or a pair of them.
+
+        Raises:
+            TypeError, ValueError: on inputs that `fit` refuses, or before it.
         """
         mean, scale = self._predictive(X, return_std)
         if not return_std:
@@ -189,10 +194,12 @@ class BayesianLinearRegression(Estimator):
 
         Raises:
             ImportError: if TensorFlow Probability is not installed.
+            ValueError: with an intercept and no rows.
         """
         from keras_bdl.interop import tfp
 
         mean, scale = self._predictive(X, with_scale=True)
+        self._check_proper()
         if self._unknown_noise():
             df = 2.0 * self.noise_shape_
             return tfp.make("StudentT", df=np.float64(df), loc=mean, scale=scale)
@@ -203,7 +210,7 @@ class BayesianLinearRegression(Estimator):
 
         Args:
             num_samples: number of draws.
-            seed: integer, or None for fresh ones.
+            seed: integer from 0, or None for fresh ones.
 
         Returns:
             float64 `(num_samples, d + 1)`, the intercept last, or `(num_samples, d)`.
@@ -212,6 +219,8 @@ class BayesianLinearRegression(Estimator):
             ValueError: with an intercept and no rows.
         """
         num_samples = validation.integer("num_samples", num_samples, least=1)
+        if seed is not None:
+            seed = validation.integer("seed", seed, least=0)
         mean, factor = self.weights_and_factor()
         rng = np.random.default_rng(seed)
         draws = rng.normal(size=(num_samples, len(mean))) @ factor.T
@@ -237,8 +246,8 @@ class BayesianLinearRegression(Estimator):
         if s.count:
             exact = residual <= s.least_energy
             precision = math.inf if exact else float(s.count / residual)
-        if isinstance(self._noise, KnownNoise) and self.noise_precision != EVIDENCE:
-            precision = self._noise.beta
+        if self._known_beta is not None:
+            precision = self._known_beta
         intercept = math.nan if s.centred and not s.count else self._offset(coef)
         return RegressionPoint(coef, intercept, precision)
 
@@ -271,6 +280,13 @@ class BayesianLinearRegression(Estimator):
             self._noise, self._ratio, log_det, self._energy, self._statistics
         )
         return float(value)
+
+    def __sklearn_tags__(self):
+        """What scikit-learn's cross-validation asks of a regressor."""
+        from sklearn.utils import RegressorTags, Tags, TargetTags
+
+        target = TargetTags(required=True)
+        return Tags("regressor", target, regressor_tags=RegressorTags())
 
     def _settings(self):
         """alpha, or None to choose it, and the noise likewise."""
@@ -309,16 +325,16 @@ class BayesianLinearRegression(Estimator):
     def _solve(self, statistics, alpha, noise):
         """Sets the learned state by the statistics of all rows."""
         s, n = statistics, statistics.degrees_of_freedom
-        ratio = alpha if isinstance(noise, GammaNoise) else None
-        if isinstance(noise, KnownNoise) and alpha is not None:
-            ratio = alpha / noise.beta
+        known_beta = noise.beta if isinstance(noise, KnownNoise) else None
+        ratio = None
+        if alpha is not None and noise is not None:
+            ratio = alpha / (known_beta or 1.0)  # of a Gamma it is in units of beta
         if ratio is None:
             ratio = EvidenceMaximizer(s, alpha, noise).best_ratio()
         if ratio is None:  # the data do not say
-            known_beta = noise.beta if isinstance(noise, KnownNoise) else 1.0
-            ratio = (1.0 if alpha is None else alpha) / known_beta
+            ratio = (alpha or 1.0) / (known_beta or 1.0)
 
-        factor = _covariance_factor(s.xx, ratio)
+        factor = covariance_factor(s.xx, ratio)
         coef = factor @ (factor.T @ s.xy)
         energy = max(s.yy - coef @ s.xy, s.least_energy)
         if noise is None and alpha is not None:
@@ -326,7 +342,7 @@ class BayesianLinearRegression(Estimator):
         elif noise is None:
             noise = KnownNoise(n / energy if n else 1.0)
 
-        self._statistics, self._noise = statistics, noise
+        self._statistics, self._noise, self._known_beta = statistics, noise, known_beta
         self._ratio, self._factor, self._energy = ratio, factor, energy
         self.num_examples_ = s.count
         self.n_features_in_ = len(coef)
@@ -363,9 +379,23 @@ class BayesianLinearRegression(Estimator):
             if with_scale:
                 x = (x - self._statistics.x_mean) @ self._factor
                 scale[block] = np.sqrt(noise + np.square(x).sum(axis=1))
+        wrong = np.count_nonzero(~np.isfinite(mean))
+        if wrong:
+            raise ValueError(
+                "Expected `X` without NaN or infinity; drop those rows or fill them in. "
+                f"Received: such values in {wrong} rows"
+            )
         if with_scale:
             scale /= math.sqrt(self.noise_precision_)
         return mean, scale
+
+    def _check_proper(self):
+        if self._statistics.centred and self.num_examples_ == 0:
+            raise ValueError(
+                "Expected at least one row: until then the posterior of the intercept "
+                "is its flat prior. Fit a row, or set `fit_intercept=False`. "
+                "Received: num_examples_=0"
+            )
 
     def weights_and_factor(self):
         """Mean of all weights, and a factor of their covariance in units of 1 / beta.
@@ -380,33 +410,9 @@ class BayesianLinearRegression(Estimator):
         self._check_fitted()
         if not self._statistics.centred:
             return self.coef_, self._factor
-        if self.num_examples_ == 0:
-            raise ValueError(
-                "Expected at least one row: until then the posterior of the intercept "
-                "is its flat prior. Fit a row, or set `fit_intercept=False`. "
-                "Received: num_examples_=0"
-            )
+        self._check_proper()
         below = -self._statistics.x_mean @ self._factor
         factor = np.zeros((len(below) + 1, len(below) + 1))
         factor[:-1, :-1] = self._factor
         factor[-1] = [*below, 1.0 / math.sqrt(self.num_examples_)]
         return np.append(self.coef_, self.intercept_), factor
-
-
-def _covariance_factor(products, ratio):
-    """Lower triangular C, C C' the inverse of `products + ratio I`.
-
-    Of a matrix U U', U upper triangular, it is the inverse of U'. Flipping rows and
-    columns makes the lower triangular Cholesky factor an upper triangular one.
-    """
-    precision = products + ratio * np.eye(len(products))
-    try:
-        upper = np.linalg.cholesky(precision[::-1, ::-1])[::-1, ::-1]
-    except np.linalg.LinAlgError as error:
-        raise ValueError(
-            "Expected a prior that float64 can tell from 0 beside these columns: they "
-            "are collinear, and the prior is all that decides between them. Rescale "
-            "the columns, or raise `prior_precision`. Received: prior_precision over "
-            f"noise precision={ratio:g}, largest sum of squares={products.max():g}"
-        ) from error
-    return linalg.solve_triangular(upper, np.eye(len(products)), trans="T")

@@ -38,13 +38,15 @@ class Estimator:
         params = ", ".join(f"{k}={v!r}" for k, v in self.get_params().items())
         return f"{type(self).__name__}({params})"
 
+    def _learned(self):
+        return [name for name in vars(self) if name.endswith("_")]
+
     def _forget(self):
-        params = self.get_params()
-        for name in [name for name in vars(self) if name not in params]:
+        for name in self._learned():
             delattr(self, name)
 
     def _is_fitted(self):
-        return len(vars(self)) > len(self.get_params())
+        return bool(self._learned())
 
     def _check_fitted(self):
         if not self._is_fitted():

@@ -81,6 +81,25 @@ def log_evidence(noise, ratio, log_det, energy, statistics):
     return value
 
 
+def covariance_factor(products, ratio):
+    """Lower triangular C, C C' the inverse of `products + ratio I`.
+
+    Of a matrix U U', U upper triangular, it is the inverse of U'. Flipping rows and
+    columns makes the lower triangular Cholesky factor an upper triangular one.
+    """
+    precision = products + ratio * np.eye(len(products))
+    try:
+        upper = np.linalg.cholesky(precision[::-1, ::-1])[::-1, ::-1]
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            "Expected a prior that float64 can tell from 0 beside these columns: they "
+            "are collinear, and the prior is all that decides between them. Rescale "
+            "the columns, or raise `prior_precision`. Received: prior_precision over "
+            f"noise precision={ratio:g}, largest sum of squares={products.max():g}"
+        ) from error
+    return linalg.solve_triangular(upper, np.eye(len(products)), trans="T")
+
+
 class EvidenceMaximizer:
     """Finds the ratio r of highest evidence.
 

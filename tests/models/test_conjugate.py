@@ -1,5 +1,6 @@
 """The exact models against SciPy, quadrature and dense Gaussians."""
 
+import functools
 import itertools
 import pickle
 import sys
@@ -500,7 +501,8 @@ def test_no_rows_leave_the_prior():
     assert unknown.predict(x, True)[1] == pytest.approx(expected)
     flat = BayesianLinearRegression(4.0, 2.0).fit(x[:0], [])
     assert flat.predict(x, True) == (0.0, np.inf) and flat.log_evidence() == np.inf
-    for call in (flat.posterior, lambda: flat.sample(1)):
+    predictive = functools.partial(flat.posterior_predictive, x)
+    for call in (flat.posterior, predictive, lambda: flat.sample(1)):
         with pytest.raises(ValueError, match="at least one row.*Received"):
             call()
 
@@ -612,6 +614,24 @@ def test_scikit_learn_conventions(model):
     assert clone.get_params() == params and not clone._is_fitted()
 
 
+def test_scikit_learn_takes_the_regression_into_pipelines_and_searches():
+    model_selection = pytest.importorskip("sklearn.model_selection")
+    from sklearn import pipeline, preprocessing
+
+    x, y = make_data()
+    steps = preprocessing.StandardScaler(), BayesianLinearRegression()
+    model = pipeline.make_pipeline(*steps).fit(x, y)
+    assert model.predict(x, return_std=True)[1].shape == (40,)
+    scores = model_selection.cross_val_score(model, x, y, scoring="r2", cv=4)
+    assert scores.mean() > 0.5
+    search = model_selection.GridSearchCV(
+        BayesianLinearRegression(noise_precision=1.0),
+        {"prior_precision": [1e6, 1.0]},
+        scoring="neg_mean_squared_error",
+    )
+    assert search.fit(x, y).best_params_ == {"prior_precision": 1.0}
+
+
 def _arguments(params):
     return ", ".join(f"{name}={value!r}" for name, value in params.items())
 
@@ -660,6 +680,11 @@ def test_refused_rows_leave_the_model_as_it_was():
             model.partial_fit(rows, targets)
     with pytest.raises(ValueError, match="3 columns.*Received"):
         model.predict(x[:, :2])
+    with pytest.raises(ValueError, match="without NaN.*Received.*1 rows"):
+        model.predict(bad)
+    for seed in (-1, 0.5):
+        with pytest.raises((TypeError, ValueError), match="Received: seed="):
+            model.sample(2, seed=seed)
     with pytest.raises(ValueError, match="fit_intercept.*afresh.*Received"):
         model.set_params(fit_intercept=False).partial_fit(x, y)
     assert model.log_evidence() == before and model.num_examples_ == 40
