@@ -382,8 +382,8 @@ class BayesianLinearRegression(Estimator):
         wrong = np.count_nonzero(~np.isfinite(mean))
         if wrong:
             raise ValueError(
-                "Expected `X` without NaN or infinity; drop those rows or fill them in. "
-                f"Received: such values in {wrong} rows"
+                "Expected `X` without NaN or infinity; drop those rows or fill them "
+                f"in. Received: such values in {wrong} rows"
             )
         if with_scale:
             scale /= math.sqrt(self.noise_precision_)
