@@ -56,8 +56,8 @@ class BayesianLinearRegression(Estimator):
     memory, and reads data a block at a time; `partial_fit` of batches gives what `fit`
     of all rows gives. More columns than rows, collinear and constant columns, and no
     rows at all are well-defined: the prior decides what the data leave open. So it does
-    where columns differ by less than about 1e-7 of their size, whose squares differ by
-    no more than rounding.
+    where columns differ by less than about 1e-6 of their size, which their squares show
+    no more. Rescale columns whose scales differ as much.
 
     Args:
         prior_precision: alpha, above 0; or "evidence".

@@ -131,15 +131,19 @@ class EvidenceMaximizer:
         largest = self.eigenvalues[-1]
         if n == 0 or (largest == 0.0 and self.prior_precision is None):
             return None
+        # Below, float64 cannot tell the prior from 0 beside collinear columns. So with
+        # them, noise of less than about 1e-6 of the targets is not told from less.
+        floor = largest * max(1e-12, 1e-15 * len(self.projections))
+        collinear = self.eigenvalues[0] < floor
         if self.prior_precision is None:
-            # From no shrinkage that float64 would notice to weights of 0.
-            low, high = max(1e-12, 1e-15 * len(self.projections)), 1e8
-            low, high = largest * low, largest * high
+            # From targets that have no noise in float64 to weights of 0.
+            low, high = floor if collinear else 1e-24 * largest, 1e8 * largest
         else:
             # The variance of the noise is at most yy, and 0 only by rounding.
             least = self.statistics.least_energy / n
             low = self.prior_precision * least
             high = self.prior_precision * max(yy, 2.0 * least)
+            low = max(low, min(floor, high)) if collinear else low
         steps = 2 + math.ceil((math.log(high) - math.log(low)) / _GRID_STEP)
         grid = np.linspace(math.log(low), math.log(high), steps)
         slopes = self.slope(grid)

@@ -537,6 +537,15 @@ def test_twin_columns_share_a_weight_and_constant_ones_have_none():
         weak(1e4 * columns, y)
 
 
+@pytest.mark.parametrize("prior", ["evidence", 1.0])
+def test_targets_that_twin_columns_fit_exactly(prior):
+    x = np.random.default_rng(0).normal(size=(30, 1)) * [1.0, 1.0]
+    for intercept in (False, True):
+        model = BayesianLinearRegression(prior, "evidence", intercept).fit(x, x[:, 0])
+        np.testing.assert_allclose(model.coef_, 0.5, rtol=1e-3)
+        assert model.predict(x, return_std=True)[1].max() < 1e-3
+
+
 @pytest.mark.parametrize("values", [np.zeros(6), np.full(6, 1e6)], ids=["0", "1e6"])
 @pytest.mark.parametrize("noise", NOISES, ids=str)
 def test_targets_without_noise(values, noise):
