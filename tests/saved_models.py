@@ -71,6 +71,12 @@ MODELS = {
         keras_bdl.VariationalGaussianDropout(layer=layers.Dense(3), alpha_per="weight"),
         keras_bdl.VariationalGaussianDropout(alpha_per="unit"),
     ),
+    "last_layer": lambda: sequential(
+        layers.Dense(3), keras_bdl.BayesianLastLayer(2), layers.Softmax()
+    ),
+    "last_layer_probit": lambda: sequential(
+        keras_bdl.BayesianLastLayer(3, covariance="full", probit=True, seed=1)
+    ),
     "early_exit": early_exit,
     "early_exit_elbo": lambda: early_exit(objective="elbo", estimator="expected"),
     "gaussian_latent": lambda: sequential(

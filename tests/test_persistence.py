@@ -46,8 +46,8 @@ def test_there_is_a_file_of_everything():
         found |= set(json_names(zipfile.ZipFile(path).read("config.json")))
     models = {
         name
-        for name in keras_bdl.models.__all__
-        if issubclass(getattr(keras_bdl.models, name), keras.Model)
+        for name, value in vars(keras_bdl.models).items()
+        if isinstance(value, type) and issubclass(value, keras.Model)
     }
     all_priors = {
         name
