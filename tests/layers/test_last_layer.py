@@ -59,7 +59,7 @@ class LastLayerCase(Case):
         return to_numpy(layer.kernel), variances[: layer.kernel.shape[0]]
 
 
-def case(name, covariance, use_bias=True):
+def case(name, covariance, use_bias=True, thorough=False):
     def make(**options):
         options = {"use_bias": use_bias, "covariance": covariance, **options}
         return keras_bdl.BayesianLastLayer(3, **options)
@@ -68,14 +68,21 @@ def case(name, covariance, use_bias=True):
         return keras.layers.Dense(3, use_bias=use_bias, **options)
 
     return LastLayerCase(
-        name, make, plain, (4,), oracle_kl=None, has_kl=False, drop_in=False
+        name,
+        make,
+        plain,
+        (4,),
+        oracle_kl=None,
+        has_kl=False,
+        drop_in=False,
+        thorough=thorough,
     )
 
 
 class TestBayesianLastLayer(LayerContract):
     cases = [
         case("per_output", "per_output"),
-        case("full", "full"),
+        case("full", "full", thorough=True),
         case("without_bias", "full", use_bias=False),
     ]
 

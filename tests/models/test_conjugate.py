@@ -5,6 +5,7 @@ import itertools
 import pickle
 import sys
 
+import keras
 import numpy as np
 import pytest
 from scipy import integrate, linalg, optimize, special, stats
@@ -17,6 +18,10 @@ from keras_bdl.models.conjugate import (
     DirichletCategorical,
 )
 
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow",
+    reason="NumPy and SciPy alone: on one backend is on all",
+)
 TOSSES = np.array([1, 0, 1, 1, 1, 0, 1])
 NOISES = ("evidence", 1.7, (1.5, 0.8))
 SIZES = [(1, 3), (4, 9), (40, 3)]
