@@ -234,7 +234,9 @@ class BayesianLastLayer(base.StochasticLayer, keras.layers.Dense):
 
 
 def _identities(shape, dtype=None):
-    return ops.broadcast_to(ops.eye(shape[-1], dtype=dtype), shape)
+    return ops.tile(
+        ops.expand_dims(ops.eye(shape[-1], dtype=dtype), 0), (shape[0], 1, 1)
+    )
 
 
 def probit_logits(mean, covariance):
