@@ -5,8 +5,8 @@
 A VAE of dense layers is trained on MNIST digits and scores test digits and letters;
 another is trained on letters and scores other letters and test digits. Two likelihoods:
 Bernoulli, of images binarised anew in every batch (those scored: once), and discretised
-logistic, of 256 levels of grey. AUROCs of every score of `ood_score`, over seeds; nothing
-is chosen by them. 0.5 is chance.
+logistic, of 256 levels of grey. AUROCs of every score of `ood_score`, over seeds;
+nothing is chosen by them. 0.5 is chance.
 """
 
 import argparse
