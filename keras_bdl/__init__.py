@@ -43,6 +43,7 @@ from keras_bdl.saved_model import export as export
 from keras_bdl.sparse_file import load_sparse as load_sparse
 from keras_bdl.sparse_file import save_sparse as save_sparse
 from keras_bdl.training import set_num_examples as set_num_examples
+from keras_bdl.updating import prior_from_posterior as prior_from_posterior
 
 __version__ = "0.1.0"
 
@@ -84,6 +85,7 @@ __all__ = [
     "ops",
     "predict",
     "predict_uncertainty",
+    "prior_from_posterior",
     "priors",
     "save_sparse",
     "set_num_examples",

@@ -164,7 +164,7 @@ def to_keras(model, weights="mean", seed=None):
     """
     if hasattr(type(model), "to_keras"):
         return model.to_keras(weights, seed)
-    _check_is_built_model(model)
+    check_is_built_model(model)
     base.check_weights(weights)
     if seed is not None:
         seed = validation.integer("seed", seed)
@@ -209,7 +209,8 @@ def _called(model):
     return model
 
 
-def _check_is_built_model(model):
+def check_is_built_model(model):
+    """Refuses what is no Keras model, or has no weights yet."""
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"Expected `model` to be a Keras model. Received: model={model!r}"
@@ -227,7 +228,7 @@ def _check_model(model):
             "Expected a plain Keras model; convert the network, and make a keras_bdl "
             f"model of the result. Received: model={model!r}"
         )
-    _check_is_built_model(model)
+    check_is_built_model(model)
 
 
 def _classes_of(method):

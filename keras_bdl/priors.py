@@ -105,7 +105,8 @@ class NormalPerWeight(Prior):
 
     They are non-trainable variables of the layer, `prior_kernel_mean`,
     `prior_kernel_log_stddev` and so for the bias, and are saved with it. To begin with
-    they are 0 and `stddev`; `to_bayesian(model, moped=delta)` sets them.
+    they are 0 and `stddev`; `to_bayesian(model, moped=delta)` sets the means, and
+    `prior_from_posterior(model)` both.
 
     Args:
         stddev: positive float, where all standard deviations start.

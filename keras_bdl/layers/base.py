@@ -180,6 +180,17 @@ class StochasticLayer:
             f"the model as it is. Received: layer={self.name!r}"
         )
 
+    def posterior_as_prior(self):
+        """A layer like this one, its prior and its posterior the posterior of this one.
+
+        Only where weights have Gaussian posteriors and any Gaussian can be the prior.
+        """
+        raise ValueError(
+            f"The posterior of `{type(self).__name__}` cannot become the prior of its "
+            "weights; that of `VariationalDense` and `VariationalConv*D` can. "
+            f"Received: layer={self.name!r}"
+        )
+
     @property
     def weights(self):
         # `set_weights` must not carry what was told from one model to another.

@@ -7,9 +7,9 @@ q(w) = N(m, s^2) ("mean field"): Blundell, Cornebise, Kavukcuoglu and Wierstra,
 import keras
 from keras import ops
 
-from keras_bdl import validation
+from keras_bdl import priors, validation
 from keras_bdl.layers import linear
-from keras_bdl.layers.base import assign_copy, wide
+from keras_bdl.layers.base import assign_copy, copy_activation, live_config, wide
 from keras_bdl.layers.drop_in import DropInLayer, check_conversion
 from keras_bdl.ops import estimators
 
@@ -112,6 +112,20 @@ class MeanFieldLayer(DropInLayer):
             stddev = ops.maximum(delta * ops.abs(mean), _LEAST_STDDEV)
             spread[name].assign(ops.log(stddev))
 
+    def posterior_as_prior(self):
+        config = live_config(type(self), self)
+        config |= {"prior": priors.NormalPerWeight(), "num_examples": None}
+        copy = type(self).from_config(config)
+        copy.build(self.get_build_config()["input_shape"])
+        copy_activation(self, copy)
+        for name, variable in self.posterior_variables().items():
+            assign_copy(copy.posterior_variables()[name], variable)
+        for name, moments in copy.gaussians().items():
+            prior = copy.prior.of(name, copy._prior_variables)
+            for part, value in zip(("mean", "log_stddev"), moments):
+                assign_copy(prior[part], value)
+        return copy
+
     def posterior(self):
         from keras_bdl.interop import tfp
 
@@ -212,15 +226,18 @@ class MeanFieldLayer(DropInLayer):
         outputs = linear.apply_kernel_per_sample(self, inputs, kernels, biases)
         return self._activate(outputs)
 
-    def saved_variables(self):
+    def posterior_variables(self):
+        """Variables of the posterior, and a bias without one, by name."""
         variables = {
             "kernel_log_stddev": self.kernel_log_stddev,
             "kernel": self._kernel,
             "bias": self.bias,
             "bias_log_stddev": self.bias_log_stddev,
-            **super().saved_variables(),
         }
         return {name: v for name, v in variables.items() if v is not None}
+
+    def saved_variables(self):
+        return {**self.posterior_variables(), **super().saved_variables()}
 
     def get_config(self):
         return {

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_bdl import validation
-from keras_bdl.layers.base import register, wide
+from keras_bdl.layers.base import StochasticLayer, register, wide
 from keras_bdl.layers.mean_field import MeanFieldConv, MeanFieldDense, MeanFieldLayer
 from keras_bdl.ops import divergences
 
@@ -81,6 +81,10 @@ class SparseVDLayer(MeanFieldLayer):
 
     def centre_kernel(self):
         return self.pruned_kernel() if self.prune_in_training else self.kernel
+
+    def posterior_as_prior(self):
+        # Its prior is always log-uniform.
+        return StochasticLayer.posterior_as_prior(self)
 
     def get_config(self):
         config = super().get_config()

@@ -206,6 +206,22 @@ class BayesianLayer(StochasticLayer):
         variables = {**super().saved_variables(), **self._prior_variables}
         return {name: v for name, v in variables.items() if v is not None}
 
+    def load_own_variables(self, store):
+        # Weights of another prior may be loaded, but not one that was made for them.
+        lost = ["prior_kernel_mean", "prior_bias_mean"]
+        lost = [
+            n for n in lost if n in store.keys() and n not in self.saved_variables()
+        ]
+        if self.built and lost:
+            raise ValueError(
+                f"The file has a prior of its own for each weight of layer "
+                f"'{self.name}', which this layer's prior cannot hold. Load it into "
+                "the model that it was saved from, made anew (a subclassed one by "
+                "`to_bayesian` or `prior_from_posterior`). "
+                f"Received: prior={self.prior!r}"
+            )
+        super().load_own_variables(store)
+
     def load_told(self, name, value):
         # The constructor's weight holds; a checkpoint may be mid-warm-up.
         if name == "num_examples" and self.num_examples is None and value > 0:

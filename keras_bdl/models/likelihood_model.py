@@ -13,9 +13,10 @@ from keras_bdl import (
     sampler,
     saved_model,
     training,
+    updating,
     validation,
 )
-from keras_bdl.layers import latent
+from keras_bdl.layers import base, latent
 from keras_bdl.layers.weight_posterior import bayesian_layers
 
 
@@ -72,6 +73,22 @@ class LikelihoodModel(keras.Model):
     def to_keras(self, weights="mean", seed=None):
         """As `keras_bdl.to_keras`: a plain Keras model with the outputs of this one."""
         return conversion.to_keras(self.network, weights, seed)
+
+    def prior_from_posterior(self):
+        """As `keras_bdl.prior_from_posterior`: a model like this, not compiled."""
+        network = updating.prior_from_posterior(self.network)
+        config = {**self.get_config(), "num_examples": None}
+        copy = type(self)(**{**config, "network": network})
+        if self.built and not copy.built:
+            copy.build_from_config(self.get_build_config())
+        for old, new in zip(*(m._own_weights() for m in (self, copy)), strict=True):
+            base.assign_copy(new, old)
+        return copy
+
+    def _own_weights(self):
+        """Scales and noise: weights of the model outside of its network."""
+        of_network = {id(w) for w in self.network.weights}
+        return [w for w in self.weights if id(w) not in of_network]
 
     def export(self, filepath, format="tf_saved_model", **kwargs):
         """As `keras.Model.export`: what `model(x)` gives.
