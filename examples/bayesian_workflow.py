@@ -242,7 +242,7 @@ def draw_comparison(x, y, num_held_out, orders, seed):
                 zorder=4)  # fmt: skip
         ax.set(xlabel="order", ylabel=label)
         plain(ax)
-    axes[0].legend(frameon=False, loc="lower right")
+    axes[0].legend(frameon=False, loc="center right")
     best = [max(scores, key=lambda key: scores[key][i]) for i in (0, 1)]
     names = [f"{kind} {order}" for kind, order in best]
     print(f"best by evidence: {names[0]}; best on held-out rows: {names[1]}")

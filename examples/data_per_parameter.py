@@ -38,6 +38,7 @@ import data
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import ticker
 
 import keras_bdl
 from keras_bdl import plots
@@ -93,7 +94,6 @@ SETTINGS = {
     ),
 }
 SMOKE = Settings(sizes=(20, 60), day=20, num_days=2, num_seeds=2, hidden=8, steps=100)
-STEPS_PER_CALL = 100  # of training, in one call of the compiled function
 
 
 # --- A network that is trained again and again ---------------------------------------
@@ -133,7 +133,6 @@ class Learner:
         network.compile(
             keras.optimizers.Adam(rate),
             keras_bdl.losses.CategoricalNLL(),
-            steps_per_execution=STEPS_PER_CALL,
         )
 
     def restart(self, seed):
@@ -195,24 +194,27 @@ def follow(learner, follower):
     return follower
 
 
-def make_learner(method, x, settings):
-    return Learner(make_network(method, x.shape[1], settings), method, settings)
+def make_learners(methods, x, settings):
+    """By the names of the methods."""
+    return {
+        name: Learner(make_network(method, x.shape[1], settings), method, settings)
+        for name, method in methods.items()
+    }
 
 
 # --- Fewer and fewer rows ------------------------------------------------------------
 
 
-def shrink(train, test, methods, settings, first_seed=0):
-    """Measures `(methods, sizes, seeds, 3)` on the test rows."""
+def shrink(train, test, learners, settings, first_seed=0):
+    """Measures `(learners, sizes, seeds, 3)` on the test rows."""
     (x, y), results = train, []
-    for method in methods.values():
-        learner = make_learner(method, x, settings)
+    for learner in learners.values():
         for size in settings.sizes:
             for seed in range(first_seed, first_seed + settings.num_seeds):
                 rows = np.random.default_rng(seed).permutation(len(x))[:size]
                 learner.restart(seed).fit(x[rows], y[rows], seed)
                 results.append(learner.judge(*test))
-    shape = (len(methods), len(settings.sizes), settings.num_seeds, len(MEASURES))
+    shape = (len(learners), len(settings.sizes), settings.num_seeds, len(MEASURES))
     return np.reshape(results, shape)
 
 
@@ -246,12 +248,12 @@ def draw(names, heads, results, measures, label, log_x):
         if measure == "NLL":
             ax.set_ylabel("test NLL (nats)")
             ax.set_yscale("log")
+            ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
             ax.yaxis.set_major_formatter("{x:g}")
-            ax.yaxis.set_minor_formatter("{x:g}")
         if log_x:
             ax.set_xscale("log")
         ax.set_xticks(heads, [f"{head:,}" for head in heads])
-        ax.minorticks_off() if log_x and measure != "NLL" else None
+        ax.minorticks_off()
     axes[0].legend(frameon=False)
     return figure
 
@@ -261,25 +263,24 @@ def draw(names, heads, results, measures, label, log_x):
 DAILY = ("all days at once", "posterior as prior", "new day alone", "trained on")
 
 
-def day_by_day(train, test, settings, first_seed=0):
+def day_by_day(train, test, learners, settings, first_seed=0):
     """Measures `(ways of DAILY, days, seeds, 3)` on the test rows."""
     (x, y), day = train, settings.day
-    together, alone = (make_learner(METHODS["Bayesian"], x, settings) for _ in "ab")
-    point = make_learner(METHODS["weight decay"], x, settings)
-    follower = None
+    learner, point, follower = learners["Bayesian"], learners["weight decay"], None
     results = np.empty((len(DAILY), settings.num_days, settings.num_seeds, 3))
-    for seed in range(settings.num_seeds):
-        rows = np.random.default_rng(first_seed + seed).permutation(len(x))
-        point.restart(first_seed + seed)
-        for index in range(settings.num_days):
-            known = rows[: (index + 1) * day]
-            new, start = known[-day:], 1000 * (first_seed + seed) + index
-            together.restart(start).fit(x[known], y[known], start)
-            alone.restart(start).fit(x[new], y[new], start)
-            point.fit(x[new], y[new], start)
-            updated = follower.fit(x[new], y[new], start) if index else together
-            learners = (together, updated, alone, point)
-            results[:, index, seed] = [learner.judge(*test) for learner in learners]
+    for index in range(settings.num_seeds):
+        rows = np.random.default_rng(first_seed + index).permutation(len(x))
+        point.restart(first_seed + index)
+        for today in range(settings.num_days):
+            known = rows[: (today + 1) * day]
+            new = known[-day:]
+            seed = 1000 * (first_seed + index) + today
+            alone = learner.restart(seed).fit(x[new], y[new], seed).judge(*test)
+            together = learner.restart(seed).fit(x[known], y[known], seed).judge(*test)
+            updated = follower.fit(x[new], y[new], seed) if today else learner
+            on = point.fit(x[new], y[new], seed).judge(*test)
+            measures = together, updated.judge(*test), alone, on
+            results[:, today, index] = measures
             follower = follow(updated, follower)
     return results
 
@@ -302,7 +303,8 @@ def choose(train, settings):
     }
     settings = dataclasses.replace(settings, sizes=sizes, num_seeds=2)
     print("P: point estimate, B: Bayesian; scale of the prior, weight")
-    print_table("rows", methods, sizes, shrink(rest, judged, methods, settings))
+    results = shrink(rest, judged, make_learners(methods, x, settings), settings)
+    print_table("rows", methods, sizes, results)
 
 
 def load(args):
@@ -326,9 +328,10 @@ def main():
         choose(train, settings)
         return
     sizes, days = settings.sizes, range(1, settings.num_days + 1)
-    by_size = shrink(train, test, METHODS, settings, args.seed)
+    learners = make_learners(METHODS, train[0], settings)
+    by_size = shrink(train, test, learners, settings, args.seed)
     print_table("rows for training", METHODS, sizes, by_size)
-    by_day = day_by_day(train, test, settings, args.seed)
+    by_day = day_by_day(train, test, learners, settings, args.seed)
     print_table(f"after days of {settings.day} rows", DAILY, days, by_day)
     figures = {
         "data_per_parameter": draw(

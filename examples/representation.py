@@ -11,8 +11,11 @@ codes. Principal components come from the same images without labels: what the c
 give beyond them is what a model that is not linear has found.
 
 The test accuracy is a mean with its standard error over draws of the labelled images.
-The strength of regularisation is chosen for each kind of features, on images of the
-training set that are used for nothing else.
+The strength of regularisation is chosen for each kind of features, and the VAE of the
+digits was, on images of the training set whose labels are used for nothing else.
+
+On the digits the codes win nothing: 64 pixels are few, and classes of them are nearly
+linear already. They lose a few points with few labels and catch up with many.
 
 Picture, in `--output`:
 
@@ -36,11 +39,12 @@ class Settings:
     labels: tuple = (1, 2, 5, 10, 20, 50)  # of each class
     num_draws: int = 10
     num_judged: int = 347  # training images on which C is chosen
-    latent_dim: int = 16
-    hidden: tuple = (128, 128)
-    epochs: int = 150
+    latent_dim: int = 32
+    hidden: tuple = (256,)
+    epochs: int = 100
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
+    beta: float = 0.1  # weight of the KL: below 1 codes keep more of the image
 
 
 SETTINGS = {
@@ -52,6 +56,8 @@ SETTINGS = {
         hidden=(300, 300),
         epochs=40,
         batch_size=128,
+        learning_rate=1e-3,
+        beta=1.0,
     ),
 }
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # C: the prior variance of the weights
@@ -63,6 +69,7 @@ def train_vae(x, settings, seed):
         settings.latent_dim,
         settings.hidden,
         activation="relu",
+        beta=settings.beta,
         seed=seed,
     )
     steps = settings.epochs * int(np.ceil(len(x) / settings.batch_size))
