@@ -24,6 +24,11 @@ Then the rows come day by day, and yesterday's may not be kept. Yesterday's post
 today's prior (`keras_bdl.prior_from_posterior`) is set beside training on all days at
 once, on the new day alone, and a point estimate that is trained on from where it was.
 
+On the digits the posterior is no better than weight decay, as wide as it was chosen to
+be for both; both beat the highest likelihood where rows are few. What the posterior adds
+is the second part: as a prior it keeps most of what all days at once would give, and
+training on, or on the new day alone, does not.
+
 Pictures, in `--output`:
 
     data_per_parameter.png    NLL and calibration error against the rows for training
@@ -94,6 +99,7 @@ SETTINGS = {
     ),
 }
 SMOKE = Settings(sizes=(20, 60), day=20, num_days=2, num_seeds=2, hidden=8, steps=100)
+SMOKE_METHODS = ("weight decay", "Bayesian")
 
 
 # --- A network that is trained again and again ---------------------------------------
@@ -328,14 +334,15 @@ def main():
         choose(train, settings)
         return
     sizes, days = settings.sizes, range(1, settings.num_days + 1)
-    learners = make_learners(METHODS, train[0], settings)
+    methods = {name: METHODS[name] for name in SMOKE_METHODS} if args.smoke else METHODS
+    learners = make_learners(methods, train[0], settings)
     by_size = shrink(train, test, learners, settings, args.seed)
-    print_table("rows for training", METHODS, sizes, by_size)
+    print_table("rows for training", methods, sizes, by_size)
     by_day = day_by_day(train, test, learners, settings, args.seed)
     print_table(f"after days of {settings.day} rows", DAILY, days, by_day)
     figures = {
         "data_per_parameter": draw(
-            METHODS, sizes, by_size, ("NLL", "ECE"), "rows for training", log_x=True
+            methods, sizes, by_size, ("NLL", "ECE"), "rows for training", log_x=True
         ),
         "day_by_day": draw(
             DAILY, days, by_day, ("NLL", "accuracy"), "day", log_x=False
