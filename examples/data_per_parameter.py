@@ -24,10 +24,10 @@ Then the rows come day by day, and yesterday's may not be kept. Yesterday's post
 today's prior (`keras_bdl.prior_from_posterior`) is set beside training on all days at
 once, on the new day alone, and a point estimate that is trained on from where it was.
 
-On the digits the posterior is no better than weight decay, as wide as it was chosen to
-be for both; both beat the highest likelihood where rows are few. What the posterior adds
-is the second part: as a prior it keeps most of what all days at once would give, and
-training on, or on the new day alone, does not.
+On the digits the posterior is no better than weight decay of the same prior; both have
+a lower NLL than the highest likelihood where rows are few. What the posterior adds is
+the second part: as a prior it keeps most of what all days at once would give, which
+neither the new day alone nor training on does.
 
 Pictures, in `--output`:
 
