@@ -328,6 +328,7 @@ def main():
     )
     cli.add_common(parser)
     args = parser.parse_args()
+    keras.utils.set_random_seed(args.seed)  # of the noise that layers draw
     train, test = load(args)
     settings = SMOKE if args.smoke else SETTINGS[args.dataset]
     if args.choose:
