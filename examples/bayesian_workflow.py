@@ -145,7 +145,8 @@ def draw_fits(x, y, num_replicas, seed):
             below.stairs(share, edges, color=color, fill=True, alpha=0.25)
             below.stairs(share, edges, color=color, linewidth=1.5, label=label)
         below.set(xlabel="correlation of neighbouring residuals", ylim=(0, None))
-        below.set_title(f"p value {p_value:.3f}", fontsize="medium")
+        shown = f"p value {p_value:.3f}" if p_value >= 0.001 else "p value < 0.001"
+        below.set_title(shown, fontsize="medium")
         plain(below)
     axes[0, 0].set_ylabel("y, predictive")
     axes[1, 0].set_ylabel("share of draws")

@@ -153,6 +153,7 @@ def draw_map(vae, x, y, size=16):
         axis=-1,
     )
     images = vae.decode(grid.reshape(-1, 2))[..., 0]
+    images = np.pad(images, [[0, 0], [0, 1], [0, 1]], constant_values=0.5)
     pixels = images.shape[1]
     sheet = images.reshape(size, size, pixels, pixels).swapaxes(1, 2)
     axes[1].imshow(

@@ -22,9 +22,10 @@ class KLWarmup(keras.callbacks.Callback):
     so that `val_loss` is a bound and no checkpoint keeps a warm-up value.
 
     Adds `kl`, the unweighted KL of all posteriors over weights in nats per data set,
-    to the training log. The log has `nll` where the model compiles it as a metric, as
-    `BayesianClassifier` does; for other models give
-    `metrics=[keras_bdl.metrics.NegativeLogLikelihood(name="nll", ...)]`.
+    and `kl_weight`, the share of the full weight, to the training log. The log has
+    `nll` where the model compiles it as a metric, as `BayesianClassifier` does; for
+    other models give
+    `metrics=[keras_bdl.metrics.NegativeLogLikelihood(from_logits=..., name="nll")]`.
 
     Args:
         epochs: positive integer, length of the warm-up.
@@ -85,8 +86,9 @@ class KLWarmup(keras.callbacks.Callback):
             self._warned = True
             warnings.warn(
                 "The log has no `nll`, because the model compiles no such metric: add "
-                "`metrics=[keras_bdl.metrics.NegativeLogLikelihood(name='nll')]` to "
-                "`compile` to see the likelihood apart from the KL.",
+                "`metrics=[keras_bdl.metrics.NegativeLogLikelihood(from_logits=True, "
+                "name='nll')]` (False for probabilities) to `compile` to see the "
+                "likelihood apart from the KL.",
                 stacklevel=2,
             )
 

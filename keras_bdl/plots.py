@@ -105,7 +105,8 @@ def image_sheet(images, titles=None, columns=10, figure=None):
     images = images.reshape(images.shape[:3])
     rows = -(-len(images) // columns)
     if figure is None:
-        figure = plt.figure(figsize=(columns, 1.4 * rows), layout="constrained")
+        height = 1.4 if titles is not None else 1.05
+        figure = plt.figure(figsize=(columns, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
