@@ -5,17 +5,16 @@ Snoek et al., "Scalable Bayesian optimization using deep neural networks", 2015
 (classification).
 """
 
-import math
-
 import keras
 import numpy as np
 from keras import ops
-from scipy import linalg, optimize
+from scipy import linalg
 
 from keras_bdl import validation
 from keras_bdl.layers import base
 from keras_bdl.layers.last_layer import BayesianLastLayer
 from keras_bdl.model_copy import ModelCopier
+from keras_bdl.models import laplace
 from keras_bdl.models.bayesian_linear_regression import (
     EVIDENCE,
     BayesianLinearRegression,
@@ -64,8 +63,9 @@ def fit_last_layer(
         model: trained Sequential or functional model of one output, whose last layer
             is a Dense without activation, or with softmax or sigmoid, also as a layer
             behind it. It is copied and not changed.
-        x: training inputs, arrays; or a `tf.data.Dataset` or `keras.utils.PyDataset`
-            of batches of pairs of inputs and targets.
+        x: training inputs, an array or several as the model takes them; or a
+            `tf.data.Dataset` or `keras.utils.PyDataset` of batches of pairs of inputs
+            and targets.
         y: targets `(n,)` or `(n, d)`; labels `(n,)`, `(n, 1)` or one-hot.
         kind: "regression" or "classification"; "auto" takes a softmax, a sigmoid or a
             loss that is a cross-entropy for classification, and any other loss for
@@ -98,7 +98,7 @@ def fit_last_layer(
     """
     dense, link, behind = _last_layer(model)
     kind = _resolve_kind(model, kind, link)
-    if not (kind == "classification") and link is not None:
+    if kind == "regression" and link is not None:
         raise ValueError(
             "Expected a regression model without activation at its end. "
             f"Received: kind={kind!r}, activation={link!r}"
@@ -210,18 +210,17 @@ class _Batches:
     def __init__(self, x, y, batch_size, verbose):
         self._batch_size = validation.integer("batch_size", batch_size, least=1)
         self._verbose = verbose
-        self._pairs = not hasattr(x, "shape")
-        if self._pairs and y is not None:
-            raise ValueError(
-                "A data set holds its targets itself. Received: y beside a data set"
-            )
-        if not self._pairs:
-            x, y = ops.convert_to_numpy(x), ops.convert_to_numpy(y)
-            if len(x) != len(y) or not len(x):
+        if y is not None:
+            y = ops.convert_to_numpy(y)
+            x = keras.tree.map_structure(ops.convert_to_numpy, x)
+            counts = [len(part) for part in keras.tree.flatten(x)]
+            if {*counts} != {len(y)} or not len(y):
                 raise ValueError(
                     "Expected as many targets as inputs, and one at least. "
-                    f"Received: x.shape={x.shape}, y.shape={y.shape}"
+                    f"Received: {counts} inputs, {len(y)} targets"
                 )
+        elif hasattr(x, "shape"):
+            raise ValueError("Expected targets beside an array. Received: y=None")
         self._x, self._y = x, y
 
     def __iter__(self):
@@ -234,18 +233,21 @@ class _Batches:
             bar.update(index + 1, finalize=True)
 
     def _count(self):
-        if not self._pairs:
-            return -(-len(self._x) // self._batch_size)
+        if self._y is not None:
+            return -(-len(self._y) // self._batch_size)
         try:
             return len(self._x)
         except TypeError:
             return None
 
     def _batches(self):
-        if not self._pairs:
-            for start in range(0, len(self._x), self._batch_size):
+        if self._y is not None:
+            for start in range(0, len(self._y), self._batch_size):
                 rows = slice(start, start + self._batch_size)
-                yield self._x[rows], self._y[rows]
+                x = keras.tree.map_structure(
+                    lambda part, rows=rows: part[rows], self._x
+                )
+                yield x, self._y[rows]
         elif isinstance(self._x, keras.utils.PyDataset):
             for index in range(len(self._x)):
                 yield self._x[index][:2]
@@ -324,16 +326,10 @@ def _laplace(dense, features, batches, prior_precision, probit):
         _check_labels(y, len(phi), units)
         if dense.use_bias:
             phi = np.hstack([phi, np.ones((len(phi), 1))])
-        _add_hessian(hessian, phi, phi @ mean)
-    hessian = hessian.transpose(0, 2, 1, 3).reshape(mean.size, mean.size)
-    values, vectors = linalg.eigh(hessian)
-    values = np.maximum(values, 0.0)
-    if prior_precision == EVIDENCE:
-        prior_precision = best_prior_precision(values, np.square(mean).sum())
-    # C C' = V (l + alpha)^-1 V', by the QR of its root.
-    root = vectors / np.sqrt(values + prior_precision)
-    factor = linalg.qr(root.T, mode="r")[0].T
-    factor *= np.sign(np.diag(factor))
+        laplace.add_hessian(hessian, phi, phi @ mean)
+    factor = laplace.covariance_factor(
+        hessian, None if prior_precision == EVIDENCE else prior_precision, mean
+    )
     if binary:  # a softmax of two logits, the first 0 for certain
         mean = np.hstack([np.zeros_like(mean), mean])
         factor = linalg.block_diag(np.zeros_like(factor), factor)
@@ -341,24 +337,6 @@ def _laplace(dense, features, batches, prior_precision, probit):
     layer = _make_layer(dense, units, size - dense.use_bias, "full", probit)
     _assign(layer, mean.T, factor[None])
     return layer
-
-
-def _add_hessian(hessian, phi, logits):
-    """Adds the second derivatives of the summed cross-entropy, by class pairs."""
-    units = logits.shape[1]
-    if units == 1:
-        p = 1.0 / (1.0 + np.exp(-logits))
-        hessian[0, 0] += (phi * p * (1.0 - p)).T @ phi
-        return
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
-    for i in range(units):
-        for j in range(i + 1):
-            weight = p[:, i] * ((i == j) - p[:, j])
-            block = (phi * weight[:, None]).T @ phi
-            hessian[i, j] += block
-            if i != j:
-                hessian[j, i] += block
 
 
 def _check_labels(y, rows, units):
@@ -374,24 +352,6 @@ def _check_labels(y, rows, units):
             f"Expected labels from 0 to {classes - 1}. Received: y from {y.min()} to "
             f"{y.max()}"
         )
-
-
-def best_prior_precision(values, squares):
-    """alpha that maximises -alpha/2 w'w + 1/2 sum log(alpha / (l + alpha)).
-
-    Args:
-        values: l, eigenvalues of the Hessian without the prior, `(P,)`.
-        squares: w'w.
-    """
-
-    def negative(log_alpha):
-        alpha = math.exp(log_alpha)
-        return 0.5 * (alpha * squares + np.log1p(values / alpha).sum())
-
-    grid = np.linspace(-15.0, 15.0, 61)
-    best = grid[np.argmin([negative(point) for point in grid])]
-    found = optimize.minimize_scalar(negative, (best - 0.5, best, best + 0.5))
-    return math.exp(float(np.clip(found.x, -15.0, 15.0)))
 
 
 # The layer

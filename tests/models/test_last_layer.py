@@ -8,7 +8,7 @@ from keras import layers
 from scipy import optimize, special
 
 import keras_bdl
-from keras_bdl.models import last_layer
+from keras_bdl.models import laplace, last_layer
 
 rng = np.random.default_rng(0)
 
@@ -185,7 +185,7 @@ def classifier_features(model):
 def test_prior_precision_is_of_highest_evidence():
     values = rng.exponential(3.0, size=12)
     squares = 4.0
-    alpha = last_layer.best_prior_precision(values, squares)
+    alpha = laplace.best_prior_precision(values, squares)
     gamma = np.sum(values / (values + alpha))
     assert alpha * squares == pytest.approx(gamma, rel=1e-4)  # MacKay's fixed point
 
@@ -289,6 +289,19 @@ def test_a_convolutional_net_and_its_original():
     assert not bayesian.trainable_variables
 
 
+def test_several_inputs():
+    a, b = keras.Input((2,)), keras.Input((3,))
+    model = keras.Model([a, b], layers.Dense(1)(layers.Concatenate()([a, b])))
+    model.compile("sgd", "mse")
+    x = [rng.normal(size=(9, n)).astype("float32") for n in (2, 3)]
+    y = rng.normal(size=9)
+    bayesian = keras_bdl.fit_last_layer(model, x, y, batch_size=4, verbose=0)
+    exact = keras_bdl.BayesianLinearRegression().fit(np.hstack(x), y)
+    np.testing.assert_allclose(
+        to_numpy(bayesian.network(x))[:, 0], exact.predict(np.hstack(x)), atol=1e-5
+    )
+
+
 def make_wide():
     return keras.Sequential([keras.Input((300,)), layers.Dense(100)])
 
@@ -340,7 +353,13 @@ def make_wide():
             regressor,
             lambda: (np.zeros((4, 3), "float32"), np.zeros(5)),
             {},
-            "Received: x.shape",
+            r"Received: \[4\] inputs, 5 targets",
+        ),
+        (
+            regressor,
+            lambda: (np.zeros((4, 3), "float32"), None),
+            {},
+            "Received: y=None",
         ),
         (
             make_wide,

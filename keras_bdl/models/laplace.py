@@ -1,0 +1,73 @@
+"""Laplace's approximation of a softmax regression, of all weights jointly.
+
+MacKay, "The evidence framework applied to classification networks", 1992; Bishop,
+"Pattern recognition and machine learning", 2006, eq. 4.110 (the second derivatives).
+"""
+
+import math
+
+import numpy as np
+from scipy import linalg, optimize
+
+
+def add_hessian(hessian, phi, logits):
+    """Adds the second derivatives of the summed cross-entropy, by class pairs.
+
+    Args:
+        hessian: `(units, units, d, d)`, changed in place; of a sigmoid units is 1.
+        phi: features `(n, d)`.
+        logits: `(n, units)`.
+    """
+    units = logits.shape[1]
+    if units == 1:
+        p = 1.0 / (1.0 + np.exp(-logits))
+        hessian[0, 0] += (phi * p * (1.0 - p)).T @ phi
+        return
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    for i in range(units):
+        for j in range(i + 1):
+            weight = p[:, i] * ((i == j) - p[:, j])
+            block = (phi * weight[:, None]).T @ phi
+            hessian[i, j] += block
+            if i != j:
+                hessian[j, i] += block
+
+
+def covariance_factor(hessian, prior_precision, mean):
+    """Lower triangular C, C C' the inverse of the Hessian plus the prior's precision.
+
+    Args:
+        hessian: `(units, units, d, d)`.
+        prior_precision: alpha, or None for that of highest evidence.
+        mean: weights `(d, units)`.
+
+    Returns:
+        `(units d, units d)`, output by output.
+    """
+    matrix = hessian.transpose(0, 2, 1, 3).reshape(mean.size, mean.size)
+    values, vectors = linalg.eigh(matrix)
+    values = np.maximum(values, 0.0)
+    if prior_precision is None:
+        prior_precision = best_prior_precision(values, np.square(mean).sum())
+    root = vectors / np.sqrt(values + prior_precision)
+    factor = linalg.qr(root.T, mode="r")[0].T
+    return factor * np.sign(np.diag(factor))
+
+
+def best_prior_precision(values, squares):
+    """alpha that maximises -alpha/2 w'w + 1/2 sum log(alpha / (l + alpha)).
+
+    Args:
+        values: l, eigenvalues of the Hessian without the prior, `(P,)`.
+        squares: w'w.
+    """
+
+    def negative(log_alpha):
+        alpha = math.exp(log_alpha)
+        return 0.5 * (alpha * squares + np.log1p(values / alpha).sum())
+
+    grid = np.linspace(-15.0, 15.0, 61)
+    best = grid[np.argmin([negative(point) for point in grid])]
+    found = optimize.minimize_scalar(negative, (best - 0.5, best, best + 0.5))
+    return math.exp(float(np.clip(found.x, -15.0, 15.0)))
