@@ -45,10 +45,8 @@ def make(args, seed):
     )
 
 
-def train(args, x, seed):
-    """The trained model and its minutes; resumes from the folder of checkpoints."""
-    vae = make(args, seed)
-    vae.build((None, 784))
+def train(vae, args, x, name):
+    """Trains a built model and gives the minutes; goes on from checkpoints."""
     steps = args.epochs * -(-len(x) // args.batch_size)
     warmup = steps // 50
     rate = keras.optimizers.schedules.CosineDecay(
@@ -66,8 +64,7 @@ def train(args, x, seed):
             ema_overwrite_frequency=None,
         )
     )
-    name = f"vae_{args.bound}_{args.samples}_{args.epochs}_{args.batch_size}"
-    folder = args.checkpoints / f"{name}_{args.learning_rate:g}_{seed}"
+    folder = args.checkpoints / name
     folder.mkdir(parents=True, exist_ok=True)
     log = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: (
@@ -88,14 +85,17 @@ def train(args, x, seed):
     )
     if args.ema:
         vae.optimizer.finalize_variable_values(vae.trainable_variables)
-    return vae, (time.perf_counter() - start) / 60
+    return (time.perf_counter() - start) / 60
 
 
 def run_training(args):
     x, test = load(args)
     rows = []
     for seed in range(args.seeds):
-        vae, minutes = train(args, x, seed)
+        vae = make(args, seed)
+        vae.build((None, 784))
+        name = f"vae_{args.bound}_{args.samples}_{args.epochs}_{args.batch_size}"
+        minutes = train(vae, args, x, f"{name}_{args.learning_rate:g}_{seed}")
         if args.save:
             args.save.mkdir(parents=True, exist_ok=True)
             vae.save(args.save / f"vae_{args.bound}_{args.samples}_{seed}.keras")
