@@ -21,6 +21,8 @@ from keras_bdl.models.bayesian_linear_regression import (
 )
 from keras_bdl.models.classifier import BayesianClassifier
 from keras_bdl.models.regressor import BayesianRegressor
+from keras_bdl.prediction import resolve_outputs
+from keras_bdl.sampler import CLASSIFICATION
 
 KINDS = ("auto", "regression", "classification")
 _MAX_WEIGHTS = 20_000  # of a joint covariance: 1.6 GB
@@ -188,15 +190,14 @@ def _resolve_kind(model, kind, link):
     validation.choice("kind", kind, KINDS)
     if kind != "auto":
         return kind
-    loss = getattr(model, "loss", None)
-    name = loss if isinstance(loss, str) else getattr(loss, "name", None)
-    name = name or getattr(loss, "__name__", "") or type(loss).__name__.lower()
-    if link is not None or "crossentropy" in name.replace("_", ""):
+    found = resolve_outputs(model, "auto")
+    if link is not None or found in CLASSIFICATION:
         return "classification"
-    if loss is None:
+    if found != "mean":
         raise ValueError(
-            "Cannot tell whether the model is a classifier or a regressor: it has no "
-            "loss and no activation at its end. Give `kind`. Received: kind='auto'"
+            "Cannot tell whether the model is a classifier or a regressor of means: it "
+            "has no activation at its end, and its loss does not say. Give `kind`. "
+            f"Received: kind='auto', loss={getattr(model, 'loss', None)!r}"
         )
     return "regression"
 

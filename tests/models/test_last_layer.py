@@ -289,6 +289,16 @@ def test_a_convolutional_net_and_its_original():
     assert not bayesian.trainable_variables
 
 
+def test_the_kind_is_that_of_the_loss():
+    model, (x, y) = classifier(), class_data()
+    model.compile("sgd", keras_bdl.losses.CategoricalNLL())
+    bayesian = keras_bdl.fit_last_layer(model, x, y, verbose=0)
+    assert isinstance(bayesian, keras_bdl.BayesianClassifier)
+    model.compile("sgd", keras_bdl.losses.GaussianNLL())  # of means and stddevs
+    with pytest.raises(ValueError, match="Received: kind='auto', loss="):
+        keras_bdl.fit_last_layer(model, x, y, verbose=0)
+
+
 def test_several_inputs():
     a, b = keras.Input((2,)), keras.Input((3,))
     model = keras.Model([a, b], layers.Dense(1)(layers.Concatenate()([a, b])))
