@@ -95,6 +95,8 @@ class LikelihoodModel(keras.Model):
 
         `keras_bdl.export` adds endpoints of the posterior predictive.
         """
+        if not self.built and base.is_graph(self.network):
+            self.build(self.network.input_shape)
         saved_model.mark_called(self)
         return super().export(filepath, format=format, **kwargs)
 

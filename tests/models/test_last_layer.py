@@ -256,6 +256,8 @@ def test_probit_is_near_the_samples():
 def test_it_saves_loads_and_exports(tmp_path):
     x, y = class_data()
     bayesian = keras_bdl.fit_last_layer(classifier(4, "softmax"), x, y, verbose=0)
+    if BACKEND == "tensorflow":
+        bayesian.export(tmp_path / "mean", verbose=False)  # never called before
     bayesian.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     expected = bayesian.predict(x, seed=0, verbose=0)
