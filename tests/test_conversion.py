@@ -361,8 +361,9 @@ def test_the_report_says_why():
 # Model classes
 
 
-def test_a_classifier_gives_its_network():
-    network = keras_bdl.to_bayesian(branched(), 10)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_classifier_gives_its_network(dtype):
+    network = keras_bdl.to_bayesian(branched(dtype), 10)
     classifier = keras_bdl.BayesianClassifier(network)
     x = images()
     plain = keras_bdl.to_keras(classifier)
@@ -387,6 +388,18 @@ def test_a_regressor_gives_its_scales_and_noise_too(noise, normalize):
     plain = keras_bdl.to_keras(model)
     np.testing.assert_allclose(to_numpy(plain(x)), to_numpy(model(x)), rtol=1e-5)
     assert "keras_bdl" not in plain.to_json()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_regressor_of_every_dtype_policy(dtype):
+    network = keras_bdl.to_bayesian(branched(dtype), 8)
+    model = keras_bdl.BayesianRegressor(network, normalize=True)
+    x = images(8)
+    model.compile("sgd")
+    model.fit(x, 5.0 + x[:, 0, 0, 0], verbose=0)
+    plain = keras_bdl.to_keras(model)
+    tolerance = 1e-2 if dtype and "16" in dtype else 1e-5
+    np.testing.assert_allclose(to_numpy(plain(x)), to_numpy(model(x)), rtol=tolerance)
 
 
 # Bad input
