@@ -326,14 +326,6 @@ def draw_curve(measured):
     return figure
 
 
-def draw_images(x, depths):
-    order = np.argsort(depths, kind="stable")
-    first, last = order[:20], order[::-1][:20]
-    chosen = np.concatenate([first, last])
-    titles = [f"{depth} unit{'s' if depth > 1 else ''}" for depth in depths[chosen]]
-    return plots.image_sheet(x[chosen, ..., 0], titles, columns=10)[0, 0].figure
-
-
 def draw_classes(depths, y):
     figure, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
     means = [depths[y == label].mean() for label in range(NUM_CLASSES)]
@@ -373,7 +365,7 @@ def main():
     depths = keras_bdl.depth(network, x, batch_size=500, verbose=0)[:, 0]
     figures = {
         "early_exit_curve": draw_curve(measured),
-        "early_exit_images": draw_images(x, depths),
+        "early_exit_images": plots.depth_sheet(x, depths)[0, 0].figure,
         "early_exit_classes": draw_classes(depths, y),
     }
     cli.save_figures(figures, args.output)

@@ -169,14 +169,8 @@ def draw_sparsity(history):
     epochs = np.arange(1, len(history["compression"]) + 1)
     axes[0].plot(epochs, history["compression"], color=plots.BLUE)
     axes[0].set(xlabel="epoch", ylabel="compression (times)", yscale="log")
-    sparsities = {k: v for k, v in history.items() if k.startswith("sparsity_")}
-    for color, (name, values) in zip(plots.COLORS, sparsities.items()):
-        label = name.removeprefix("sparsity_")
-        axes[1].plot(epochs, 100 * np.array(values), color=color, label=label)
-    for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[1].set(xlabel="epoch", ylabel="pruned weights (%)", ylim=(0, 101))
-    axes[1].legend(frameon=False, title="layer")
+    axes[0].spines[["top", "right"]].set_visible(False)
+    plots.sparsity_by_layer(history, axes[1])
     return figure
 
 

@@ -25,6 +25,11 @@ def _plain(ax):
         ax.spines[side].set_visible(False)
 
 
+def _stairs(ax, share, edges, color, label):
+    ax.stairs(share, edges, color=color, fill=True, alpha=0.2)
+    ax.stairs(share, edges, color=color, linewidth=1.5, label=label)
+
+
 def reliability_diagram(labels, probabilities, num_bins=15, ax=None, label=None):
     """Accuracy in each bin of confidence, with its gap to the mean confidence.
 
@@ -117,6 +122,61 @@ def image_sheet(images, titles=None, columns=10, figure=None):
     return axes
 
 
+def depth_sheet(images, depths, count=20, columns=10, figure=None):
+    """The images that stop first, and below them those that stop last.
+
+    Args:
+        images: `(n, height, width)` or `(n, height, width, 1)`, in [0, 1].
+        depths: units run, `(n,)`, as of `keras_bdl.depth` for one block.
+        count: pictures of either kind, or fewer where there are fewer images.
+        columns: pictures in a row.
+        figure: as in `image_sheet`.
+
+    Returns:
+        Array of axes `(rows, columns)`.
+    """
+    depths = np.asarray(depths)
+    order = np.argsort(depths, kind="stable")
+    count = min(count, len(order))
+    chosen = np.concatenate([order[:count], order[::-1][:count]])
+    titles = [f"{depth} unit{'s' if depth > 1 else ''}" for depth in depths[chosen]]
+    return image_sheet(np.asarray(images)[chosen], titles, columns, figure)
+
+
+def sparsity_by_layer(history, ax=None):
+    """Share of pruned weights of each layer by epoch.
+
+    Args:
+        history: dict of name to values by epoch, such as `fit(...).history` with
+            `callbacks.SparsityLogger`; `sparsity_<layer>` are drawn.
+        ax: matplotlib axes, or None for a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: if the history has no sparsity.
+    """
+    curves = {k: v for k, v in history.items() if k.startswith("sparsity_")}
+    if not curves:
+        raise ValueError(
+            "Expected a history of training with `callbacks.SparsityLogger`. "
+            f"Received: history with {sorted(history)}"
+        )
+    ax = _new_axes() if ax is None else ax
+    for index, (name, values) in enumerate(curves.items()):
+        ax.plot(
+            np.arange(1, len(values) + 1),
+            100.0 * np.asarray(values),
+            color=COLORS[index % len(COLORS)],
+            label=name.removeprefix("sparsity_"),
+        )
+    ax.set(xlabel="epoch", ylabel="pruned weights (%)", ylim=(0, 101))
+    ax.legend(frameon=False, title="layer")
+    _plain(ax)
+    return ax
+
+
 def curve_with_band(x, mean, error, ax=None, label=None):
     """A curve with a band of `mean - error` to `mean + error`.
 
@@ -188,8 +248,7 @@ def uncertainty_histograms(
         index = np.floor(10 * np.log10(values / floor)).astype(int)
         counts = np.bincount(np.minimum(index, num_bins - 1), minlength=num_bins)
         share = counts / len(values)
-        ax.stairs(share, edges, color=color, fill=True, alpha=0.2)
-        ax.stairs(share, edges, color=color, linewidth=1.5, label=name)
+        _stairs(ax, share, edges, color, name)
     ax.set_xscale("log")
     ax.set(xlim=(floor, edges[-1]), ylabel="share of inputs")
     ax.set_xlabel(f"{label}\nfirst bar: {edges[1]:.2g} and below")
@@ -222,8 +281,7 @@ def score_histograms(in_domain, out_of_domain, ax=None, label="score", num_bins=
     for color, (name, values) in zip(COLORS, groups.items()):
         values = np.clip(values, edges[0], edges[-1])
         share = np.histogram(values, edges)[0] / len(values)
-        ax.stairs(share, edges, color=color, fill=True, alpha=0.2)
-        ax.stairs(share, edges, color=color, linewidth=1.5, label=name)
+        _stairs(ax, share, edges, color, name)
     ax.set(xlim=(edges[0], edges[-1]), xlabel=label, ylabel="share of inputs")
     ax.legend(frameon=False)
     _plain(ax)

@@ -94,6 +94,27 @@ def test_image_sheet_draws_on_the_figure_it_is_given(rng):
     assert list(axes.flat) == figure.axes
 
 
+def test_depth_sheet_has_the_first_and_the_last(rng):
+    images, depths = rng.uniform(size=(5, 4, 4, 1)), np.array([3, 1, 4, 2, 1])
+    axes = plots.depth_sheet(images, depths, count=2, columns=2)
+    shown = [np.asarray(ax.images[0].get_array()) for ax in axes.flat]
+    for picture, index in zip(shown, (1, 4, 2, 0), strict=True):
+        np.testing.assert_array_equal(picture, images[index, ..., 0])
+    titles = [ax.get_title() for ax in axes.flat]
+    assert titles == ["1 unit", "1 unit", "4 units", "3 units"]
+
+
+def test_sparsity_by_layer_is_the_history_in_percent(ax):
+    history = {"loss": [1.0, 0.5], "sparsity_a": [0.1, 0.9], "sparsity_b": [0.0, 0.5]}
+    plots.sparsity_by_layer(history, ax)
+    first, second = ax.get_lines()
+    np.testing.assert_allclose(first.get_xydata(), [[1, 10], [2, 90]])
+    np.testing.assert_allclose(second.get_ydata(), [0, 50])
+    assert [first.get_label(), second.get_label()] == ["a", "b"]
+    with pytest.raises(ValueError, match=r"Received: history with \['loss'\]"):
+        plots.sparsity_by_layer({"loss": [1.0]})
+
+
 def test_curve_and_band_follow_the_numbers(ax):
     x, mean, error = np.arange(3), np.array([1.0, 3.0, 2.0]), np.array([0.1, 0.2, 0.3])
     assert plots.curve_with_band(x, mean, error, ax, label="entropy") is ax
