@@ -262,7 +262,7 @@ def test_unknown_noise_equals_quadrature_over_its_precision(intercept):
 def test_posterior_of_unknown_noise_is_a_multivariate_t():
     model, _, _ = fit((1.5, 0.8))
     posterior, df = model.posterior(), 2 * model.noise_shape_
-    _, factor = model._weights()
+    _, factor = model.weights_and_factor()
     factor = factor * np.sqrt(model.noise_rate_ / model.noise_shape_)
     t = stats.multivariate_t(posterior.loc.numpy(), factor @ factor.T, df=df)
     point = posterior.loc.numpy() + [0.1, -0.2, 0.1, 0.3]
