@@ -27,32 +27,47 @@ def test_concrete_dropout(tmp_path):
         assert plt.imread(tmp_path / f"{name}.png").std() > 0.05
 
 
-def test_regression_of_a_csv_and_of_splits_in_a_file(tmp_path):
-    rng = np.random.default_rng(0)
-    table = rng.normal(size=(60, 3))
+def make_table():
+    table = np.random.default_rng(0).normal(size=(60, 3))
     table[:, 1] = 5.0 + table[:, 0] - 2.0 * table[:, 2]
+    return table
+
+
+def test_regression_of_a_csv(tmp_path):
     csv = tmp_path / "t.csv"
-    np.savetxt(csv, table, delimiter=",", header="a,y,b", comments="")
-    npz = tmp_path / "t.npz"
-    order = rng.permutation(60)
+    np.savetxt(csv, make_table(), delimiter=",", header="a,y,b", comments="")
+    result = run_example(
+        "uci_regression.py",
+        *("--data", csv, "--target", "y", "--smoke", "--output", tmp_path),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "60 rows of 2 inputs, 2 splits" in result.stdout
+    for name in ("variational", "MC dropout", "deterministic"):
+        line = re.search(rf"^{name} .*$", result.stdout, re.MULTILINE)[0]
+        rmse, _, log_likelihood, _, inside, _ = map(float, NUMBER.findall(line))
+        assert 0.0 < rmse < 10.0 and -10.0 < log_likelihood < 0.0
+        assert 0.0 <= inside <= 1.0
+    for name in ("predictions", "calibration"):
+        assert plt.imread(tmp_path / f"{name}.png").std() > 0.05
+
+
+def test_regression_takes_the_splits_in_a_file(tmp_path):
+    import uci_regression
+
+    table = make_table()
+    order = np.random.default_rng(1).permutation(60)
     test_idx = np.stack([order[:6], order[6:12]])
     train_idx = np.stack([np.setdiff1d(order, rows) for rows in test_idx])
     padded = np.pad(train_idx, [[0, 0], [0, 2]], constant_values=-1)
+    path = tmp_path / "t.npz"
     x, y = table[:, [0, 2]], table[:, 1]
-    np.savez(npz, x=x, y=y, train_idx=padded, test_idx=test_idx)
-    for options in (("--data", csv, "--target", "y"), ("--data", npz)):
-        result = run_example(
-            "uci_regression.py", *options, "--smoke", "--output", tmp_path
-        )
-        assert result.returncode == 0, result.stderr
-        assert "60 rows of 2 inputs, 2 splits" in result.stdout
-        for name in ("variational", "MC dropout", "deterministic"):
-            line = re.search(rf"^{name} .*$", result.stdout, re.MULTILINE)[0]
-            rmse, _, log_likelihood, _, inside, _ = map(float, NUMBER.findall(line))
-            assert 0.0 < rmse < 10.0 and -10.0 < log_likelihood < 0.0
-            assert 0.0 <= inside <= 1.0
-    for name in ("predictions", "calibration"):
-        assert plt.imread(tmp_path / f"{name}.png").std() > 0.05
+    np.savez(path, x=x, y=y, train_idx=padded, test_idx=test_idx)
+    found_x, found_y, splits = uci_regression.load(path, None, 2)
+    np.testing.assert_array_equal(found_x, x)
+    np.testing.assert_array_equal(found_y, y)
+    for (train, test), *expected in zip(splits, train_idx, test_idx, strict=True):
+        np.testing.assert_array_equal(train, expected[0])
+        np.testing.assert_array_equal(test, expected[1])
 
 
 def test_regression_refuses_a_csv_that_is_not_of_numbers(tmp_path):
