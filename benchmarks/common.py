@@ -74,6 +74,21 @@ def save(name, result):
     print(f"wrote {path}")
 
 
+def fit_from_checkpoints(model, x, y, folder, batch_size, epochs, log_every):
+    """`model.fit` that goes on from a folder, and prints the log now and then."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def log(epoch, logs):
+        if epoch % log_every == 0:
+            print(epoch, {k: round(float(v), 2) for k, v in logs.items()}, flush=True)
+
+    callbacks = [
+        keras.callbacks.BackupAndRestore(folder, double_checkpoint=True),
+        keras.callbacks.LambdaCallback(on_epoch_end=log),
+    ]
+    model.fit(x, y, batch_size, epochs, callbacks=callbacks, verbose=0)
+
+
 def mean_and_error(values):
     """Mean and standard error of a list."""
     values = np.asarray(values, "float64")

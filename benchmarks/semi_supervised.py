@@ -50,15 +50,8 @@ def train(args, x, labels, seed):
     model.compile(keras.optimizers.Adam(rate))
     kind = "val" if args.validate else "test"
     folder = args.checkpoints / f"semi_supervised_{kind}_{args.epochs}_{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    log = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: (
-            epoch % 10 or print(epoch, f"{logs['loss']:.2f} nats", flush=True)
-        )
-    )
-    backup = keras.callbacks.BackupAndRestore(folder, double_checkpoint=True)
-    model.fit(
-        x, labels, args.batch_size, args.epochs, callbacks=[backup, log], verbose=0
+    common.fit_from_checkpoints(
+        model, x, labels, folder, args.batch_size, args.epochs, log_every=10
     )
     return model
 

@@ -65,23 +65,9 @@ def train(vae, args, x, name):
         )
     )
     folder = args.checkpoints / name
-    folder.mkdir(parents=True, exist_ok=True)
-    log = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: (
-            epoch % 20
-            or print(
-                epoch, {k: round(float(v), 2) for k, v in logs.items()}, flush=True
-            )
-        )
-    )
-    backup = keras.callbacks.BackupAndRestore(folder, double_checkpoint=True)
     start = time.perf_counter()
-    vae.fit(
-        x,
-        batch_size=args.batch_size,
-        epochs=args.epochs,
-        callbacks=[backup, log],
-        verbose=0,
+    common.fit_from_checkpoints(
+        vae, x, None, folder, args.batch_size, args.epochs, log_every=20
     )
     if args.ema:
         vae.optimizer.finalize_variable_values(vae.trainable_variables)
