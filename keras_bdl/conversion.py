@@ -13,6 +13,7 @@ from keras_bdl import priors, validation
 from keras_bdl.layers import base
 from keras_bdl.layers.weight_posterior import bayesian_layers
 from keras_bdl.model_copy import ModelCopier, held_layers
+from keras_bdl.saved_model import mark_called
 from keras_bdl.training import set_num_examples
 
 _COLUMNS = ("layer", "class", "replaced by", "left, because")
@@ -205,7 +206,7 @@ def between(layers, network, name):
 def _called(model):
     """The model, called once if it is a graph: Keras writes to ONNX only such."""
     if isinstance(model, keras.Model) and base.is_graph(model):
-        model(base.fresh_inputs(model))
+        mark_called(model)
     return model
 
 

@@ -105,9 +105,16 @@ def fit_last_layer(
             "Expected a regression model without activation at its end. "
             f"Received: kind={kind!r}, activation={link!r}"
         )
-    features = ModelCopier(
-        [dense, *behind], lambda layer: keras.layers.Identity(name=layer.name)
-    ).copy(model)
+
+    def with_last(last):
+        """A copy of the model that ends in another layer, without activation."""
+
+        def convert(old):
+            return last if old is dense else keras.layers.Identity(name=old.name)
+
+        return ModelCopier([dense, *behind], convert).copy(model)
+
+    features = with_last(keras.layers.Identity(name=dense.name))
     batches = _Batches(x, y, batch_size, verbose)
     if kind == "regression":
         layer, noise_stddev = _regression(
@@ -121,10 +128,7 @@ def fit_last_layer(
             )
         layer = _laplace(dense, features, batches, prior_precision, probit)
 
-    def convert(old):
-        return layer if old is dense else keras.layers.Identity(name=old.name)
-
-    network = ModelCopier([dense, *behind], convert).copy(model)
+    network = with_last(layer)
     network.trainable = False  # other features would need another posterior
     if kind == "classification":
         bayesian = BayesianClassifier(network, num_samples=num_samples)
