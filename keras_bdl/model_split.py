@@ -17,13 +17,23 @@ class Parts:
             those of its inputs, and none sees another.
         moment_layers: ids of the layers that may be sampled from their moments:
             called once, in the graph itself, on inputs without positions.
+        shared_layers: ids of the layers that take the prefix's rows, and give those
+            of each sample.
     """
 
-    def __init__(self, prefix, suffix, batched, moment_layers=frozenset()):
+    def __init__(
+        self,
+        prefix,
+        suffix,
+        batched,
+        moment_layers=frozenset(),
+        shared_layers=frozenset(),
+    ):
         self.prefix = prefix
         self.suffix = suffix
         self.batched = batched
         self.moment_layers = moment_layers
+        self.shared_layers = shared_layers
 
 
 def split(model, is_sampled, moments):
@@ -52,9 +62,10 @@ class _GraphSplitter:
         self.keeps_rows = keeps_rows(self.graph)
         self.moments = moments and self.keeps_rows
         self.sampled = {}  # id -> tensor that differs by sample
-        self.boundary = {}  # id -> (tensor, its copy, whether the copy is tiled)
+        self.boundary = {}  # (id, tile) -> (tensor, its copy, whether to tile it)
         self.dense = not any(t.sparse for t in keras.tree.flatten(self.graph.input))
         self.moment_layers = set()
+        self.shared_layers = set()
 
     def parts(self):
         self.num_calls = self._count_calls()
@@ -70,11 +81,13 @@ class _GraphSplitter:
 
         def run_suffix(boundary, scope):
             if scope.num_samples > 1:
+                # A mask passes through a layer to outputs with the rows of all samples.
                 boundary = [
-                    [_tile_rows(part, scope.num_samples) for part in pair]
-                    if tile
-                    else pair
-                    for pair, tile in zip(boundary, tiled)
+                    (
+                        _tile_rows(tensor, scope.num_samples) if tile else tensor,
+                        _tile_rows(mask, scope.num_samples),
+                    )
+                    for (tensor, mask), tile in zip(boundary, tiled)
                 ]
             tensors, masks = map(list, zip(*boundary))
             if all(mask is None for mask in masks):
@@ -89,6 +102,7 @@ class _GraphSplitter:
             run_suffix,
             batched,
             frozenset(self.moment_layers),
+            frozenset(self.shared_layers),
         )
 
     def _rewire(self, call):
@@ -131,6 +145,9 @@ class _GraphSplitter:
             self.moment_layers.add(id(layer))
         if has_moments and not meets_sample:
             outputs = self._moments_call(layer, tensors[0])
+        elif samples and not meets_sample and self._shares_inputs(layer):
+            self.shared_layers.add(id(layer))
+            outputs = layer(self._across(tensors[0], tile=False))
         else:
             args, kwargs = keras.tree.map_structure(self._across, (args, kwargs))
             outputs = layer(*args, **kwargs)
@@ -139,15 +156,21 @@ class _GraphSplitter:
         return outputs
 
     def _has_moments(self, layer):
-        # A layer called twice has one weight draw for both calls: no moments. A
-        # subclass of the user's may do more in its `call` than the moments know.
+        # A layer called twice has one weight draw for both calls: no moments.
         return (
             self.moments
-            and self.num_calls[id(layer)] == 1
-            and type(layer) in base.REGISTRY.values()
+            and self._called_once_as_known(layer)
             and hasattr(layer, "supports_moments")
             and layer.supports_moments()
         )
+
+    def _shares_inputs(self, layer):
+        return self._called_once_as_known(layer) and layer.takes_shared_inputs
+
+    def _called_once_as_known(self, layer):
+        # A subclass of the user's may do more in its `call`.
+        known = type(layer) in base.REGISTRY.values()
+        return known and self.num_calls[id(layer)] == 1
 
     def _moments_call(self, layer, tensor):
         moments = [
@@ -159,11 +182,12 @@ class _GraphSplitter:
         """What the suffix has in place of a tensor of the prefix."""
         if not isinstance(tensor, keras.KerasTensor) or id(tensor) in self.sampled:
             return tensor
-        if id(tensor) not in self.boundary:
-            tile = tile and tensor.shape[:1] == (None,)  # what has no rows is one
+        tile = tile and tensor.shape[:1] == (None,)  # what has no rows is one
+        key = (id(tensor), tile)
+        if key not in self.boundary:
             layer = Boundary() if self.dense else keras.layers.Identity()
-            self.boundary[id(tensor)] = (tensor, layer(tensor), tile)
-        return self.boundary[id(tensor)][1]
+            self.boundary[key] = (tensor, layer(tensor), tile)
+        return self.boundary[key][1]
 
     def _sampled_output(self, tensor):
         if id(tensor) in self.sampled:

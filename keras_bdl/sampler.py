@@ -153,7 +153,13 @@ class Sampler(SeededModel):
         def run_block(index):
             with contextlib.ExitStack() as stack:
                 scope = stack.enter_context(
-                    sampling.SamplingScope(seed, index, self.block, self.moment_layers)
+                    sampling.SamplingScope(
+                        seed,
+                        index,
+                        self.block,
+                        self.moment_layers,
+                        self.parts.shared_layers,
+                    )
                 )
                 if self._dropouts is not None:
                     stack.enter_context(self._dropouts.active())

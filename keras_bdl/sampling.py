@@ -85,13 +85,23 @@ class SamplingScope(ThreadScope):
             them sample-major: `(num_samples * rows, ...)`.
         moment_layers: ids of layers that may draw outputs from their moments
             instead of weights, because only the marginals of rows are asked for.
+        shared_layers: ids of layers whose inputs are those of all samples: they are
+            given once, `(rows, ...)`.
     """
 
-    def __init__(self, seed, block, num_samples, moment_layers=frozenset()):
+    def __init__(
+        self,
+        seed,
+        block,
+        num_samples,
+        moment_layers=frozenset(),
+        shared_layers=frozenset(),
+    ):
         self.seed = seed
         self.block = block
         self.num_samples = num_samples
         self.moment_layers = moment_layers
+        self.shared_layers = shared_layers
         self._draws = {}
 
     def restart(self, generator):

@@ -36,6 +36,15 @@ def pooled_convolution():
     )
 
 
+def branched_convolution():
+    """The inputs go into convolutions of few and of many filters, and past them."""
+    inputs = keras.Input((5, 5, 2))
+    few = keras_bdl.VariationalConv2D(3, 3, padding="same", activation="relu")(inputs)
+    many = keras_bdl.VariationalConv2D(16, 3, padding="same")(inputs)
+    joined = keras.layers.Concatenate()([inputs, few, many])
+    return keras.Model(inputs, dense(3)(keras.layers.Flatten()(joined)))
+
+
 def deterministic_prefix():
     inputs = keras.Input((4,))
     hidden = keras.layers.Dense(5, activation="relu")(inputs)
@@ -98,6 +107,7 @@ def subclassed():
 MODELS = [
     sequential,
     pooled_convolution,
+    branched_convolution,
     deterministic_prefix,
     merged,
     shared,

@@ -145,6 +145,10 @@ class StochasticLayer:
         **kwargs: keyword arguments of the Keras layer.
     """
 
+    # Whether `call_sampled` takes inputs that all samples share once, `(rows, ...)`,
+    # where the scope says so.
+    takes_shared_inputs = False
+
     def __init__(self, *args, sample_at_inference=False, seed=None, **kwargs):
         super().__init__(*args, **kwargs)
         self.sample_at_inference = validation.boolean(

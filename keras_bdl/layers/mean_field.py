@@ -32,6 +32,7 @@ class MeanFieldLayer(DropInLayer):
     """
 
     method = "variational"
+    takes_shared_inputs = True
 
     def __init__(
         self,
@@ -223,8 +224,10 @@ class MeanFieldLayer(DropInLayer):
                     self.noise,
                     scope.num_samples,
                 )
-        outputs = linear.apply_kernel_per_sample(self, inputs, kernels, biases)
-        return self._activate(outputs)
+        shared = id(self) in scope.shared_layers
+        return self._activate(
+            linear.apply_kernel_per_sample(self, inputs, kernels, biases, shared)
+        )
 
     def posterior_variables(self):
         """Variables of the posterior, and a bias without one, by name."""
