@@ -38,7 +38,7 @@ class Settings:
     """The size of the networks and their training."""
 
     units: int = 8
-    channels: int = 128
+    channels: int = 64
     stem_strides: int = 4
     prices: tuple = (0.003, 0.01, 0.03, 0.1, 0.3)
     fixed_depths: tuple = (1, 2, 4)
@@ -51,7 +51,7 @@ class Settings:
 
 SETTINGS = {
     "digits": Settings(
-        channels=32, stem_strides=2, epochs=40, head_epochs=20, batch_size=32
+        channels=16, stem_strides=2, epochs=40, head_epochs=20, batch_size=32
     ),
     "mnist": Settings(),
 }
@@ -131,15 +131,51 @@ class Body:
 
 
 def residual_unit(channels, index):
-    """A bottleneck of three convolutions with batch normalisation and ReLU."""
+    """Two convolutions with batch normalisation and ReLU."""
     layers = []
-    for filters, size in ((channels // 4, 1), (channels // 4, 3), (channels, 1)):
+    for _ in range(2):
         layers += [
-            keras.layers.Conv2D(filters, size, padding="same", use_bias=False),
+            keras.layers.Conv2D(channels, 3, padding="same", use_bias=False),
             keras.layers.BatchNormalization(),
             keras.layers.ReLU(),
         ]
     return keras.Sequential(layers, name=f"unit_{index + 1}")
+
+
+def without_normalization(unit):
+    """A unit with the same outputs at inference, of convolutions alone."""
+    convolutions, norms = unit.layers[::3], unit.layers[1::3]
+    folded = keras.Sequential(
+        [
+            keras.layers.Conv2D(conv.filters, 3, padding="same", activation="relu")
+            for conv in convolutions
+        ],
+        name=unit.name,
+    )
+    folded.build(unit.input_shape)
+    for conv, norm, layer in zip(convolutions, norms, folded.layers):
+        kernel = conv.get_weights()[0]
+        gamma, beta, mean, variance = norm.get_weights()
+        scale = gamma / np.sqrt(variance + norm.epsilon)
+        layer.set_weights([kernel * scale, beta - mean * scale])
+    return folded
+
+
+def for_inference(network):
+    """A copy that runs faster: batch normalisation is part of the convolutions."""
+    inputs = keras.Input(network.input_shape[1:])
+    x = network.get_layer("stem")(inputs)
+    names = [layer.name for layer in network.layers]
+    if "early_exit" in names:
+        block = network.get_layer("early_exit")
+        units = [without_normalization(unit) for unit in block.units]
+        x = keras_bdl.EarlyExitResBlock(
+            units, block.prior_rate, halting_heads=block.halting_heads, name=block.name
+        )(x)
+    else:
+        for unit in Body.of(network).units:
+            x = keras.layers.Add()([x, without_normalization(unit)(x)])
+    return keras.Model(inputs, network.get_layer("classifier")(x))
 
 
 def halting_head(classifier, state_shape, name):
@@ -268,6 +304,7 @@ def run(train_data, test_data, settings):
         print(f"training: halting heads, {price:g} nats a unit ...", flush=True)
         network = train_heads(body, *train_data, settings, price)
         networks[f"early exit, {price:g}"] = network
+    networks = {name: for_inference(network) for name, network in networks.items()}
     measured = dict(zip(networks, measure(list(networks.values()), *test_data)))
     return networks, measured
 

@@ -1,6 +1,9 @@
 """A SavedModel that answers with the posterior predictive, without Keras."""
 
+import functools
+
 import keras
+from keras import ops
 
 from keras_bdl import validation
 from keras_bdl.layers import base
@@ -15,6 +18,7 @@ def export(
     *,
     outputs="auto",
     mc_dropout=False,
+    freeze=False,
     verbose=None,
 ):
     """Writes a TensorFlow SavedModel with endpoints for mean and predictive.
@@ -40,6 +44,10 @@ def export(
         filepath: folder to write.
         num_samples: positive integer S, posterior samples of an answer.
         outputs, mc_dropout: as in `keras_bdl.predict`.
+        freeze: whether weights are constants of the graphs. Small calls are then
+            faster, most of all with early exits, whose branches have fewer inputs; but
+            the file holds the weights once for every endpoint, and it cannot be beyond
+            2 GB.
         verbose: as in `keras.Model.export`.
 
     Raises:
@@ -70,10 +78,29 @@ def export(
         predict = model.make_predictive(num_samples)
     else:
         predict = _predictive(model, num_samples, outputs, mc_dropout)
+    freeze = validation.boolean("freeze", freeze)
     archive = keras.export.ExportArchive()
     for name, function, arguments in endpoints(model, predict, signature):
+        if freeze:
+            function = frozen(function, model)
         archive.add_endpoint(name, function, input_signature=arguments)
     archive.write_out(filepath, verbose=verbose)
+
+
+def frozen(function, model):
+    """The function, in a graph of its own with the model's weights as constants."""
+    values = [
+        (variable, ops.convert_to_numpy(variable))
+        for variable in model.variables
+        if keras.backend.is_float_dtype(variable.dtype)
+    ]
+
+    @functools.wraps(function)  # inputs keep their names
+    def run(*args):
+        with keras.StatelessScope(state_mapping=values):
+            return function(*args)
+
+    return run
 
 
 def endpoints(model, predict, signature):

@@ -64,6 +64,22 @@ def test_serve_is_the_mean_network(exported, x):
 
 
 @needs_tensorflow
+def test_frozen_weights_give_the_same_answers_and_are_constants(exported, x, tmp_path):
+    import tensorflow as tf
+
+    network, _, served = exported
+    seed = tf.constant(3)
+    keras_bdl.export(network, tmp_path / "frozen", 16, freeze=True, verbose=False)
+    frozen = tf.saved_model.load(tmp_path / "frozen")
+    expected = served.predictive_seeded(x, seed)["probabilities"]
+    answer = frozen.predictive_seeded(x, seed)["probabilities"]
+    np.testing.assert_allclose(answer, expected, atol=1e-6)
+    np.testing.assert_allclose(frozen.serve(x), served.serve(x), atol=1e-6)
+    assert served.signatures["serve"].variables
+    assert not frozen.signatures["serve"].variables
+
+
+@needs_tensorflow
 def test_predictive_is_that_of_predict(exported, x):
     import tensorflow as tf
 

@@ -34,29 +34,43 @@ def repeats(dataset):
     return any(map(repeats, inputs))
 
 
-def on_rows(function, live, state, about):
-    """Applies a function to some rows of tensors; it runs on no others.
+def run_until_stopped(step, num_steps, state, about):
+    """Runs steps on rows of tensors until each row stops; on no others.
+
+    The steps stand one after the other: a branch within a branch would capture the
+    variables of all steps that follow, each of which costs every call.
 
     Args:
-        function: from dictionaries of rows of `state` and of `about` to one like that
-            of `state`.
-        live: booleans `(n,)`.
-        state, about: dictionaries of tensors `(n, ...)`.
+        step, num_steps, state, about: as in `keras_bdl.layers.residual`.
 
     Returns:
-        `state`, with the function's results on live rows. Without a live row the
-        function does not run at all.
+        The final `state` of all rows.
     """
-
-    def some():
-        index = tf.where(live)
-        rows = [
-            {name: tf.gather_nd(t, index) for name, t in tensors.items()}
-            for tensors in (state, about)
+    index = tf.range(tf.shape(next(iter(state.values())))[0])
+    now, stops = step(0, state, about)
+    stopped = []
+    for number in range(1, num_steps):
+        tensors = [now, about, index]
+        halves = [
+            tf.dynamic_partition(t, tf.cast(stops, "int32"), 2)
+            for t in tf.nest.flatten(tensors)
         ]
-        return {
-            name: tf.tensor_scatter_nd_update(state[name], index, result)
-            for name, result in function(*rows).items()
-        }
+        live, done = (tf.nest.pack_sequence_as(tensors, half) for half in zip(*halves))
+        stopped.append(done)
+        now, about, index = live
 
-    return tf.cond(tf.reduce_any(live), some, lambda: dict(state))
+        def some(number=number, now=now, about=about):
+            return step(number, now, about)
+
+        def none(now=now):
+            return now, tf.zeros((0,), "bool")
+
+        now, stops = tf.cond(tf.size(index) > 0, some, none)
+    stopped.append([now, about, index])
+    indices = [index for _, _, index in stopped]
+
+    def together(like, *parts):
+        merged = tf.raw_ops.ParallelDynamicStitch(indices=indices, data=parts)
+        return tf.ensure_shape(merged, like.shape)
+
+    return tf.nest.map_structure(together, state, *[now for now, _, _ in stopped])

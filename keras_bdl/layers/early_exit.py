@@ -19,7 +19,7 @@ from keras_bdl.layers.residual import (
     check_layers,
     gated_sum,
     mean_pool,
-    on_live_rows,
+    run_until_stopped,
 )
 from keras_bdl.layers.weight_posterior import bayesian_layers, kl_added_elsewhere
 from keras_bdl.ops import halting
@@ -303,38 +303,34 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         """Units up to where each row stops: outputs, and units run `(n,)`."""
         rows = ops.shape(inputs)[0]
         state = {"x": inputs, "depth": ops.zeros((rows,), dtype="int32")}
-        about = {"live": ops.ones((rows,), dtype="bool")}
+        about = {}
         if mask is not None:
             about["mask"] = mask
         if noise is not None:
             about["noise"] = noise
         elif self.objective == "elbo":
-            about["log_survival"] = ops.zeros((rows,), dtype="float32")
-        state = self._run_from(0, state, about, skip)
+            state["log_survival"] = ops.zeros((rows,), dtype="float32")
+        state = run_until_stopped(self._step, self.num_states, state, about, skip)
         return state["x"], state["depth"]
 
-    def _run_from(self, index, state, about, skip):
-        """Runs a unit on all rows that it is given, and the next ones on live rows."""
+    def _step(self, index, state, about):
+        """Runs a unit on rows: their new state, and which of them stop."""
         mask = about.get("mask")
         x = state["x"] + self._increment(index, state["x"], mask)
-        state = {"x": x, "depth": state["depth"] + 1}
+        state = {**state, "x": x, "depth": state["depth"] + 1}
         if index == self.num_states - 1:
-            return state
+            return state, ops.ones_like(state["depth"], dtype="bool")
         logit = self._logit(index, x, mask)[:, 0]
-        about = dict(about)
         if "noise" in about:
             stops = logit + ops.cast(about["noise"][:, index], logit.dtype) > 0.0
         elif self.objective == "map":
             stops = logit > math.log(self.exit_threshold / (1.0 - self.exit_threshold))
         else:
-            about["log_survival"] -= ops.cast(ops.softplus(logit), "float32")
-            stops = about["log_survival"] <= math.log1p(-self.exit_threshold)
-        about["live"] = ops.logical_and(about["live"], ops.logical_not(stops))
-
-        def run_on(state, about):
-            return self._run_from(index + 1, state, about, skip)
-
-        return on_live_rows(run_on, about["live"], state, about, skip)
+            log_survival = state["log_survival"]
+            log_survival = log_survival - ops.cast(ops.softplus(logit), "float32")
+            stops = log_survival <= math.log1p(-self.exit_threshold)
+            state["log_survival"] = log_survival
+        return state, stops
 
     def _logistic_noise(self, rows):
         shape = (rows, self.num_states - 1)

@@ -42,26 +42,43 @@ def gated_sum(inputs, increments, survival):
     return outputs
 
 
-def on_live_rows(function, live, state, about, skip):
-    """Applies a function to the live rows of the state, given what is about them."""
+def run_until_stopped(step, num_steps, state, about, skip):
+    """Runs steps on rows until each row stops.
+
+    Args:
+        step: function of its number, from 0, and of `state` and `about`, to the new
+            state and booleans `(n,)`: whether a row stops.
+        num_steps: number of steps. The first is run on every row.
+        state: dictionary of tensors `(n, ...)`.
+        about: dictionary of tensors `(n, ...)` that do not change.
+        skip: whether what has stopped is not computed. On TensorFlow a step sees live
+            rows alone; elsewhere it is left out once no row is live.
+
+    Returns:
+        The state of each row when it stopped.
+    """
     if skip and keras.backend.backend() == "tensorflow":
         from keras_bdl.interop import tensorflow
 
-        return tensorflow.on_rows(function, live, state, about)
+        return tensorflow.run_until_stopped(step, num_steps, state, about)
+    state, stops = step(0, state, about)
+    live = ops.logical_not(stops)
+    for number in range(1, num_steps):
 
-    def masked():
-        return {
-            name: ops.where(
-                ops.reshape(live, (-1,) + (1,) * (len(new.shape) - 1)),
-                new,
-                state[name],
-            )
-            for name, new in function(state, about).items()
-        }
+        def run(number=number, state=state, live=live):
+            new, stops = step(number, state, about)
+            new = {name: _where_rows(live, new[name], state[name]) for name in new}
+            return new, ops.logical_and(live, ops.logical_not(stops))
 
-    if not skip:
-        return masked()
-    return ops.cond(ops.any(live), masked, lambda: dict(state))
+        def leave(state=state, live=live):
+            return dict(state), live
+
+        state, live = ops.cond(ops.any(live), run, leave) if skip else run()
+    return state
+
+
+def _where_rows(rows, new, old):
+    return ops.where(ops.reshape(rows, (-1,) + (1,) * (len(new.shape) - 1)), new, old)
 
 
 def call_with_mask(layer, x, mask):

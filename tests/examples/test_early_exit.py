@@ -2,8 +2,9 @@
 
 import re
 
+import numpy as np
 import pytest
-from example_tools import run_example
+from example_tools import ROOT, run_example
 
 plt = pytest.importorskip("matplotlib.pyplot", reason="the examples draw")
 pytest.importorskip("sklearn", reason="the examples read scikit-learn's data")
@@ -20,6 +21,26 @@ def test_early_exit(tmp_path):
     assert "joint posterior of label and depth" in result.stdout
     for name in ("curve", "images", "classes"):
         assert plt.imread(tmp_path / f"early_exit_{name}.png").std() > 0.05
+
+
+def test_units_without_normalization_give_the_same(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    import early_exit as example
+
+    settings = example.Settings(units=2, channels=3)
+    body = example.Body(settings, settings.units)
+    x = np.random.default_rng(0).normal(size=(6, 8, 8, 1)).astype("float32")
+    for network in (body.network((8, 8, 1)), body.early_exit_network((8, 8, 1), 0.1)):
+        rng = np.random.default_rng(1)
+        for unit in body.units:
+            for weights in unit.weights:
+                weights.assign(rng.uniform(0.5, 1.5, weights.shape))
+        faster = example.for_inference(network)
+        assert len(faster.variables) < len(network.variables)
+        expected = network.predict(x, verbose=0)
+        np.testing.assert_allclose(
+            faster.predict(x, verbose=0), expected, rtol=1e-4, atol=1e-4
+        )
 
 
 def test_gradient_estimators(tmp_path):
