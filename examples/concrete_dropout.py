@@ -172,11 +172,11 @@ def image_network(image_shape, dropout):
             keras.Input(image_shape),
             conv(32, 5, activation="relu", **options),
             keras.layers.MaxPooling2D(),
-            dropout(conv(64, 5, activation="relu", **options)),
+            dropout(conv(64, 5, activation="relu", name="convolution", **options)),
             keras.layers.MaxPooling2D(),
             keras.layers.Flatten(),
-            dropout(dense(256, activation="relu")),
-            dropout(dense(NUM_CLASSES)),
+            dropout(dense(256, activation="relu", name="hidden")),
+            dropout(dense(NUM_CLASSES, name="logits")),
         ]
     )
 

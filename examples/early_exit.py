@@ -342,19 +342,12 @@ def draw_curve(measured):
         1, 2, figsize=(10, 4), sharey=True, layout="constrained"
     )
     for kind, color in (("early exit", plots.BLUE), ("fixed", plots.VERMILLION)):
-        rows = sorted(
-            (row for name, row in measured.items() if name.startswith(kind)),
-            key=lambda row: row["multiply_adds"],
-        )
-        for ax, measure in zip(axes, ("multiply_adds", "milliseconds")):
-            ax.plot(
-                [row[measure] for row in rows],
-                [100 * row["accuracy"] for row in rows],
-                "o-",
-                color=color,
-                label=kind,
-            )
-    axes[0].set(xlabel="multiply-adds per image", ylabel="test accuracy (%)")
+        rows = [row for name, row in measured.items() if name.startswith(kind)]
+        for ax, measure, unit in zip(axes, ("multiply_adds", "milliseconds"), (1e6, 1)):
+            points = sorted((row[measure] / unit, row["accuracy"]) for row in rows)
+            x, y = np.transpose(points)
+            ax.plot(x, 100 * y, "o-", color=color, label=kind)
+    axes[0].set(xlabel="million multiply-adds per image", ylabel="test accuracy (%)")
     axes[1].set(xlabel=f"milliseconds per call of {CALL_ROWS} images")
     for ax in axes:
         ax.set_xlim(0, None)

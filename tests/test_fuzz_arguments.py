@@ -693,3 +693,49 @@ def test_values_that_once_slipped_through_are_refused():
 def test_parameters_that_once_slipped_through_tfp_prior_are_refused():
     for name, value, call in FOUND_IN_TFP_PRIOR:
         assert_refused(call, name, value)
+
+
+# --- Exact models ------------------------------------------------------------
+
+
+def test_exact_models_refuse_wrong_values():
+    """As estimators of scikit-learn do, in `fit`."""
+
+    def coin(**options):
+        return keras_bdl.models.conjugate.BetaBernoulli(**options).fit([0, 1])
+
+    def die(alpha):
+        return keras_bdl.models.conjugate.DirichletCategorical(alpha).fit([0, 1])
+
+    def line(**options):
+        model = keras_bdl.models.conjugate.BayesianLinearRegression(**options)
+        return model.fit([[0.0], [1.0]], [0.0, 1.0])
+
+    assert_all_refused(coin, alpha=not_positive, beta=not_positive)
+    assert_all_refused(die, alpha=(*not_positive, st.just([1.0]), st.just([1.0, 0.0])))
+    assert_all_refused(
+        line,
+        prior_precision=not_positive,
+        noise_precision=not_positive,
+        fit_intercept=not_booleans,
+    )
+
+
+def test_last_layer_refuses_wrong_values():
+    inputs = keras.Input((3,))
+    network = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    x = np.eye(3, dtype="float32")
+
+    def fit(**options):
+        options = {"kind": "regression", **options}
+        return keras_bdl.fit_last_layer(network, x, x[:, :2], verbose=0, **options)
+
+    assert_all_refused(
+        fit,
+        kind=(texts, st.integers()),
+        prior_precision=not_positive,
+        noise_precision=not_positive,
+        probit=not_booleans,
+        num_samples=(not_integers, below_one),
+        batch_size=(not_integers, below_one),
+    )

@@ -100,6 +100,12 @@ def fit_last_layer(
     """
     dense, link, behind = _last_layer(model)
     kind = _resolve_kind(model, kind, link)
+    num_samples = validation.integer("num_samples", num_samples, least=1)
+    if validation.boolean("probit", probit) and kind == "regression":
+        raise ValueError(
+            "`probit` is of classification: a regression model's mean call needs none. "
+            f"Received: probit={probit}"
+        )
     if kind == "regression" and link is not None:
         raise ValueError(
             "Expected a regression model without activation at its end. "
