@@ -24,10 +24,11 @@ Then the rows come day by day, and yesterday's may not be kept. Yesterday's post
 today's prior (`keras_bdl.prior_from_posterior`) is set beside training on all days at
 once, on the new day alone, and a point estimate that is trained on from where it was.
 
-On the digits the posterior is no better than weight decay of the same prior; both have
-a lower NLL than the highest likelihood where rows are few. What the posterior adds is
-the second part: as a prior it keeps most of what all days at once would give, which
-neither the new day alone nor training on does.
+On MNIST (9 minutes with JAX) NLL and calibration error of the posterior are the lowest
+from 1,000 rows on, and equal to those of weight decay with 100; by likelihood alone
+both are worst where rows are few. On the digits posterior and weight decay are equal.
+In the second part the posterior as a prior keeps much of what all days at once would
+give, on MNIST half of it, which neither the new day alone nor training on does.
 
 Pictures, in `--output`:
 
