@@ -14,9 +14,9 @@ The test accuracy is a mean with its standard error over draws of the labelled i
 The strength of regularisation is chosen for each kind of features, and the VAE of the
 digits was, on images of the training set whose labels are used for nothing else.
 
-On MNIST (90 s with JAX) the codes win where there are 5 labels of a class or more: 79.1
-± .4 % with 10 of each, pixels 75.1 ± .5 %. On the digits they win nothing: 64 pixels are
-few, and classes of them are nearly linear already. They lose a few points with few
+On MNIST (90 s with JAX) the codes win where there are 5 labels of a class or more: with
+10 of each 79.1 ± .4 %, pixels 75.1 ± .5 %. On the digits they win nothing: 64 pixels
+are few, and classes of them are nearly linear already. They lose a few points with few
 labels and catch up with many.
 
 Picture, in `--output`:
