@@ -62,7 +62,7 @@ def main():
     parser.add_argument("--vae", required=True, help="file of the trained VAE (M1)")
     parser.add_argument("--labels", type=int, default=100)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--epochs", type=int, default=120)
+    parser.add_argument("--epochs", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=200)
     parser.add_argument("--labeled-share", type=float, default=0.1)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
