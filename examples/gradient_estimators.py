@@ -18,6 +18,7 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 from keras import ops
+from matplotlib import ticker
 
 from keras_bdl import plots
 from keras_bdl.ops import estimators
@@ -101,7 +102,12 @@ def draw(count, rng):
             ax.plot(x, measured, "o", color=color, markersize=4)
         ax.set(xlabel=label, yscale="log")
         ax.spines[["top", "right"]].set_visible(False)
+        ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
     right.set_xscale("log", base=2)
+    right.set_xticks([2, 4, 8, 16], [2, 4, 8, 16])
+    for ax in (left, right):
+        ax.minorticks_off()
     left.set_ylabel("variance of one estimate")
     left.legend(frameon=False, title="lines exact, points measured")
     return figure

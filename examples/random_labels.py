@@ -127,8 +127,9 @@ def main():
             print(f"{row:46}{accuracy[-1]:>10.3f}{share:>9}{classes:>9}", flush=True)
             ax.plot(np.arange(1, epochs + 1), accuracy, color=color, label=name)
         ax.set(title=kind, xlabel="epoch", ylim=(0, 1.02))
+        ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("training accuracy")
-    axes[1].axhline(0.1, color="gray", linewidth=0.8, linestyle=":")
+    axes[1].axhline(0.1, color="gray", linewidth=0.8, linestyle=":", label="chance")
     axes[1].legend(frameon=False, loc="center right")
     cli.save_figures({"random_labels": figure}, args.output)
 

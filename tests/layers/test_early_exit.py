@@ -5,6 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+from backend_tools import gradients
 from contract import BACKEND, Case, LayerContract, assert_moments, to_numpy
 from early_exit_tools import (
     ResidualStack,
@@ -238,6 +239,21 @@ def test_units_do_not_run_on_rows_that_have_stopped():
         Counting.rows = 0
         block(row[None])
         assert Counting.rows == depth
+
+
+def test_gradients_of_inputs_do_not_depend_on_skipping():
+    x = inputs()
+    weights = np.random.default_rng(0).normal(size=x.shape).astype("float32")
+
+    def gradient(skip):
+        block = make_block(skip=skip)
+
+        def total(x):
+            return ops.sum(block(x) * ops.convert_to_tensor(weights))
+
+        return gradients(total, [x])[0]
+
+    np.testing.assert_allclose(gradient(True), gradient(False), atol=1e-5)
 
 
 def test_an_exported_model_stops_where_the_rule_says(tmp_path):
