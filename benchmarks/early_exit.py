@@ -101,7 +101,7 @@ def exported(network):
     archive = keras.export.ExportArchive()
     archive.add_endpoint(
         "serve",
-        saved_model.frozen(serve, network),
+        saved_model.frozen(serve, saved_model.float_weights(network)),
         input_signature=saved_model.input_signature(network),
     )
     folder = tempfile.mkdtemp()

@@ -163,19 +163,20 @@ def without_normalization(unit):
 
 def for_inference(network):
     """A copy that runs faster: batch normalisation is part of the convolutions."""
-    inputs = keras.Input(network.input_shape[1:])
-    x = network.get_layer("stem")(inputs)
-    names = [layer.name for layer in network.layers]
-    if "early_exit" in names:
-        block = network.get_layer("early_exit")
-        units = [without_normalization(unit) for unit in block.units]
-        x = keras_bdl.EarlyExitResBlock(
-            units, block.prior_rate, halting_heads=block.halting_heads, name=block.name
-        )(x)
-    else:
-        for unit in Body.of(network).units:
-            x = keras.layers.Add()([x, without_normalization(unit)(x)])
-    return keras.Model(inputs, network.get_layer("classifier")(x))
+    image_shape = network.input_shape[1:]
+    body = Body.of(network)
+    if body.units:
+        body.units = [without_normalization(unit) for unit in body.units]
+        return body.network(image_shape)
+    block = network.get_layer("early_exit")
+    faster = keras_bdl.EarlyExitResBlock(
+        [without_normalization(unit) for unit in block.units],
+        block.prior_rate,
+        halting_heads=block.halting_heads,
+        name=block.name,
+    )
+    inputs = keras.Input(image_shape)
+    return keras.Model(inputs, body.classifier(faster(body.stem(inputs))))
 
 
 def halting_head(classifier, state_shape, name):

@@ -69,6 +69,7 @@ def export(
             f"Received: backend={backend!r}"
         )
     num_samples = validation.integer("num_samples", num_samples, 1, 10**9)
+    freeze = validation.boolean("freeze", freeze)
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"Expected `model` to be a Keras model. Received: model={model!r}"
@@ -78,26 +79,30 @@ def export(
         predict = model.make_predictive(num_samples)
     else:
         predict = _predictive(model, num_samples, outputs, mc_dropout)
-    freeze = validation.boolean("freeze", freeze)
+    weights = float_weights(model) if freeze else []
     archive = keras.export.ExportArchive()
     for name, function, arguments in endpoints(model, predict, signature):
         if freeze:
-            function = frozen(function, model)
+            function = frozen(function, weights)
         archive.add_endpoint(name, function, input_signature=arguments)
     archive.write_out(filepath, verbose=verbose)
 
 
-def frozen(function, model):
-    """The function, in a graph of its own with the model's weights as constants."""
-    values = [
+def float_weights(model):
+    """Pairs of a variable and its value, NumPy; without the state of generators."""
+    return [
         (variable, ops.convert_to_numpy(variable))
         for variable in model.variables
         if keras.backend.is_float_dtype(variable.dtype)
     ]
 
+
+def frozen(function, weights):
+    """The function, with the values of `float_weights` as constants of its graph."""
+
     @functools.wraps(function)  # inputs keep their names
     def run(*args):
-        with keras.StatelessScope(state_mapping=values):
+        with keras.StatelessScope(state_mapping=weights):
             return function(*args)
 
     return run
