@@ -31,11 +31,11 @@ def load(args):
     return train.reshape(len(train), -1), bits.reshape(len(bits), -1)
 
 
-def make(args, seed):
+def make(args, seed, latent_dim=50):
     keras.utils.set_random_seed(seed)
     return keras_bdl.VAE.dense(
         (784,),
-        50,
+        latent_dim,
         hidden=(200, 200),
         activation="tanh",
         num_importance_samples=args.samples,
@@ -136,7 +136,7 @@ def run_throughput(args):
     common.save(f"vae_throughput_{result['backend']}", result)
 
 
-def main():
+def make_parser():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("train", "throughput"))
     parser.add_argument("--npz", help="MNIST as one .npz instead of TFDS")
@@ -151,7 +151,11 @@ def main():
     parser.add_argument("--validate", action="store_true")
     parser.add_argument("--checkpoints", type=pathlib.Path, default="runs/ck")
     parser.add_argument("--save", type=pathlib.Path)
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    args = make_parser().parse_args()
     {"train": run_training, "throughput": run_throughput}[args.what](args)
 
 

@@ -11,7 +11,14 @@ from keras_bdl.sampling import ThreadScope
 
 
 class BoundScope(ThreadScope):
-    """Within, the model's `call` gives the terms of its bound."""
+    """Within, the model's `call` gives the terms of its bound.
+
+    Args:
+        batch: what a training or test step was given: x, or (x, y, sample weights).
+    """
+
+    def __init__(self, batch):
+        _, self.y, _ = keras.utils.unpack_x_y_sample_weight(batch)
 
 
 class GenerativeModel(keras.Model):
@@ -100,12 +107,12 @@ class GenerativeModel(keras.Model):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def train_step(self, *args):
-        with BoundScope():
+    def train_step(self, *args):  # of the data; on JAX of the state and the data
+        with BoundScope(args[-1]):
             return super().train_step(*args)
 
     def test_step(self, *args):
-        with BoundScope():
+        with BoundScope(args[-1]):
             return super().test_step(*args)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):

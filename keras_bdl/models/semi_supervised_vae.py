@@ -15,11 +15,15 @@ from keras_bdl.layers import base
 from keras_bdl.models import observations, vae_networks, vae_start
 from keras_bdl.models.generative_model import BoundScope, GenerativeModel
 from keras_bdl.models.mixed_batches import MixedBatches
+from keras_bdl.ops import estimators
 
 PACKAGE = "keras_bdl"
 
 # The weight of the classifier's own loss: this many times examples per label.
 _CLASSIFIER_WEIGHT = 0.1
+
+# A finite log-probability of which the exponential is 0.
+_IMPOSSIBLE = -1e4
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -51,6 +55,10 @@ class SemiSupervisedVAE(GenerativeModel):
         likelihood, prior, beta, preprocessing, seed: as in `VAE`.
         classifier_weight: float >= 0, or None: .1 examples / labelled examples.
         labeled_share: float in (0, 1), labelled rows in a batch of `fit` on arrays.
+        summed_classes: integer, or None for all. In training, only this many classes
+            of an unlabelled example are summed, those of largest q(y | x), and one
+            drawn from q stands for all others. The gradient stays unbiased, and a
+            step takes as much less time as there are fewer classes.
         features: a trained `VAE`, or None.
         **kwargs: of `keras.Model`.
 
@@ -67,7 +75,7 @@ class SemiSupervisedVAE(GenerativeModel):
     >>> model.predict(x_test).argmax(axis=-1)
 
     Reference: Kingma, Rezende, Mohamed and Welling, "Semi-supervised learning with
-    deep generative models", 2014, eq. 6 to 9.
+    deep generative models", 2014, eq. 6 to 9; `ops.estimators.partial_enumeration`.
     """
 
     outputs_kind = "probabilities"
@@ -82,6 +90,7 @@ class SemiSupervisedVAE(GenerativeModel):
         beta=1.0,
         classifier_weight=None,
         labeled_share=0.5,
+        summed_classes=None,
         features=None,
         preprocessing=None,
         seed=None,
@@ -103,6 +112,9 @@ class SemiSupervisedVAE(GenerativeModel):
         if classifier_weight is not None:
             validation.number("classifier_weight", classifier_weight, least=0.0)
         self.classifier_weight = classifier_weight
+        if summed_classes is not None:
+            validation.integer("summed_classes", summed_classes, least=1)
+        self.summed_classes = summed_classes
         # Of the training data: the labelled examples' share, 0 before it is known.
         self._labeled_fraction = self.add_weight(
             name="labeled_fraction", shape=(), initializer="zeros", trainable=False
@@ -146,13 +158,16 @@ class SemiSupervisedVAE(GenerativeModel):
     def on_codes(cls, vae, latent_dim, num_classes, **options):
         """`dense` on the codes of a trained VAE: M1+M2 of the paper.
 
+        Numbers of either code that are not active are noise to this model. Choose
+        both dimensions no larger than needed: of `vae`, its `active_units`.
+
         Args:
             vae: a trained `VAE`; it is frozen.
             latent_dim, num_classes, **options: as in `dense`.
 
         Example:
 
-        >>> model = keras_bdl.SemiSupervisedVAE.on_codes(vae, 50, num_classes=10)
+        >>> model = keras_bdl.SemiSupervisedVAE.on_codes(vae, 10, num_classes=10)
         """
         options = {"likelihood": "gaussian", **options}
         shape = (vae.latent_dim,)
@@ -169,6 +184,12 @@ class SemiSupervisedVAE(GenerativeModel):
             x = keras.Input((self.features.latent_dim,))
         self.num_classes = self.classifier(x).shape[-1]
         losses.check_logits(self.num_classes)
+        if (self.summed_classes or 0) >= self.num_classes:
+            raise ValueError(
+                "Expected `summed_classes` to be less than the number of classes, "
+                f"{self.num_classes}, or None. "
+                f"Received: summed_classes={self.summed_classes!r}"
+            )
         y = keras.Input((self.num_classes,))
         self.latent.build(self.encoder([x, y]).shape)
         codes = keras.Input((self.latent.prior.latent_dim,))
@@ -188,24 +209,50 @@ class SemiSupervisedVAE(GenerativeModel):
     def call(self, inputs, training=None):
         x = self.preprocess(inputs, training)
         logits = base.wide(self.classifier(x, training=training))
-        if BoundScope.current() is None:
+        scope = BoundScope.current()
+        if scope is None:
             return ops.softmax(logits, axis=-1)
-        return {"log_q": ops.log_softmax(logits, axis=-1), **self._terms(x, training)}
+        log_q = ops.log_softmax(logits, axis=-1)
+        if scope.y is None:
+            raise ValueError(
+                "Expected labels, integers that are -1 where there is none. "
+                "Received: y=None"
+            )
+        labels = ops.cast(ops.reshape(scope.y, (-1,)), "int32")
+        classes, weights = self._classes(log_q, labels, training)
+        terms = self._terms(x, classes, training)
+        return {"log_q": log_q, "weights": weights, **terms}
 
-    def _terms(self, x, training):
-        """Reconstruction and KL for each class, `(n, classes)`, in nats."""
-        num_rows, classes = ops.shape(x)[0], ops.eye(self.num_classes)
-        y = ops.reshape(
-            ops.tile(ops.expand_dims(classes, 1), (1, num_rows, 1)),
-            (-1, self.num_classes),
+    def _one_hot(self, labels, dtype):
+        """Rows of labels, of the first class where there is none."""
+        return ops.one_hot(ops.maximum(labels, 0), self.num_classes, dtype=dtype)
+
+    def _classes(self, log_q, labels, training):
+        """Classes that the bound sums, one-hot `(n, m, classes)`, and their weights.
+
+        The weights `(n, m)` are q(y | x), or 1 for the label where there is one.
+        """
+        log_label = _IMPOSSIBLE * (1.0 - self._one_hot(labels, log_q.dtype))
+        log_q = ops.where(ops.expand_dims(labels, -1) < 0, log_q, log_label)
+        if self.summed_classes is None or not training:
+            every = ops.eye(self.num_classes, dtype=log_q.dtype)
+            return ops.ones_like(ops.expand_dims(log_q, -1)) * every, ops.exp(log_q)
+        classes, weights = estimators.partial_enumeration(
+            log_q, self.summed_classes, self.latent.noise
         )
-        x = ops.tile(x, (self.num_classes,) + (1,) * (len(x.shape) - 1))
+        return self._one_hot(classes, log_q.dtype), weights
+
+    def _terms(self, x, classes, training):
+        """Reconstruction and KL for each class, `(n, m)`, in nats."""
+        num_classes = classes.shape[1]
+        y = ops.reshape(classes, (-1, self.num_classes))
+        x = ops.repeat(x, num_classes, axis=0)
         parameters = self.encoder([x, ops.cast(y, x.dtype)], training=training)
         mean, log_stddev = self.latent.parameters(parameters)
         codes = self.latent.draw(mean, log_stddev, 1)[0]
         outputs = base.wide(self.decoder([codes, y], training=training))
         return {
-            name: ops.transpose(ops.reshape(values, (self.num_classes, -1)))
+            name: ops.reshape(values, (-1, num_classes))
             for name, values in {
                 "reconstruction": -self.observation.log_prob(base.wide(x), outputs),
                 "kl": self.latent.kl(mean, log_stddev),
@@ -219,15 +266,15 @@ class SemiSupervisedVAE(GenerativeModel):
         log_q = y_pred["log_q"]
         labels = ops.cast(ops.reshape(y, (-1,)), "int32")
         labeled = ops.cast(labels >= 0, log_q.dtype)
-        one_hot = ops.one_hot(
-            ops.maximum(labels, 0), self.num_classes, dtype=log_q.dtype
-        )
         kl_weight = ops.cast(self.latent.kl_weight, log_q.dtype)
         bounds = -y_pred["reconstruction"] - kl_weight * y_pred["kl"]
         bounds = bounds - math.log(self.num_classes)
-        weights = ops.exp(log_q)
-        supervised = ops.sum(one_hot * bounds, axis=-1)
-        unsupervised = ops.sum(weights * (bounds - log_q), axis=-1)
+        # Weights sum to one, so the origin of the bounds is free; that of a likely
+        # class gives the gradient through the weights less variance.
+        weights, origin = y_pred["weights"], ops.stop_gradient(bounds[:, :1])
+        supervised = ops.sum(weights * (bounds - origin), axis=-1) + origin[:, 0]
+        unsupervised = supervised - ops.sum(ops.exp(log_q) * log_q, axis=-1)
+        one_hot = self._one_hot(labels, log_q.dtype)
         cross_entropy = -ops.sum(one_hot * log_q, axis=-1)
 
         ones = ops.ones_like(labeled)
@@ -248,13 +295,11 @@ class SemiSupervisedVAE(GenerativeModel):
         loss = loss - (1.0 - share) * mean(unsupervised, 1.0 - labeled)
         loss = loss + factor * mean(cross_entropy, labeled)
 
-        posterior = ops.expand_dims(labeled, -1) * one_hot
-        posterior = posterior + ops.expand_dims(1.0 - labeled, -1) * weights
         for metric, name in (
             (self._reconstruction, "reconstruction"),
             (self._kl, "kl"),
         ):
-            values = ops.sum(posterior * y_pred[name], axis=-1)
+            values = ops.sum(weights * y_pred[name], axis=-1)
             metric.update_state(ops.stop_gradient(values), ones)
         hits = ops.equal(ops.cast(ops.argmax(log_q, axis=-1), "int32"), labels)
         self._accuracy.update_state(ops.cast(hits, labeled.dtype), ones * labeled)
@@ -365,5 +410,6 @@ class SemiSupervisedVAE(GenerativeModel):
             **super().get_config(),
             "classifier_weight": self.classifier_weight,
             "labeled_share": self.labeled_share,
+            "summed_classes": self.summed_classes,
             "features": keras.saving.serialize_keras_object(self.features),
         }

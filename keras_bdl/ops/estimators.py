@@ -1,4 +1,4 @@
-"""Noisy linear maps, masks, and the score function.
+"""Noisy linear maps, masks, and sums over discrete latents.
 
 Every estimator of a linear map takes the map as a function `linear(inputs, kernel)`,
 so that one formula serves matrix products and convolutions alike. Means arrive in
@@ -193,6 +193,55 @@ def score_function(values, log_probs, baseline="leave_one_out"):
     signal = ops.stop_gradient(values - baseline)
     score = log_probs - ops.stop_gradient(log_probs)  # 0, with a gradient
     return ops.mean(values + signal * score, axis=0)
+
+
+def partial_enumeration(log_q, num_summed, seed):
+    """Categories and weights for an estimate of a sum over all categories.
+
+    sum_y q(y) f(y) is estimated by `sum(weights * f(categories))`: the most probable
+    categories are summed, and one drawn from the others has the weight of all of them.
+    Values and gradients, also those through the weights, are unbiased; a baseline that
+    is no function of the draw, such as f of the first category, makes the latter less
+    noisy. Liu, Regier, Tripuraneni, Jordan and McAuliffe, "Rao-Blackwellized stochastic
+    gradients for discrete distributions", 2019, eq. 5.
+
+    Args:
+        log_q: `(n, categories)`, log probabilities, finite.
+        num_summed: how many are summed, from 1 to one less than all.
+        seed: `keras.random.SeedGenerator`.
+
+    Returns:
+        `(categories, weights)`, both `(n, num_summed + 1)`: int32, and the dtype of
+        `log_q`, differentiable.
+
+    Example:
+
+    >>> categories, weights = partial_enumeration(log_q, 1, seed)
+    >>> losses = loss_of(categories)  # (n, 2)
+    >>> first = keras.ops.stop_gradient(losses[:, :1])
+    >>> loss = keras.ops.sum(weights * (losses - first) + first, axis=-1)
+    """
+    check_generator(seed)
+    if not 1 <= num_summed < log_q.shape[-1]:
+        raise ValueError(
+            f"Expected `num_summed` from 1 to {log_q.shape[-1] - 1}, one less than "
+            f"there are categories. Received: num_summed={num_summed!r}"
+        )
+    fixed = ops.stop_gradient(log_q)
+    _, summed = ops.top_k(fixed, num_summed)
+    is_summed = ops.sum(ops.one_hot(summed, log_q.shape[-1]), axis=1) > 0.0
+    rest = ops.where(is_summed, -1e30, fixed)
+    drawn = random.categorical(rest, 1, dtype="int32", seed=seed)
+    log_rest = ops.logsumexp(rest, axis=-1, keepdims=True)
+    log_drawn = ops.take_along_axis(log_q, drawn, axis=-1)
+    # q(rest) in value, with the gradient of log q of the one drawn.
+    weight = ops.exp(log_drawn + (log_rest - ops.stop_gradient(log_drawn)))
+    summed = ops.cast(summed, "int32")
+    weights = ops.exp(ops.take_along_axis(log_q, summed, axis=-1))
+    return (
+        ops.concatenate([summed, drawn], axis=-1),
+        ops.concatenate([weights, weight], axis=-1),
+    )
 
 
 def multiply_by_sample(inputs, factors):

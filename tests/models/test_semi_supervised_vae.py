@@ -98,6 +98,48 @@ def test_training_undoes_the_oversampling(rng):
     assert -np.mean(history["loss"]) == pytest.approx(expected / len(x), abs=0.05)
 
 
+def gradients_of(model, x, y, repeats):
+    """Gradients of one batch, with new noise in each: `(repeats, weights)`."""
+    rate = 1e-2
+    model.compile(keras.optimizers.SGD(rate))
+    before = model.get_weights()
+    changes = []
+    for _ in range(repeats):
+        model.train_on_batch(x, y)
+        after = model.get_weights()
+        changes.append(np.concatenate([(b - a).ravel() for b, a in zip(before, after)]))
+        model.set_weights(before)
+    return np.array(changes) / rate
+
+
+def test_of_few_summed_classes_loss_and_gradient_are_unbiased(rng):
+    repeats = 100
+    gradients, losses_seen = [], []
+    for summed_classes in (None, 1):
+        # A classifier that is not sure, far from the posterior of the class.
+        model, x, labels, _ = exact_model(
+            np.random.default_rng(0), summed_classes=summed_classes, seed=1
+        )
+        kernel, bias = model.classifier.get_weights()
+        model.classifier.set_weights([0.3 * kernel, 0.0 * bias])
+        y = np.where(np.arange(len(x)) < 100, labels, -1)
+        gradients.append(gradients_of(model, x, y, repeats))
+        model.compile(keras.optimizers.SGD(0.0))
+        losses_seen.append([model.train_on_batch(x, y)[0] for _ in range(repeats)])
+    for exact, few in (gradients, losses_seen):
+        error = np.sqrt((np.var(exact, axis=0) + np.var(few, axis=0)) / repeats)
+        difference = np.mean(few, axis=0) - np.mean(exact, axis=0)
+        assert (np.abs(difference) <= 5.0 * error + 1e-4).all()
+    assert np.abs(gradients[0].mean(axis=0)).max() > 0.1  # there is one to be had
+
+
+def test_evaluation_sums_all_classes(rng):
+    model, x, labels, joint = exact_model(rng, summed_classes=1)
+    logs = logs_of(model, x, np.full(len(x), -1))
+    evidence = special.logsumexp(joint, axis=1)
+    assert -logs["loss"] == pytest.approx(evidence.mean(), abs=0.02)
+
+
 # Batches
 
 
@@ -137,9 +179,12 @@ def clusters(rng, rows=400):
     return x, labels, np.where(np.arange(rows) < 6, labels, -1)
 
 
-def test_few_labels_are_enough(rng, tmp_path):
+@pytest.mark.parametrize("summed_classes", [None, 1])
+def test_few_labels_are_enough(rng, tmp_path, summed_classes):
     x, labels, some = clusters(rng)
-    model = keras_bdl.SemiSupervisedVAE.dense((12,), 2, 2, hidden=(16,), seed=0)
+    model = keras_bdl.SemiSupervisedVAE.dense(
+        (12,), 2, 2, hidden=(16,), summed_classes=summed_classes, seed=0
+    )
     model.compile(keras.optimizers.Adam(0.01))
     history = model.fit(x, some, batch_size=50, epochs=15, verbose=0).history
     assert set(history) == {"loss", "reconstruction", "kl", "accuracy"}
@@ -206,6 +251,8 @@ def test_wrong_labels_and_arguments_are_refused(rng):
     ):
         with pytest.raises(ValueError, match="label.*Received"):
             model.fit(x, y, verbose=0)
+    with pytest.raises(ValueError, match="labels.*Received: y=None"):
+        model.train_on_batch(x)
     with pytest.raises(ValueError, match="validation_split.*Received"):
         model.fit(x, labels, validation_split=0.1)
     with pytest.raises(ValueError, match="finite.*Received"):
@@ -219,6 +266,14 @@ def test_wrong_labels_and_arguments_are_refused(rng):
         keras_bdl.SemiSupervisedVAE(*networks, labeled_share=1.0)
     with pytest.raises(ValueError, match="classifier_weight.*Received"):
         keras_bdl.SemiSupervisedVAE(*networks, classifier_weight=-1.0)
+    for number in (0, 1.5, True):
+        with pytest.raises((TypeError, ValueError), match="summed_classes.*Received"):
+            keras_bdl.SemiSupervisedVAE(*networks, summed_classes=number)
+    few = keras_bdl.SemiSupervisedVAE(
+        *networks, losses.GaussianNLL(NOISE), summed_classes=CLASSES
+    )
+    with pytest.raises(ValueError, match="summed_classes.*Received"):
+        few.build((None, 3))
     with pytest.raises(ValueError, match="own loss.*Received"):
         model.compile("sgd", loss="mse")
     assert np.isfinite(to_numpy(model.predict(x[:1], verbose=0))).all()

@@ -479,3 +479,54 @@ def test_score_function_refuses_what_has_no_baseline():
         estimators.score_function(values, values)
     with pytest.raises(ValueError, match="baseline.*Received"):
         estimators.score_function(values, values, "mean")
+
+
+# Discrete latents
+
+
+@pytest.mark.parametrize("num_summed", [1, 2, 4])
+def test_a_partial_enumeration_is_unbiased(rng, num_summed):
+    rows, logits = 20_000, np.array([0.3, 2.0, -1.0, 1.2, 0.1], "float32")
+    f = tensor([0.5, -1.0, 2.0, 1.5, -0.3])
+
+    def estimate(logits):
+        log_q = ops.log_softmax(logits, axis=-1)
+        categories, weights = estimators.partial_enumeration(
+            log_q, num_summed, fresh_seed()
+        )
+        values = ops.take(f, categories)
+        return ops.sum(weights * (values - values[:, :1]))
+
+    q = np.exp(logits) / np.exp(logits).sum()
+    exact = (q * to_numpy(f)).sum()
+    (slopes,) = gradients(estimate, [np.tile(logits, (rows, 1))])
+    slopes = slopes.astype("float64")
+    expected = q * (to_numpy(f) - exact)
+    error = slopes.std(axis=0) / np.sqrt(rows)
+    assert (np.abs(slopes.mean(axis=0) - expected) <= 5.0 * error + 1e-6).all()
+
+    log_q = tensor(np.tile(np.log(q), (rows, 1)))
+    categories, weights = estimators.partial_enumeration(
+        log_q, num_summed, fresh_seed()
+    )
+    categories, weights = to_numpy(categories), to_numpy(weights)
+    order = np.argsort(-q)
+    assert (categories[:, :num_summed] == order[:num_summed]).all()
+    np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-5)
+    values = (weights * to_numpy(f)[categories]).sum(axis=1)
+    error = values.std() / np.sqrt(rows)
+    assert abs(values.mean() - exact) <= 5.0 * error + 1e-5
+
+
+@pytest.mark.parametrize("num_summed", [0, 3])
+def test_a_partial_enumeration_of_none_or_all_is_refused(num_summed):
+    with pytest.raises(ValueError, match="num_summed.*Received"):
+        estimators.partial_enumeration(tensor([[0.0] * 3]), num_summed, fresh_seed())
+
+
+def test_a_partial_enumeration_of_a_certain_category_is_finite():
+    log_q = ops.log_softmax(tensor([[200.0, 0.0, -50.0], [0.0, 0.0, 0.0]]), axis=-1)
+    categories, weights = estimators.partial_enumeration(log_q, 1, fresh_seed())
+    assert len(set(to_numpy(categories)[0])) == 2
+    np.testing.assert_allclose(to_numpy(weights)[0], [1.0, 0.0])
+    np.testing.assert_allclose(to_numpy(weights)[1], [1 / 3, 2 / 3], rtol=1e-5)
