@@ -42,4 +42,22 @@ def _torch(fn, arrays):
     return torch.autograd.grad(fn(*tensors), tensors, materialize_grads=True)
 
 
+def compiled(fn):
+    """A function without side effects, compiled where the backend does that."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(fn)
+    return traced(fn)
+
+
+def traced(fn):
+    """A function that may assign variables, as a graph on TensorFlow."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(fn)
+    return fn
+
+
 _GRADIENTS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import pytest
+from backend_tools import compiled, traced
 from keras import ops
 
 import keras_bdl
@@ -226,9 +227,8 @@ class LayerContract:
         case.randomize(layer)
         x = case.inputs(rows=3)
         mean, variance = case.moments(layer, x)
-        draws = np.stack(
-            [to_numpy(layer(x, training=not sample_at_inference)) for _ in range(60)]
-        )
+        draw = traced(lambda: layer(x, training=not sample_at_inference))
+        draws = np.stack([to_numpy(draw()) for _ in range(60)])
         assert_moments(draws, mean, variance)
 
     def test_draws_in_the_scope_have_the_exact_moments(self, case):
@@ -238,11 +238,15 @@ class LayerContract:
         mean, variance = case.moments(layer, x)
         count, block = 30, 8
         tiled = np.tile(x, (block,) + (1,) * len(case.input_shape))
-        draws = []
-        for index in range(count):
+
+        @compiled
+        def draw(index):
             with sampling.SamplingScope(0, index, block):
-                draws.append(to_numpy(layer(tiled)).reshape(block, *mean.shape))
-        assert_moments(np.concatenate(draws), mean, variance)
+                return layer(tiled)
+
+        draws = [to_numpy(draw(ops.convert_to_tensor(i))) for i in range(count)]
+        draws = np.reshape(draws, (count * block, *mean.shape))
+        assert_moments(draws, mean, variance)
 
     def test_the_scope_repeats_and_adds_no_loss(self, case):
         layer = case.built()
@@ -360,7 +364,8 @@ class LayerContract:
             assert history == pytest.approx(expected, rel=1e-5)
             assert loss == pytest.approx(expected, rel=1e-5)
         else:
-            draws = [float(to_numpy(layer.kl())) / N for _ in range(50)]
+            draw = traced(layer.kl)
+            draws = [float(to_numpy(draw())) / N for _ in range(50)]
             margin = 6 * np.std(draws)
             assert abs(loss - np.mean(draws)) < margin
             assert abs(history - np.mean(draws)) < margin
