@@ -12,12 +12,17 @@ import numpy as np
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
-def load_mnist(npz=None):
+def load_mnist(npz=None, held_out=0):
     """MNIST as float32 `(n, 28, 28, 1)` in [0, 1] and int32 labels.
 
     Args:
         npz: file with x_train, y_train, x_test, y_test; None reads the TFDS copy
             under `TFDS_DATA_DIR`.
+        held_out: number of the last training images that stand in place of the test
+            set, for the choice of settings; 0 gives the test set.
+
+    Returns:
+        `(x_train, y_train), (x_test, y_test)`.
     """
     if npz is not None:
         data = np.load(npz)
@@ -33,6 +38,9 @@ def load_mnist(npz=None):
             )
             for s in ("train", "test")
         ]
+    if held_out:
+        x, y = splits[0]
+        splits = [(x[:-held_out], y[:-held_out]), (x[-held_out:], y[-held_out:])]
     return [
         (x.reshape(-1, 28, 28, 1).astype("float32") / 255.0, y.astype("int32"))
         for x, y in splits

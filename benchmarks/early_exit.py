@@ -37,10 +37,7 @@ import early_exit as example  # noqa: E402
 
 
 def load(args):
-    train_data, test_data = common.load_mnist(args.npz)
-    if args.validate:
-        x, y = train_data
-        train_data, test_data = (x[:-5000], y[:-5000]), (x[-5000:], y[-5000:])
+    train_data, test_data = common.load_mnist(args.npz, 5000 if args.validate else 0)
     if args.data == "mixed":
         train_data, test_data = (
             (data.distort_half(x, seed), y)

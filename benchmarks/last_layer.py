@@ -97,12 +97,8 @@ def main():
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--validate", action="store_true", help="last 10,000 of train")
     args = parser.parse_args()
-    (x, y), (x_test, y_test) = common.load_mnist(args.npz)
-    if args.validate:
-        (x, y), (x_test, y_test) = (
-            (x[:-10_000], y[:-10_000]),
-            (x[-10_000:], y[-10_000:]),
-        )
+    held_out = 10_000 if args.validate else 0
+    (x, y), (x_test, y_test) = common.load_mnist(args.npz, held_out)
     sets = {
         "test": x_test,
         "rotated": data.rotate(x_test, 90.0),

@@ -121,10 +121,7 @@ def main():
     parser.add_argument("--out", default="mnist_lenet5")
     args = parser.parse_args()
 
-    train_data, test_data = common.load_mnist(args.npz)
-    if args.validate:
-        x, y = train_data
-        train_data, test_data = (x[:-10_000], y[:-10_000]), (x[-10_000:], y[-10_000:])
+    train_data, test_data = common.load_mnist(args.npz, 10_000 if args.validate else 0)
     runs = []
     for seed in range(args.seeds):
         for kind in args.kinds:

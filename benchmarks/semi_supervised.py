@@ -30,10 +30,10 @@ import semi_supervised as example  # noqa: E402 (found by the line above)
 
 
 def load(args):
-    (x, y), test = common.load_mnist(args.npz)
-    if args.validate:
-        (x, y), test = (x[:-10_000], y[:-10_000]), (x[-10_000:], y[-10_000:])
-    return (x.reshape(len(x), -1), y), (test[0].reshape(len(test[0]), -1), test[1])
+    return [
+        (x.reshape(len(x), -1), y)
+        for x, y in common.load_mnist(args.npz, 10_000 if args.validate else 0)
+    ]
 
 
 def load_vae(args, x):

@@ -222,10 +222,7 @@ def main():
     args = parser.parse_args()
     args.out = args.out or f"sparse_vd_{args.network}"
 
-    train_data, test_data = common.load_mnist(args.npz)
-    if args.validate:
-        x, y = train_data
-        train_data, test_data = (x[:-5000], y[:-5000]), (x[-5000:], y[-5000:])
+    train_data, test_data = common.load_mnist(args.npz, 5000 if args.validate else 0)
     runs = []
     for seed in args.seeds:
         runs.append(train(args, seed, train_data, test_data))

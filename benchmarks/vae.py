@@ -24,9 +24,8 @@ import keras_bdl
 
 
 def load(args):
-    (train, _), (test, _) = common.load_mnist(args.npz)
-    if args.validate:
-        train, test = train[:-5000], train[-5000:]
+    held_out = 5000 if args.validate else 0
+    (train, _), (test, _) = common.load_mnist(args.npz, held_out)
     bits = keras_bdl.layers.DynamicBinarization().binarize(test, seed=0)
     return train.reshape(len(train), -1), bits.reshape(len(bits), -1)
 
