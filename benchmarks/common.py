@@ -82,6 +82,13 @@ def save(name, result):
     print(f"wrote {path}")
 
 
+def cosine_with_warmup(learning_rate, steps, warmup):
+    """A rate that rises over `warmup` of the steps and then falls to zero."""
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, steps - warmup, warmup_target=learning_rate, warmup_steps=warmup
+    )
+
+
 def fit_from_checkpoints(model, x, y, folder, batch_size, epochs, log_every):
     """`model.fit` that goes on from a folder, and prints the log now and then."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -63,10 +63,7 @@ def train(args, vae, x, labels, seed, folder):
     )
     unlabeled = args.batch_size * (1.0 - args.labeled_share)
     steps = args.epochs * int(np.ceil(np.sum(labels < 0) / unlabeled))
-    warmup = steps // 20
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warmup, warmup_target=args.learning_rate, warmup_steps=warmup
-    )
+    rate = common.cosine_with_warmup(args.learning_rate, steps, steps // 20)
     model.compile(keras.optimizers.Adam(rate))
     common.fit_from_checkpoints(
         model, x, labels, folder, args.batch_size, args.epochs, log_every=10

@@ -47,13 +47,7 @@ def make(args, seed, latent_dim=50):
 def train(vae, args, x, name):
     """Trains a built model and gives the minutes; goes on from checkpoints."""
     steps = args.epochs * -(-len(x) // args.batch_size)
-    warmup = steps // 50
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        steps - warmup,
-        warmup_target=args.learning_rate,
-        warmup_steps=warmup,
-    )
+    rate = common.cosine_with_warmup(args.learning_rate, steps, steps // 50)
     vae.compile(
         keras.optimizers.Muon(
             rate,

@@ -112,7 +112,7 @@ def gradients_of(model, x, y, repeats):
     return np.array(changes) / rate
 
 
-def test_of_few_summed_classes_loss_and_gradient_are_unbiased(rng):
+def test_of_few_summed_classes_loss_and_gradient_are_unbiased():
     repeats = 100
     gradients, losses_seen = [], []
     for summed_classes in (None, 1):
