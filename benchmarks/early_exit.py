@@ -127,7 +127,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", choices=("plain", "mixed"))
     parser.add_argument("--npz", help="MNIST as one .npz instead of TFDS")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--prices", type=float, nargs="*")
     parser.add_argument("--depths", type=int, nargs="*", default=[1, 2, 3, 4, 6, 8])
     parser.add_argument("--epochs", type=int)
@@ -142,7 +142,7 @@ def main():
 
     train_data, (x, y) = load(args)
     runs = {}
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         folder = args.checkpoints / f"{args.data}_{'val' if args.validate else 'test'}"
         networks = train_all(train_data, settings, args.depths, seed, folder)
         served = [exported(network) for network in networks.values()]

@@ -79,6 +79,8 @@ class Body:
         self.classifier = keras.Sequential(
             [
                 keras.layers.GlobalAveragePooling2D(),
+                # States grow with depth: one classifier reads all at one scale.
+                keras.layers.LayerNormalization(),
                 keras.layers.Dense(settings.channels, activation="relu"),
                 keras.layers.Dense(NUM_CLASSES),
             ],
