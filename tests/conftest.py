@@ -63,7 +63,6 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    # `clear_session` collects garbage after every test: half a second each through
-    # what the imports made, and none where that is set aside.
+    # What the imports made stays: collecting garbage need not walk through it.
     gc.collect()
     gc.freeze()
