@@ -37,17 +37,32 @@ def repeats(dataset):
 def run_until_stopped(step, num_steps, state, about):
     """Runs steps on rows of tensors until each row stops; on no others.
 
-    The steps stand one after the other: a branch within a branch would capture the
-    variables of all steps that follow, each of which costs every call.
-
     Args:
         step, num_steps, state, about: as in `keras_bdl.layers.residual`.
 
     Returns:
         The final `state` of all rows.
     """
-    index = tf.range(tf.shape(next(iter(state.values())))[0])
     now, stops = step(0, state, about)
+    if num_steps == 1:
+        return now
+    # One branch around all others: rows that stop at once, the most common case of
+    # a single row, pay for no more than that.
+    return tf.cond(
+        tf.reduce_all(stops),
+        lambda: now,
+        lambda: _run_live(step, num_steps, now, about, stops),
+    )
+
+
+def _run_live(step, num_steps, now, about, stops):
+    """The steps from the second on, on the rows that have not stopped.
+
+    They stand one after the other: each branch within a branch would capture the
+    variables of all steps that follow.
+    """
+    state = now
+    index = tf.range(tf.shape(stops)[0])
     stopped = []
     for number in range(1, num_steps):
         tensors = [now, about, index]
