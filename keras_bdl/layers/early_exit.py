@@ -20,6 +20,7 @@ from keras_bdl.layers.residual import (
     gated_sum,
     mean_pool,
     run_until_stopped,
+    where_rows,
 )
 from keras_bdl.layers.weight_posterior import bayesian_layers, kl_added_elsewhere
 from keras_bdl.ops import halting
@@ -238,10 +239,15 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
 
     def _report(self, inputs, mask, noise, latent):
         """As `_infer`, with the term of q, for which all units are run."""
-        _, logits = self._states(inputs, mask)
+        increments, logits = self._states(inputs, mask)
         self.add_term(self._term(logits))
-        outputs, depth = self._run(inputs, mask, noise, skip=False)
+        stops = self._stops(logits, halting.log_survival(logits), noise)
+        runs = ops.cumprod(ops.cast(ops.logical_not(stops), "int32"), axis=-1)
+        depth = 1 + ops.sum(runs, axis=-1)
         latent.depths.append((self, ops.cast(depth, logits.dtype)))
+        outputs = inputs + increments[0]
+        for index, increment in enumerate(increments[1:]):
+            outputs = where_rows(runs[:, index] > 0, outputs + increment, outputs)
         return outputs
 
     def _infer(self, inputs, mask, noise):
@@ -321,16 +327,19 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         if index == self.num_states - 1:
             return state, ops.ones_like(state["depth"], dtype="bool")
         logit = self._logit(index, x, mask)[:, 0]
-        if "noise" in about:
-            stops = logit + ops.cast(about["noise"][:, index], logit.dtype) > 0.0
-        elif self.objective == "map":
-            stops = logit > math.log(self.exit_threshold / (1.0 - self.exit_threshold))
-        else:
-            log_survival = state["log_survival"]
-            log_survival = log_survival - ops.cast(ops.softplus(logit), "float32")
-            stops = log_survival <= math.log1p(-self.exit_threshold)
-            state["log_survival"] = log_survival
-        return state, stops
+        if "log_survival" in state:
+            state["log_survival"] -= ops.cast(ops.softplus(logit), "float32")
+        noise = about["noise"][:, index] if "noise" in about else None
+        return state, self._stops(logit, state.get("log_survival"), noise)
+
+    def _stops(self, logits, log_survival, noise):
+        """Whether rows stop, by the rule of the objective or a sample."""
+        if noise is not None:
+            return logits + ops.cast(noise, logits.dtype) > 0.0
+        if self.objective == "map":
+            threshold = math.log(self.exit_threshold / (1.0 - self.exit_threshold))
+            return logits > threshold
+        return log_survival <= math.log1p(-self.exit_threshold)
 
     def _logistic_noise(self, rows):
         shape = (rows, self.num_states - 1)

@@ -67,7 +67,7 @@ def run_until_stopped(step, num_steps, state, about, skip):
 
         def run(number=number, state=state, live=live):
             new, stops = step(number, state, about)
-            new = {name: _where_rows(live, new[name], state[name]) for name in new}
+            new = {name: where_rows(live, new[name], state[name]) for name in new}
             return new, ops.logical_and(live, ops.logical_not(stops))
 
         def leave(state=state, live=live):
@@ -77,7 +77,8 @@ def run_until_stopped(step, num_steps, state, about, skip):
     return state
 
 
-def _where_rows(rows, new, old):
+def where_rows(rows, new, old):
+    """`new` in the rows where the booleans `(n,)` hold, `old` in the others."""
     return ops.where(ops.reshape(rows, (-1,) + (1,) * (len(new.shape) - 1)), new, old)
 
 

@@ -19,7 +19,7 @@ from keras import ops
 from scipy import special
 
 import keras_bdl
-from keras_bdl import sampling
+from keras_bdl import latents, sampling
 
 # The contract
 
@@ -179,6 +179,19 @@ def test_rows_stop_where_the_rule_says(objective, threshold):
         np.testing.assert_allclose(
             to_numpy(block(x[shuffled])), outputs[shuffled], atol=1e-5
         )
+    with latents.LatentScope():  # as `evaluate` of the model classes and `depth` do
+        np.testing.assert_allclose(to_numpy(block(x)), outputs, atol=1e-5)
+
+
+def test_the_term_of_q_takes_no_second_run_of_the_units():
+    block = make_block()
+    calls = []
+    for unit in block.units:
+        call = unit.call
+        unit.call = lambda x, call=call: calls.append(1) or call(x)
+    with latents.LatentScope():
+        block(inputs())
+    assert len(calls) == 4
 
 
 @pytest.mark.parametrize("skip", [True, False])
