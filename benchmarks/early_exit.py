@@ -3,6 +3,7 @@
     python benchmarks/early_exit.py plain
     python benchmarks/early_exit.py mixed
     python benchmarks/early_exit.py plain --validate
+    KERAS_BACKEND=jax python benchmarks/early_exit.py plain --train
 
 The networks and their training are those of examples/early_exit.py with `--dataset
 mnist`; `mixed` is its `--mixed`. Beside each price of a unit stand plain networks of 1
@@ -11,7 +12,8 @@ weights are constants (`keras_bdl.export(..., freeze=True)` writes such), with b
 normalisation a part of the convolutions: the mean over batches (single images, or 256
 of them) of the median of several calls, networks in turns. With `--validate` the last
 5,000 training rows are scored instead of the test set, for the choice of settings.
-Trained networks are kept in `--checkpoints`, from which a later run goes on.
+Trained networks are kept in `--checkpoints`, from which a later run goes on. `--train`
+only trains them, on any backend; `--trained` measures those that are there.
 """
 
 import argparse
@@ -25,7 +27,6 @@ import time
 import common
 import keras
 import numpy as np
-import tensorflow as tf
 
 import keras_bdl
 from keras_bdl import saved_model
@@ -57,18 +58,29 @@ def kept(path, train):
     return keras.models.load_model(path)
 
 
+def files(settings, depths, seed, folder):
+    """Where networks are kept, by name: of fixed depths, and of each price."""
+    fixed = {f"fixed, {n}": folder / f"fixed_{n}_{seed}.keras" for n in depths}
+    priced = {
+        f"price {price:g}": folder / f"price_{price:g}_{seed}.keras"
+        for price in settings.prices
+    }
+    return fixed | priced
+
+
 def train_all(train_data, settings, depths, seed, folder):
-    """Networks by name: of fixed depths, and of each price."""
+    """Trains the networks that are not there yet."""
+    paths = files(settings, depths, seed, folder)
     shape = train_data[0].shape[1:]
-    networks = {}
     for depth in depths:
 
         def train_fixed(depth=depth):
             keras.utils.set_random_seed(seed)
             return example.train_fixed(*train_data, settings, depth)
 
-        path = folder / f"fixed_{depth}_{seed}.keras"
-        networks[f"fixed, {depth}"] = kept(path, train_fixed)
+        kept(paths[f"fixed, {depth}"], train_fixed)
+    if not settings.prices:
+        return
 
     def train_body():
         keras.utils.set_random_seed(seed)
@@ -83,13 +95,13 @@ def train_all(train_data, settings, depths, seed, folder):
             keras.utils.set_random_seed(seed)
             return example.train_heads(body, *train_data, settings, price)
 
-        path = folder / f"price_{price:g}_{seed}.keras"
-        networks[f"price {price:g}"] = kept(path, train_heads)
-    return networks
+        kept(paths[f"price {price:g}"], train_heads)
 
 
 def exported(network):
     """A SavedModel made for speed."""
+    import tensorflow as tf
+
     network = example.for_inference(network)
 
     def serve(x):
@@ -108,6 +120,8 @@ def exported(network):
 
 def call_milliseconds(served, x, rows, num_batches, repeats=5):
     """Mean over batches of the median time of a call, of each network in turns."""
+    import tensorflow as tf
+
     rng = np.random.default_rng(0)
     totals = [0.0] * len(served)
     for batch in range(num_batches + 1):
@@ -132,6 +146,9 @@ def main():
     parser.add_argument("--depths", type=int, nargs="*", default=[1, 2, 3, 4, 6, 8])
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--validate", action="store_true")
+    use = parser.add_mutually_exclusive_group()
+    use.add_argument("--train", action="store_true", help="without measurements")
+    use.add_argument("--trained", action="store_true", help="measure what is there")
     parser.add_argument("--checkpoints", type=pathlib.Path, required=True)
     args = parser.parse_args()
     settings = example.SETTINGS["mnist"]
@@ -144,7 +161,15 @@ def main():
     runs = {}
     for seed in args.seeds:
         folder = args.checkpoints / f"{args.data}_{'val' if args.validate else 'test'}"
-        networks = train_all(train_data, settings, args.depths, seed, folder)
+        if not args.trained:
+            train_all(train_data, settings, args.depths, seed, folder)
+        if args.train:
+            continue
+        networks = {
+            name: keras.models.load_model(path)
+            for name, path in files(settings, args.depths, seed, folder).items()
+            if path.exists()
+        }
         served = [exported(network) for network in networks.values()]
         single = call_milliseconds(served, x, 1, 200)
         many = call_milliseconds(served, x, 256, 20)
@@ -168,7 +193,7 @@ def main():
     }
     for name, row in summary.items():
         print(name, {key: round(value["mean"], 4) for key, value in row.items()})
-    if not args.validate:
+    if runs and not args.validate:
         common.save(
             f"early_exit_{args.data}",
             {

@@ -38,9 +38,9 @@ class Settings:
     """The size of the networks and their training."""
 
     units: int = 8
-    channels: int = 64
+    channels: int = 96
     stem_strides: int = 4
-    prices: tuple = (0.003, 0.01, 0.03, 0.1, 0.3)
+    prices: tuple = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     fixed_depths: tuple = (1, 2, 4)
     epochs: int = 10
     head_epochs: int = 2
@@ -191,9 +191,8 @@ def halting_head(classifier, state_shape, name):
     reader.set_weights(classifier.get_weights())
     reader.trainable = False
     inputs = keras.Input(state_shape)
-    logits = keras.ops.sort(reader(inputs), axis=-1)
-    gaps = (logits[:, :-1] - logits[:, -1:]) / 5.0  # of order 1
-    hidden = keras.layers.Dense(32, activation="relu")(gaps)
+    logits, _ = keras.ops.top_k(reader(inputs), NUM_CLASSES)
+    hidden = keras.layers.Dense(32, activation="relu")(logits[:, :1] - logits)
     return keras.Model(inputs, keras.layers.Dense(1)(hidden), name=name)
 
 
@@ -205,9 +204,16 @@ def fit(network, x, y, optimizer, batch_size, epochs, loss_weights=None):
     # Without augmentation all training images become easy, and the heads learn to stop
     # at once. Outside of the network: exported, these layers would go on.
     inputs = keras.Input(x.shape[1:])
-    moved = keras.layers.RandomTranslation(0.08, 0.08, fill_mode="constant")(inputs)
-    turned = keras.layers.RandomRotation(0.04, fill_mode="constant")(moved)
-    augmented = keras.Model(inputs, network(turned))
+    augmentation = keras.Sequential(
+        [
+            keras.layers.RandomTranslation(0.08, 0.08, fill_mode="constant"),
+            keras.layers.RandomRotation(0.04, fill_mode="constant"),
+        ]
+    )
+    if keras.backend.backend() == "jax":
+        for layer in augmentation.layers:
+            layer.supports_jit = True  # They do there; as they say not, steps are slow.
+    augmented = keras.Model(inputs, network(augmentation(inputs)))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     losses = [loss] * len(y) if isinstance(y, list) else loss
     augmented.compile(optimizer, losses, loss_weights)
