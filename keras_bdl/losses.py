@@ -41,6 +41,7 @@ class EventLoss(keras.losses.Loss):
         """The weighted loss of each example, `(n,)`: what `__call__` is the mean of."""
         y_true = ops.convert_to_tensor(y_true, dtype=self.dtype)
         y_pred, weights = unmask(y_pred, sample_weight)
+        y_pred = ops.cast(y_pred, self.dtype)
         if weights is not None and len(ops.shape(weights)) > 1:
             return self.call((y_true, weights), y_pred)
         values = self.call(y_true, y_pred)

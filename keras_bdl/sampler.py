@@ -188,7 +188,7 @@ class Sampler(SeededModel):
                 lambda y: ops.expand_dims(y, 0), run_block(0)
             )
         else:
-            blocks = ops.map(run_block, ops.arange(num_blocks))
+            blocks = ops.map(run_block, ops.arange(num_blocks, dtype="int32"))
 
         def rows_first(y):  # (blocks, block, n, ...) -> (n, samples, ...)
             shape = ops.shape(y)
@@ -203,7 +203,7 @@ class Sampler(SeededModel):
         shift = keras.tree.map_structure(lambda y: base.wide(y[0]), first)
 
         def total(index, outputs):
-            sample = index * self.block + ops.arange(self.block)
+            sample = index * self.block + ops.arange(self.block, dtype="int32")
             valid = ops.cast(sample < self.num_samples, "float32")
 
             def over_samples(y):

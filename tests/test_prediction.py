@@ -853,3 +853,21 @@ def test_weights_load_into_a_model_that_has_predicted(tmp_path):
     np.testing.assert_array_equal(
         model.predict(x, verbose=0), other.predict(x, verbose=0)
     )
+
+
+def test_several_blocks_of_samples_where_floatx_is_float64(only_tensorflow):
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    try:
+        inputs = keras.Input((4,))
+        model = keras.Model(inputs, keras_bdl.VariationalDense(3)(inputs))
+        x = np.ones((2, 4))
+        mean = keras_bdl.predict(model, x, 20, outputs="mean")
+        samples = keras_bdl.predict(model, x, 20, outputs="mean", return_samples=True)
+        expected = model.predict(x, verbose=0)
+    finally:
+        keras.config.set_floatx("float32")
+    assert samples.shape == (20, 2, 3)
+    error = samples.std(axis=0) / np.sqrt(20)
+    for estimate in (mean, samples.mean(axis=0)):
+        assert (np.abs(estimate - expected) < 5 * error).all()

@@ -75,6 +75,9 @@ class _Mixture(LatentPrior):
 
     def log_prob(self, codes):
         log_weights, means, log_stddevs = self.components()
+        log_weights, means, log_stddevs = (
+            ops.cast(part, codes.dtype) for part in (log_weights, means, log_stddevs)
+        )
         values = divergences.normal_log_prob(
             ops.expand_dims(codes, -2), means, log_stddevs
         )

@@ -64,7 +64,9 @@ class BayesianClassifier(LikelihoodModel):
         self._nll = metrics.NegativeLogLikelihood(name="nll")
         self._accuracy = keras.metrics.Mean(name="accuracy")
         self._ece = metrics.ExpectedCalibrationError(name="ece")
-        if network.built:
+        if base.is_graph(network):
+            self.build(network.input_shape)
+        elif network.built:
             self._check_network()
 
     def _check_network(self):

@@ -113,7 +113,8 @@ def evidence(vae, inputs, num_samples, block, seed, first=0):
             codes = vae.latent.draw(mean, log_stddev, block)
         log_weights = vae.log_likelihood(x, codes)
         log_weights = log_weights + vae.log_ratio(codes, mean, log_stddev)
-        valid = ops.expand_dims(index * block + ops.arange(block) < num_samples, -1)
+        sample = index * block + ops.arange(block, dtype="int32")
+        valid = ops.expand_dims(sample < num_samples, -1)
         total = ops.sum(ops.where(valid, log_weights, 0.0), axis=0)
         log_sum = ops.logsumexp(ops.where(valid, log_weights, _NEVER), axis=0)
         return ops.logaddexp(sums[0], log_sum), sums[1] + total

@@ -354,3 +354,17 @@ def test_soft_labels_train_and_independent_ones_are_refused():
         classifier().fit(X, multi_hot, verbose=0)
     with pytest.raises(ValueError, match="Received: labels"):
         classifier().fit(X, 2 * np.eye(3)[Y] - 1, verbose=0)
+
+
+def test_around_a_graph_it_is_built_at_once(tmp_path):
+    def make():
+        inputs = keras.Input((4,))
+        outputs = keras_bdl.VariationalDense(3)(inputs)
+        return keras_bdl.BayesianClassifier(keras.Model(inputs, outputs))
+
+    classifier, copy = make(), make()
+    classifier.save_weights(tmp_path / "model.weights.h5")
+    copy.load_weights(tmp_path / "model.weights.h5")
+    for ours, theirs in zip(classifier.get_weights(), copy.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert copy.count_params() == 2 * 5 * 3

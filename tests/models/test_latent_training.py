@@ -162,18 +162,14 @@ def test_estimators_that_do_not_go_together_are_refused():
         [keras.Input((2,)), Switch("enumerate"), Switch("score_function"),
          keras.layers.Dense(2)]
     )  # fmt: skip
-    classifier = keras_bdl.BayesianClassifier(network)
-    classifier.compile("sgd")
     with pytest.raises(ValueError, match="one estimator.*Received"):
-        classifier.fit(*data(), verbose=0)
+        keras_bdl.BayesianClassifier(network)
     network = keras.Sequential(
         [keras.Input((2,)), *[Switch("enumerate") for _ in range(4)],
          keras.layers.Dense(2)]
     )  # fmt: skip
-    classifier = keras_bdl.BayesianClassifier(network)
-    classifier.compile("sgd")
     with pytest.raises(ValueError, match="score_function.*Received: 81"):
-        classifier.fit(*data(), verbose=0)
+        keras_bdl.BayesianClassifier(network)
 
 
 # Early exit in the model classes
@@ -332,3 +328,21 @@ def test_flops_report_against_a_count_by_hand():
     assert report.not_counted
     assert "unit 2" in str(report)
     assert report.to_dict()["share"] == report.share
+
+
+@pytest.mark.parametrize("estimator", ["score_function", "enumerate"])
+def test_losses_of_rows_are_wide_in_mixed_precision(estimator):
+    keras.config.set_dtype_policy("mixed_float16")
+    inputs = keras.Input((5,))
+    units = [keras.layers.Dense(5) for _ in range(3)]
+    x = keras_bdl.EarlyExitResBlock(units, estimator=estimator)(inputs)
+    network = keras.Model(inputs, keras.layers.Dense(3)(x))
+    classifier = keras_bdl.BayesianClassifier(network)
+    classifier.compile("adam")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(16, 5)), rng.integers(0, 3, 16)
+    assert np.isfinite(classifier.fit(x, y, verbose=0).history["loss"]).all()
+    # A sum over 20,000 positions is beyond float16.
+    labels, logits = np.zeros((1, 20_000)), ops.zeros((1, 20_000, 100), "float16")
+    loss = keras_bdl.losses.CategoricalNLL().row_losses(labels, logits)
+    np.testing.assert_allclose(to_numpy(loss), 20_000 * np.log(100), rtol=1e-5)
