@@ -47,15 +47,15 @@ def load(args):
     return train_data, test_data
 
 
-def kept(path, train):
-    """A network from its file, where there is one; otherwise trained and written."""
-    if not path.exists():
-        start = time.perf_counter()
-        network = train()
-        print(f"{path.stem}: {(time.perf_counter() - start) / 60:.1f} min", flush=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        network.save(path)
-    return keras.models.load_model(path)
+def keep(path, train):
+    """Trains a network and writes its file, unless that is there."""
+    if path.exists():
+        return
+    start = time.perf_counter()
+    network = train()
+    print(f"{path.stem}: {(time.perf_counter() - start) / 60:.1f} min", flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    network.save(path)
 
 
 def files(settings, depths, seed, folder):
@@ -78,7 +78,7 @@ def train_all(train_data, settings, depths, seed, folder):
             keras.utils.set_random_seed(seed)
             return example.train_fixed(*train_data, settings, depth)
 
-        kept(paths[f"fixed, {depth}"], train_fixed)
+        keep(paths[f"fixed, {depth}"], train_fixed)
     if not settings.prices:
         return
 
@@ -87,15 +87,16 @@ def train_all(train_data, settings, depths, seed, folder):
         body = example.train_body(*train_data, settings)
         return body.network_of_all_depths(shape)
 
-    all_depths = kept(folder / f"body_{seed}.keras", train_body)
-    body = example.Body.of(all_depths)
+    body_path = folder / f"body_{seed}.keras"
+    keep(body_path, train_body)
+    body = example.Body.of(keras.models.load_model(body_path))
     for price in settings.prices:
 
         def train_heads(price=price):
             keras.utils.set_random_seed(seed)
             return example.train_heads(body, *train_data, settings, price)
 
-        kept(paths[f"price {price:g}"], train_heads)
+        keep(paths[f"price {price:g}"], train_heads)
 
 
 def exported(network):

@@ -78,7 +78,7 @@ def compiled(network, learning_rate, weight_decay=None):
 
 
 def shrink(model):
-    """The sparse network without its dead units: the same layers, smaller.
+    """The sparse network without its dead units: the same layers, not compiled.
 
     Unlike those of `compress`, they keep their noise. What the mean of a dead unit
     gave its readers goes into their biases; its noise goes.
@@ -99,9 +99,7 @@ def shrink(model):
             getattr(new, name).assign(values[..., keep_in, :][..., keep_out])
         kernel, bias = graph.weights(node)
         new.bias.assign((bias + graph.folded_bias(node, kernel))[keep_out])
-    optimizer = model.optimizer
-    rate = float(optimizer.learning_rate)
-    return compiled(smaller, rate, optimizer.weight_decay)
+    return smaller
 
 
 def finetune(model, x, y, args):
@@ -159,7 +157,8 @@ def fit(args, seed, train_data, test_data):
                 continue
             callbacks.append(keras.callbacks.BackupAndRestore(folder / f"to_{end}"))
         if begin:
-            model = shrink(model)
+            rate = float(model.optimizer.learning_rate)
+            model = compiled(shrink(model), rate, args.weight_decay)
             print("shrunk to", [tuple(w.shape) for w in model.trainable_variables])
         history = model.fit(
             x,

@@ -74,9 +74,8 @@ class _Mixture(LatentPrior):
         raise NotImplementedError
 
     def log_prob(self, codes):
-        log_weights, means, log_stddevs = self.components()
         log_weights, means, log_stddevs = (
-            ops.cast(part, codes.dtype) for part in (log_weights, means, log_stddevs)
+            ops.cast(part, codes.dtype) for part in self.components()
         )
         values = divergences.normal_log_prob(
             ops.expand_dims(codes, -2), means, log_stddevs

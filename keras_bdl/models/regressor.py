@@ -247,7 +247,7 @@ class BayesianRegressor(LikelihoodModel):
 
     def _check_width(self, shape):
         num_targets = self.observation_noise.num_targets
-        width = {1: 1, 2: shape[-1]}.get(len(shape)) if shape else None
+        width = (*shape, 1)[1] if len(shape) in (1, 2) else None
         if width is None or num_targets not in (None, width):
             raise ValueError(
                 f"Expected targets `(n, {num_targets or 'd'})`, of the width that the "

@@ -333,15 +333,10 @@ def test_flops_report_against_a_count_by_hand():
 @pytest.mark.parametrize("estimator", ["score_function", "enumerate"])
 def test_losses_of_rows_are_wide_in_mixed_precision(estimator):
     keras.config.set_dtype_policy("mixed_float16")
-    inputs = keras.Input((5,))
-    units = [keras.layers.Dense(5) for _ in range(3)]
-    x = keras_bdl.EarlyExitResBlock(units, estimator=estimator)(inputs)
-    network = keras.Model(inputs, keras.layers.Dense(3)(x))
+    network, _ = early_exit_network(estimator)
     classifier = keras_bdl.BayesianClassifier(network)
     classifier.compile("adam")
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(16, 5)), rng.integers(0, 3, 16)
-    assert np.isfinite(classifier.fit(x, y, verbose=0).history["loss"]).all()
+    assert np.isfinite(classifier.fit(*rows(), verbose=0).history["loss"]).all()
     # A sum over 20,000 positions is beyond float16.
     labels, logits = np.zeros((1, 20_000)), ops.zeros((1, 20_000, 100), "float16")
     loss = keras_bdl.losses.CategoricalNLL().row_losses(labels, logits)
