@@ -133,6 +133,12 @@ class _DepthPosteriorModel(SeededModel):
             weights = sampling.SamplingScope(seed, index, 1)
         with scope, weights:
             logits = self.network(scope.copy(inputs), training=False)
+        if len(logits.shape) != 2:
+            raise ValueError(
+                "Expected a network with logits `(n, classes)`: the depth is one for "
+                "all positions of a row, the label is not. "
+                f"Received: outputs of shape {tuple(logits.shape)}"
+            )
         shape = (self.num_combinations, -1, logits.shape[-1])
         probabilities = ops.softmax(ops.reshape(base.wide(logits), shape), axis=-1)
         prior = ops.exp(ops.reshape(sum(scope.log_priors), shape[:2]))

@@ -1,5 +1,6 @@
 """Multiply-adds of a model with early-exit blocks: executed against all."""
 
+import collections
 import contextlib
 import dataclasses
 import math
@@ -10,6 +11,7 @@ import numpy as np
 from keras_bdl import latents
 from keras_bdl.executed_depth import depth
 from keras_bdl.layers.base import flatten_layers, method_replaced
+from keras_bdl.layers.latent import early_exit_blocks
 
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 _TRANSPOSED = (
@@ -84,56 +86,95 @@ def flops_report(model, x, batch_size=None, verbose="auto"):
         `FlopsReport`: print it, or take `to_dict()`.
 
     Raises:
-        TypeError: if `x` is no array.
+        TypeError: if `model` is no Keras model, or `x` no array.
 
     Example:
 
     >>> print(keras_bdl.flops_report(model, x_test))
     """
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(f"Expected a Keras model. Received: model={model!r}")
     if not all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(x)):
         raise TypeError(f"Expected `x` to be an array or arrays. Received: x={x!r}")
-    counts, not_counted, calls = _count(model, x)
-    rows, inside = [], 0
-    if calls:
+    counter = _Counter()
+    counter.run(model, keras.tree.map_structure(lambda v: v[:1], x))
+    rows = [
+        {
+            "part": "outside of blocks",
+            "multiply_adds": counter.flops[None],
+            "executed": 1.0,
+        }
+    ]
+    if counter.calls:
         depths = depth(model, x, batch_size=batch_size, verbose=verbose)
-    for block in dict.fromkeys(calls):
-        of_block = depths[:, [call is block for call in calls]]
-        for unit in range(block.num_states):
-            parts = [block.units[unit], *block.halting_heads[unit : unit + 1]]
-            layers = {id(x): x for part in parts for x in flatten_layers(part)}
-            flops = sum(counts.get(key, 0) for key in layers)
-            inside += flops
-            rows.append(
-                {
-                    "part": f"{block.name}, unit {unit + 1}",
-                    "multiply_adds": flops,
-                    "executed": float(np.mean(of_block > unit)),
-                }
-            )
-    outside = sum(counts.values()) - inside
-    rows.insert(
-        0,
-        {"part": "outside of blocks", "multiply_adds": outside, "executed": 1.0},
-    )
+    for block in dict.fromkeys(counter.calls):
+        of_block = depths[:, [call is block for call in counter.calls]]
+        rows += [
+            {
+                "part": f"{block.name}, unit {unit + 1}",
+                "multiply_adds": counter.flops[id(block), unit],
+                "executed": float(np.mean(of_block > unit)),
+            }
+            for unit in range(block.num_states)
+        ]
     executed = sum(row["multiply_adds"] * row["executed"] for row in rows)
-    return FlopsReport(rows, sum(counts.values()), executed, not_counted)
+    return FlopsReport(
+        rows, counter.flops.total(), executed, not_counted=counter.not_counted
+    )
 
 
-def _count(model, x):
-    """Of one row: multiply-adds by layer id, names of what has none, blocks called."""
-    counts, not_counted = {}, []
-    with contextlib.ExitStack() as stack:
-        for layer in flatten_layers(model):
-            if isinstance(layer, _COUNTED):
-                call = _counting_call(layer, counts)
-                stack.enter_context(method_replaced(layer, "call", call))
-            elif _multiplies(layer):
-                not_counted.append(layer.name)
-        # Within the scope every unit runs once.
-        scope = latents.LatentScope(1, "score_function", forced=True)
-        stack.enter_context(scope)
-        model(keras.tree.map_structure(lambda v: v[:1], x), training=False)
-    return counts, not_counted, [block for block, _ in scope.depths]
+class _Counter:
+    """Counts multiply-adds in one forward pass, where every unit runs.
+
+    Attributes:
+        flops: by part of the model: (block id, unit), or None outside of blocks.
+        not_counted: names of layers with weights of a kind that is not counted.
+        calls: early-exit blocks in the order of their calls.
+    """
+
+    def __init__(self):
+        self.flops = collections.Counter()
+        self.not_counted = []
+        self.calls = []
+        self._part = None
+
+    def run(self, model, row):
+        with contextlib.ExitStack() as stack:
+            for layer in flatten_layers(model):
+                if isinstance(layer, _COUNTED):
+                    call = self._counting(layer)
+                    stack.enter_context(method_replaced(layer, "call", call))
+                elif _multiplies(layer):
+                    self.not_counted.append(layer.name)
+            for block in early_exit_blocks(model):
+                for name in ("increment", "logit"):
+                    method = self._within_unit(block, getattr(block, name))
+                    stack.enter_context(method_replaced(block, name, method))
+            # Within the scope every unit runs once.
+            scope = latents.LatentScope(1, "score_function", forced=True)
+            stack.enter_context(scope)
+            model(row, training=False)
+        self.calls = [block for block, _ in scope.depths]
+
+    def _counting(self, layer):
+        call = layer.call
+
+        def counting_call(inputs, *args, **kwargs):
+            outputs = call(inputs, *args, **kwargs)
+            flops = _multiply_adds(layer, inputs.shape, outputs.shape)
+            self.flops[self._part] += flops
+            return outputs
+
+        return counting_call
+
+    def _within_unit(self, block, method):
+        def method_of_unit(unit, *args):
+            outer, self._part = self._part, (id(block), unit)
+            outputs = method(unit, *args)
+            self._part = outer
+            return outputs
+
+        return method_of_unit
 
 
 def _multiplies(layer):
@@ -141,19 +182,6 @@ def _multiplies(layer):
     if len(flatten_layers(layer)) > 1 or isinstance(layer, keras.layers.Embedding):
         return False
     return any(len(v.shape) > 1 for v in layer.weights)
-
-
-def _counting_call(layer, counts):
-    """The layer's `call`, which adds to its count each time."""
-    call = layer.call
-
-    def counting_call(inputs, *args, **kwargs):
-        outputs = call(inputs, *args, **kwargs)
-        flops = _multiply_adds(layer, inputs.shape, outputs.shape)
-        counts[id(layer)] = counts.get(id(layer), 0) + flops
-        return outputs
-
-    return counting_call
 
 
 def _multiply_adds(layer, input_shape, output_shape):

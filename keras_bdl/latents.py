@@ -50,6 +50,10 @@ class LatentScope(ThreadScope):
 
         return keras.tree.map_structure(tile, tensors)
 
+    def first_copy(self, tensor):
+        """The rows of one copy, `(rows, ...)`."""
+        return self._by_copy(tensor)[0]
+
     def choose(self, log_probs, seed):
         """A state for each row, `(copies * rows,)` integers.
 

@@ -276,19 +276,20 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         increments, logits = [], []
         x = inputs
         for index in range(self.num_states):
-            increments.append(self._increment(index, x, mask))
+            increments.append(self.increment(index, x, mask))
             x = x + increments[-1]
             if index < self.num_states - 1:
-                logits.append(self._logit(index, x, mask))
+                logits.append(self.logit(index, x, mask))
         if not logits:
             return increments, ops.zeros((ops.shape(inputs)[0], 0), dtype="float32")
         return increments, ops.concatenate(logits, axis=-1)
 
-    def _increment(self, index, x, mask):
+    def increment(self, index, x, mask):
+        """What unit `index` adds to `x`."""
         return ops.cast(call_with_mask(self.units[index], x, mask), x.dtype)
 
-    def _logit(self, index, x, mask):
-        """`(n, 1)`, float32 or float64."""
+    def logit(self, index, x, mask):
+        """Logit of stopping after unit `index`, `(n, 1)`, float32 or float64."""
         head = self.halting_heads[index]
         if self._has_own_heads:
             return wide(call_with_mask(head, x, mask))
@@ -322,11 +323,11 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
     def _step(self, index, state, about):
         """Runs a unit on rows: their new state, and which of them stop."""
         mask = about.get("mask")
-        x = state["x"] + self._increment(index, state["x"], mask)
+        x = state["x"] + self.increment(index, state["x"], mask)
         state = {**state, "x": x, "depth": state["depth"] + 1}
         if index == self.num_states - 1:
             return state, ops.ones_like(state["depth"], dtype="bool")
-        logit = self._logit(index, x, mask)[:, 0]
+        logit = self.logit(index, x, mask)[:, 0]
         if "log_survival" in state:
             state["log_survival"] -= ops.cast(ops.softplus(logit), "float32")
         noise = about["noise"][:, index] if "noise" in about else None

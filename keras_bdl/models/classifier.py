@@ -204,8 +204,8 @@ class BayesianClassifier(LikelihoodModel):
             `DepthPosterior`, a named tuple of NumPy arrays.
 
         Raises:
-            ValueError: if the network has no early-exit block, or more than 64
-                combinations of depths.
+            ValueError: if the network has no early-exit block, more than 64
+                combinations of depths, or a label for each of several positions.
 
         Example:
 

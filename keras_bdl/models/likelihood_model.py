@@ -242,12 +242,12 @@ class LikelihoodModel(keras.Model):
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         """Negative evidence lower bound per example; also updates the metrics."""
-        y_pred, sample_weight = losses.unmask(y_pred, sample_weight)
         scope = latents.current_scope()
         if scope is not None and self._depth is not None:
             self._depth.update_state(scope.mean_depth())
         if scope is not None and scope.estimator is not None:
             return self._compute_latent_loss(scope, x, y, y_pred, sample_weight)
+        y_pred, sample_weight = losses.unmask(y_pred, sample_weight)
         total = super().compute_loss(x, y, y_pred, sample_weight, training=training)
         if training or not self.is_sampled():
             draws = ops.expand_dims(ops.stop_gradient(y_pred), 0)
@@ -262,17 +262,20 @@ class LikelihoodModel(keras.Model):
 
     def _compute_latent_loss(self, scope, x, y, y_pred, sample_weight):
         """The loss of copies of the batch, `y_pred` of `(copies * n, ...)`."""
+        labels = scope.copy(y)
+        weights = None if sample_weight is None else scope.copy(sample_weight)
+        y_pred, weights = losses.unmask(y_pred, weights)
+        if weights is not None:  # those of the mask too
+            sample_weight = scope.first_copy(weights)
         mean = ops.stop_gradient(scope.mean(y_pred))
-        # Here, where the weights of the copies are at hand.
+        # Here, where the probabilities of the copies are at hand.
         self.compute_metrics(x, y, mean, sample_weight)
         scope.metrics_are_updated = True
         self._update_metrics(y, ops.expand_dims(mean, 0), sample_weight)
-        copies = scope.copy([y] if sample_weight is None else [y, sample_weight])
-        labels, *weights = copies
-        total = super().compute_loss(x, labels, y_pred, *weights, training=True)
+        total = super().compute_loss(x, labels, y_pred, weights, training=True)
         # Keras weighs all copies alike: their losses are put in again.
-        total = total - self._likelihood(labels, y_pred, *weights)
-        return total + scope.loss(self._likelihood.row_losses(labels, y_pred, *weights))
+        total = total - self._likelihood(labels, y_pred, weights)
+        return total + scope.loss(self._likelihood.row_losses(labels, y_pred, weights))
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """The metrics of `compile`; with copies of the batch, of their mean outputs."""

@@ -727,6 +727,7 @@ def test_training_depth_is_logged():
             TypeError,
             "array",
         ),
+        (lambda: keras_bdl.flops_report("a", inputs()), TypeError, "Keras model"),
     ],
 )
 def test_bad_arguments_are_refused(make, error, match):

@@ -330,6 +330,73 @@ def test_flops_report_against_a_count_by_hand():
     assert report.to_dict()["share"] == report.share
 
 
+@pytest.mark.parametrize("outside", [False, True])
+def test_flops_of_a_layer_in_several_parts(outside):
+    inner = keras.layers.Dense(4)
+    block = keras_bdl.EarlyExitResBlock(
+        [keras.Sequential([inner] * calls) for calls in (2, 1, 1)], 0.1
+    )
+    model = keras.Sequential([keras.Input((4,)), *([inner] * outside), block])
+    report = keras_bdl.flops_report(model, np.zeros((5, 4), "float32"), verbose=0)
+    flops = [16 * outside, 32 + 4, 16 + 4, 16]
+    assert [row["multiply_adds"] for row in report.rows] == flops
+    assert report.full == sum(flops)
+
+
+def test_depth_posterior_of_labels_by_position_is_refused():
+    model = keras_bdl.BayesianClassifier(masked_network("enumerate"))
+    with pytest.raises(ValueError, match="(?s)logits.*Received: outputs of shape"):
+        model.predict_depth_posterior(np.ones((2, 5)), verbose=0)
+
+
+def masked_network(estimator):
+    units = [keras.layers.Dense(3, activation="tanh") for _ in range(2)]
+    block = keras_bdl.EarlyExitResBlock(units, 0.1, estimator=estimator)
+    embedding = keras.layers.Embedding(7, 3, mask_zero=True)
+    last = keras.layers.Dense(4)
+    return keras.Sequential([keras.Input((5,)), embedding, block, last])
+
+
+def masked_loss(weights, tokens, labels, row_weights):
+    """The exact loss of that network: both depths, positions that are not masked."""
+    embedding, *rest = weights
+    unit1, unit2, head, last = zip(rest[::2], rest[1::2])
+    first = embedding[tokens] + np.tanh(embedding[tokens] @ unit1[0] + unit1[1])
+    second = first + np.tanh(first @ unit2[0] + unit2[1])
+    mask = tokens > 0
+    pooled = (first * mask[..., None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
+    stop = special.expit(pooled @ head[0] + head[1])[:, 0]
+    total = 0.1 * (2 - stop)
+    for outputs, q in ((first, stop), (second, 1 - stop)):
+        log_probs = special.log_softmax(outputs @ last[0] + last[1], axis=-1)
+        nll = -np.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+        total = total + q * row_weights * (mask * nll).sum(axis=1)
+    return total.mean()
+
+
+@pytest.mark.parametrize("estimator", ["score_function", "enumerate"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_masked_positions_count_for_nothing(estimator, weighted):
+    rng = np.random.default_rng(0)
+    tokens, labels = rng.integers(1, 7, (6, 5)), rng.integers(0, 4, (6, 5))
+    tokens[:, 3:] = 0
+    row_weights = rng.uniform(0.5, 2.0, 6).astype("float32") if weighted else None
+    logs = []
+    for y in (labels, np.where(tokens > 0, labels, 3 - labels)):
+        keras.utils.set_random_seed(0)
+        network = masked_network(estimator)
+        weights = [to_numpy(w).astype("float64") for w in network.trainable_weights]
+        model = keras_bdl.BayesianClassifier(network)
+        model.compile("sgd", weighted_metrics=["accuracy"])
+        history = model.fit(tokens, y, sample_weight=row_weights, verbose=0).history
+        logs.append(history)
+    assert logs[0] == logs[1]
+    if estimator == "enumerate":
+        ones = np.ones(6) if row_weights is None else row_weights
+        exact = masked_loss(weights, tokens, labels, ones)
+        assert logs[0]["loss"][0] == pytest.approx(exact, rel=1e-5)
+
+
 @pytest.mark.parametrize("estimator", ["score_function", "enumerate"])
 def test_losses_of_rows_are_wide_in_mixed_precision(estimator):
     keras.config.set_dtype_policy("mixed_float16")
