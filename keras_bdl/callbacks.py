@@ -18,8 +18,10 @@ class KLWarmup(keras.callbacks.Callback):
     each epoch and is full from epoch `start_epoch + epochs` on (epochs count
     from 0). Full is each layer's own `kl_weight` as given to its constructor.
     It is a function of the epoch alone, so resumed training continues it.
-    Validation, saved weights and the end of training always see the full weight,
-    so that `val_loss` is a bound and no checkpoint keeps a warm-up value.
+    Validation, weights saved at the end of an epoch and the end of training always
+    see the full weight, so that `val_loss` is a bound and no checkpoint keeps a warm-up
+    value. Only a training that is interrupted within an epoch keeps it, until the
+    next one.
 
     Adds `kl`, the unweighted KL of all posteriors over weights in nats per data set,
     and `kl_weight`, the share of the full weight, to the training log. The log has
@@ -139,7 +141,41 @@ class OptimizerReset(keras.callbacks.Callback):
                 old.assign(new)
 
 
-class SparsityLogger(keras.callbacks.Callback):
+class _LayerLogger(keras.callbacks.Callback):
+    """Adds a number of each layer of one kind to the log.
+
+    Subclasses say which: `layers_of(model)`, what they are called in the plural,
+    `kind`, and the number, `value(layer)`, with `prefix` before the layer's name.
+    """
+
+    def set_model(self, model):
+        super().set_model(model)
+        self._layers = self.layers_of(model)
+        if not self._layers:
+            raise ValueError(
+                f"`{type(self).__name__}` expected a model with {self.kind}. "
+                f"Received: model={model!r}"
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is None:
+            return
+        for name, layer in zip(_log_names(self._layers), self._layers):
+            logs[f"{self.prefix}_{name}"] = self.value(layer)
+
+
+def _log_names(layers):
+    """Names of built layers; where they are equal, paths, numbered if need be."""
+    names, paths = [x.name for x in layers], [x.path for x in layers]
+    return [
+        name
+        if names.count(name) == 1
+        else path + (f"_{index}" if paths.count(path) > 1 else "")
+        for index, (name, path) in enumerate(zip(names, paths))
+    ]
+
+
+class SparsityLogger(_LayerLogger):
     """Adds the sparsity of each sparse layer, and the compression, to the log.
 
     `sparsity_<layer>` is the share of pruned weights of a layer; `compression`
@@ -152,33 +188,25 @@ class SparsityLogger(keras.callbacks.Callback):
     >>> model.fit(x, y, callbacks=[keras_bdl.callbacks.SparsityLogger()])
     """
 
-    def set_model(self, model):
-        super().set_model(model)
-        self._layers = [
-            layer
-            for layer in base.stochastic_layers(model)
-            if hasattr(layer, "sparsity")
-        ]
-        if not self._layers:
-            raise ValueError(
-                "`SparsityLogger` expected a model with SparseVD layers. "
-                f"Received: model={model!r}"
-            )
+    kind = "SparseVD layers"
+    prefix = "sparsity"
 
-        self._names = _log_names(self._layers)
-        network = getattr(model, "sampled_network", model)
-        self._is_graph = base.is_graph(network)
+    @staticmethod
+    def layers_of(model):
+        return [x for x in base.stochastic_layers(model) if hasattr(x, "sparsity")]
+
+    @staticmethod
+    def value(layer):
+        return layer.sparsity()
 
     def on_epoch_end(self, epoch, logs=None):
-        if logs is None:
-            return
-        for name, layer in zip(self._names, self._layers):
-            logs[f"sparsity_{name}"] = layer.sparsity()
-        if self._is_graph:
+        super().on_epoch_end(epoch, logs)
+        network = getattr(self.model, "sampled_network", self.model)
+        if logs is not None and base.is_graph(network):
             logs["compression"] = compression.sparsity_report(self.model).factor
 
 
-class DropoutRateLogger(keras.callbacks.Callback):
+class DropoutRateLogger(_LayerLogger):
     """Adds the learned rate of each dropout layer to the log, as `rate_<layer>`.
 
     Put it before `keras.callbacks.TensorBoard` in the list of callbacks, and
@@ -189,28 +217,23 @@ class DropoutRateLogger(keras.callbacks.Callback):
     >>> model.fit(x, y, callbacks=[keras_bdl.callbacks.DropoutRateLogger()])
     """
 
-    def set_model(self, model):
-        super().set_model(model)
-        self._layers = [
+    kind = "learned dropout rates"
+    prefix = "rate"
+
+    @staticmethod
+    def layers_of(model):
+        return [
             layer
             for layer in base.stochastic_layers(model)
             if isinstance(getattr(type(layer), "rate", None), property)
         ]
-        if not self._layers:
-            raise ValueError(
-                "`DropoutRateLogger` expected a model with learned dropout rates. "
-                f"Received: model={model!r}"
-            )
-        self._names = _log_names(self._layers)
 
-    def on_epoch_end(self, epoch, logs=None):
-        if logs is None:
-            return
-        for name, layer in zip(self._names, self._layers):
-            logs[f"rate_{name}"] = layer.rate
+    @staticmethod
+    def value(layer):
+        return layer.rate
 
 
-class DepthLogger(keras.callbacks.Callback):
+class DepthLogger(_LayerLogger):
     """Adds the mean depth of each early-exit block to the log, as `depth_<layer>`.
 
     It is E_q z over the training rows of the epoch: the number of units that an
@@ -221,34 +244,38 @@ class DepthLogger(keras.callbacks.Callback):
     >>> model.fit(x, y, callbacks=[keras_bdl.callbacks.DepthLogger()])
     """
 
-    def set_model(self, model):
-        super().set_model(model)
-        self._layers = early_exit_blocks(model)
-        if not self._layers:
-            raise ValueError(
-                "`DepthLogger` expected a model with `EarlyExitResBlock` layers. "
-                f"Received: model={model!r}"
-            )
-        self._names = _log_names(self._layers)
+    kind = "`EarlyExitResBlock` layers"
+    prefix = "depth"
+    layers_of = staticmethod(early_exit_blocks)
+
+    @staticmethod
+    def value(layer):
+        return layer.mean_depth()
 
     def on_epoch_begin(self, epoch, logs=None):
         for layer in self._layers:
             if layer.built:
                 layer.reset_depth()
 
-    def on_epoch_end(self, epoch, logs=None):
-        if logs is None:
-            return
-        for name, layer in zip(self._names, self._layers):
-            logs[f"depth_{name}"] = layer.mean_depth()
 
+class _HoldAndDecay(keras.callbacks.LearningRateScheduler):
+    """Holds the learning rate for a share of the epochs, then takes it to 0."""
 
-def _log_names(layers):
-    """Names of layers, or their paths where names are equal."""
-    names = [layer.name for layer in layers]
-    return [
-        layer.name if names.count(layer.name) == 1 else layer.path for layer in layers
-    ]
+    def __init__(self, epochs, learning_rate, hold):
+        def rate(epoch):
+            left = (epochs - epoch) / max(epochs - hold * epochs, 1.0)
+            return learning_rate * min(1.0, left)
+
+        super().__init__(rate)
+        self.epochs = epochs
+
+    def on_train_begin(self, logs=None):
+        if self.params["epochs"] > self.epochs:
+            raise ValueError(
+                f"The schedule ends with epoch {self.epochs}, where the learning rate "
+                "is 0; give `sparse_vd_schedule` the `epochs` of `fit`. "
+                f"Received: epochs={self.params['epochs']} in `fit`"
+            )
 
 
 def sparse_vd_schedule(epochs, learning_rate=1e-3, hold=0.5, warmup=(5, 20)):
@@ -261,9 +288,9 @@ def sparse_vd_schedule(epochs, learning_rate=1e-3, hold=0.5, warmup=(5, 20)):
     `prune_in_training=True`, as the paper does for its LeNets: half the epochs
     then prune more (benchmarks/README.md), and the optimizer a little decoupled weight
     decay of the means alone: `Adam(1e-3, weight_decay=0.05)`, and of that optimizer
-    `exclude_from_weight_decay(var_names=["log_stddev", "bias"])`. Adam moves
-    log sigma^2 = 2 `kernel_log_stddev` twice as fast here as under the paper's
-    parameters.
+    `exclude_from_weight_decay(var_names=["log_stddev", "bias"])`, again after
+    `load_model`, because Keras does not save it. Adam moves log sigma^2 =
+    2 `kernel_log_stddev` twice as fast here as under the paper's parameters.
 
     Args:
         epochs: integer, number of epochs given to `fit`.
@@ -272,7 +299,8 @@ def sparse_vd_schedule(epochs, learning_rate=1e-3, hold=0.5, warmup=(5, 20)):
         warmup: pair of epochs, first < last < `epochs`.
 
     Returns:
-        List of callbacks for `fit`, to which others can be added.
+        List of callbacks for `fit`, to which others can be added. In `fit` they raise
+        a ValueError if it is to train longer than `epochs`.
 
     Example:
 
@@ -297,13 +325,8 @@ def sparse_vd_schedule(epochs, learning_rate=1e-3, hold=0.5, warmup=(5, 20)):
             f"Expected `warmup` to rise and to end before epoch {epochs}, the end. "
             f"Received: warmup={warmup!r}"
         )
-    held = hold * epochs
-
-    def rate(epoch):
-        return learning_rate * min(1.0, (epochs - epoch) / max(epochs - held, 1.0))
-
     return [
         KLWarmup(last - first, start_epoch=first),
-        keras.callbacks.LearningRateScheduler(rate),
+        _HoldAndDecay(epochs, learning_rate, hold),
         OptimizerReset(last),
     ]

@@ -178,8 +178,8 @@ def rule_of(node, shared):
             layer, "quantization_mode", None
         )
         learned = isinstance(layer.activation, layers.Layer)
-        grouped = getattr(layer, "groups", 1) > 1
-        return "whole" if changed or learned or grouped else "linear"
+        mixes = getattr(layer, "groups", 1) > 1 or getattr(layer, "probit", False)
+        return "whole" if changed or learned or mixes else "linear"
     if kind is layers.BatchNormalization:
         last = layer.axis in (-1, len(node.inputs[0].shape) - 1)
         return "norm" if last else "whole"
@@ -194,6 +194,8 @@ def rule_of(node, shared):
     if kind in _ELEMENTWISE:
         activation = getattr(layer, "activation", None)
         return "elementwise" if is_elementwise(activation) else "whole"
+    if kind in base.REGISTRY.values() and layer.is_identity:
+        return "identity"
     if kind in _IDENTITY and getattr(layer, "noise_shape", None) is None:
         return "identity"
     return "whole"
@@ -201,8 +203,8 @@ def rule_of(node, shared):
 
 def effective_weights(layer):
     """Kernel `(..., in, out)` and bias `(out,)` of a Dense or Conv at inference."""
-    bayesian = isinstance(layer, base.StochasticLayer)
-    kernel = ops.convert_to_numpy(layer.mean_kernel() if bayesian else layer.kernel)
+    pruned = hasattr(layer, "mean_kernel")
+    kernel = ops.convert_to_numpy(layer.mean_kernel() if pruned else layer.kernel)
     if layer.bias is None:
         return kernel, np.zeros(kernel.shape[-1], kernel.dtype)
     return kernel, ops.convert_to_numpy(layer.bias)

@@ -10,9 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_bdl import conversion
 from keras_bdl.channel_graph import ChannelGraph
 from keras_bdl.channel_rules import effective_weights, is_linear
 from keras_bdl.layers import base
+from keras_bdl.model_copy import copy_assets, made_anew
 
 _COLUMNS = ("layer", "weights", "non-zero", "dead inputs", "dead outputs", "factor")
 
@@ -93,7 +95,7 @@ def sparsity_report(model):
 
     >>> print(keras_bdl.sparsity_report(model))
     """
-    return SparsityReport(list(_report_rows(_graph(model), set())))
+    return SparsityReport(list(_report_rows(ChannelGraph(_check_graph(model)), set())))
 
 
 def _report_rows(graph, seen):
@@ -183,34 +185,38 @@ def compress(model):
 
     Raises:
         TypeError: if the model is of another kind.
-        ValueError: if a keras_bdl layer has no plain counterpart, or is inside a
-            wrapper.
+        ValueError: if a layer has no plain counterpart, or cannot be made anew from
+            its config (as in `to_keras`).
 
     Example:
 
     >>> small = keras_bdl.compress(model)
     >>> small.save("small.keras")
     """
-    network = getattr(model, "sampled_network", model)
-    graph = _graph(model)
+    _check_graph(model)
+    return _without_dead(conversion.to_keras(model))
+
+
+def _without_dead(plain):
+    graph = ChannelGraph(plain)
     if graph.blocked:
         warnings.warn(
             "These layers stay whole, although units around them are dead: "
             f"{', '.join(sorted(set(graph.blocked)))}.",
-            stacklevel=2,
+            stacklevel=3,
         )
-    return _Builder(graph).build(network.name)
+    return _Builder(graph).build(plain.name)
 
 
-def _graph(model):
+def _check_graph(model):
+    """The network of a model, which is to be a graph."""
     network = getattr(model, "sampled_network", model)
-    is_graph = isinstance(network, keras.Model) and base.is_graph(network)
-    if not is_graph:
+    if not (isinstance(network, keras.Model) and base.is_graph(network)):
         raise TypeError(
             "Expected a built functional or Sequential Keras model (or a keras_bdl "
             f"model around one). Received: model={model!r}"
         )
-    return ChannelGraph(network)
+    return network
 
 
 class _Builder:
@@ -256,53 +262,22 @@ class _Builder:
             self.tensors[id(old)] = new
 
     def _copy(self, node):
-        """A new plain layer and the weights that it gets once it is built."""
+        """A new layer, and the weights that it gets once it is built."""
         layer = node.layer
         if not isinstance(layer, keras.layers.Layer):
             return layer, []  # an operation of `keras.ops`, without state
-        if self.graph.is_whole(node):
-            return self._copy_whole(layer)
-        if is_linear(layer):
-            return self._copy_linear(node)
-        config = base.live_config(type(layer), layer)
-        weights = [ops.convert_to_numpy(w) for w in layer.weights]
-        if isinstance(layer, keras.layers.BatchNormalization):
-            config |= {n: "zeros" for n in config if n.endswith("_initializer")}
-            kept = self.graph.kept(node.outputs)
-            weights = [w[kept] for w in weights]
-        return type(layer).from_config(config), weights
-
-    def _copy_whole(self, layer):
-        if not layer.variables:
-            return layer, []  # nothing to keep apart from the original
-        if isinstance(layer, base.StochasticLayer):
-            if not is_linear(layer):
-                raise ValueError(
-                    f"Layer '{layer.name}' of class {type(layer).__name__} has no "
-                    f"plain counterpart. Received: layer={layer.name!r}"
-                )
-            return layer.to_keras(), []
         if isinstance(layer, keras.Model) and base.is_graph(layer):
-            return compress(layer), []
-        if base.stochastic_layers(layer):
-            raise ValueError(
-                f"Layer '{layer.name}' of class {type(layer).__name__} has keras_bdl "
-                "layers inside, which `compress` cannot take out. "
-                f"Received: layer={layer.name!r}"
-            )
-        try:
-            copy = type(layer).from_config(base.live_config(type(layer), layer))
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"Layer '{layer.name}' of class {type(layer).__name__} cannot be made "
-                "anew from its config. Functions need a name that Keras knows: "
-                "`keras.saving.register_keras_serializable`. "
-                f"Received: layer={layer.name!r}"
-            ) from error
-        if is_linear(layer) and isinstance(layer.activation, keras.layers.Layer):
-            copy.build(layer.get_build_config()["input_shape"])
-            base.copy_activation(layer, copy)
-        return copy, [ops.convert_to_numpy(w) for w in layer.weights]
+            return _without_dead(layer), []
+        if not self.graph.is_whole(node) and is_linear(layer):
+            return self._copy_linear(node)
+        weights = [ops.convert_to_numpy(w) for w in layer.weights]
+        if self.graph.is_whole(node) or not weights:
+            copy = made_anew(layer)
+            copy_assets(layer, copy)
+            return copy, weights
+        kept = self.graph.kept(node.outputs)  # of a BatchNormalization
+        config = _config_to_narrow(layer)
+        return type(layer).from_config(config), [w[kept] for w in weights]
 
     def _copy_linear(self, node):
         layer, (tensor,) = node.layer, node.inputs
@@ -311,12 +286,14 @@ class _Builder:
         bias = bias + self.graph.folded_bias(node, kernel)
         kernel = np.where(_live_weights(self.graph, node, kernel), kernel, 0.0)
         kernel, bias = kernel[..., keep_in, :][..., keep_out], bias[keep_out]
-        plain = getattr(layer, "keras_class", type(layer))
-        config = base.live_config(plain, layer) | {
-            "kernel_initializer": "zeros",  # the weights follow
-            "bias_initializer": "zeros",
-        }
+        config = _config_to_narrow(layer)
         config["units" if "units" in config else "filters"] = int(keep_out.sum())
         config["use_bias"] = bool(layer.use_bias or (bias != 0).any())
         weights = [kernel, bias] if config["use_bias"] else [kernel]
-        return plain.from_config(config), weights
+        return type(layer).from_config(config), weights
+
+
+def _config_to_narrow(layer):
+    """Without initializers of the full width: the weights follow."""
+    config = base.live_config(type(layer), layer)
+    return config | {name: "zeros" for name in config if name.endswith("_initializer")}

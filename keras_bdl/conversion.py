@@ -179,6 +179,7 @@ def to_keras(model, weights="mean", seed=None):
     order = {id(layer): index for index, layer in enumerate(layers)}
 
     def convert(layer):
+        _check_has_counterpart(layer)
         # Layers of one seed and shape must not draw alike.
         word = f"{seed}/{order[id(layer)]}".encode()
         own = None if seed is None else zlib.crc32(word) >> 1
@@ -186,6 +187,18 @@ def to_keras(model, weights="mean", seed=None):
 
     targets = [layer for layer in layers if id(layer) not in inside]
     return _called(ModelCopier(targets, convert).copy(model))
+
+
+def _check_has_counterpart(layer):
+    """Refuses a subclass of the user's, which may compute something else."""
+    owner = next(cls for cls in type(layer).__mro__ if "to_keras" in vars(cls))
+    known = type(layer) in base.REGISTRY.values()
+    if not known and owner.__module__.startswith(f"{base.PACKAGE}."):
+        raise ValueError(
+            f"Layer '{layer.name}' of class {type(layer).__name__} has no plain "
+            "counterpart; give the class a `to_keras(weights, seed)` of its own. "
+            f"Received: layer={layer.name!r}"
+        )
 
 
 def between(layers, network, name):

@@ -6,6 +6,7 @@ what they hold as attributes is replaced before they are built.
 """
 
 import contextlib
+import tempfile
 
 import keras
 from keras import ops
@@ -62,7 +63,7 @@ class ModelCopier:
         if base.is_graph(layer):
             return self._copy_graph(layer)
         if not self._has_target(layer):
-            return _made_anew(layer)
+            return made_anew(layer)
         if type(layer) is keras.layers.TimeDistributed:
             inner = self._copy(layer.layer)
             return keras.layers.TimeDistributed(inner, name=layer.name)
@@ -90,7 +91,7 @@ class ModelCopier:
 
     def _copy_holder(self, layer):
         """A layer or model of the user's own, with other layers in its attributes."""
-        copy = _made_anew(layer)
+        copy = made_anew(layer)
         for name, held in held_layers(copy).items():
             replaced = keras.tree.map_structure(
                 lambda old, new: self._copy_held(old) if self._has_target(old) else new,
@@ -150,6 +151,7 @@ class ModelCopier:
             if not self._has_target(original):
                 weights = [ops.convert_to_numpy(w) for w in original.weights]
                 base.assign_weights(new, weights)
+                copy_assets(original, new)
             else:
                 for old_variable, variable in zip(
                     *map(_own_variables, (original, new)), strict=True
@@ -206,16 +208,35 @@ def _input_like(tensor, name):
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
 
 
-def _made_anew(layer):
+def made_anew(layer):
+    """A layer of the same config, without the weights."""
     try:
+        if type(layer) is keras.layers.Lambda:
+            # Its bytecode is not yet the function, which may read variables around it.
+            copy = keras.layers.Lambda.from_config(layer.get_config(), safe_mode=False)
+            copy.function = layer.function
+            return copy
         return type(layer).from_config(base.live_config(type(layer), layer))
     except (TypeError, ValueError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"Layer '{layer.name}' of class {type(layer).__name__} cannot be made anew "
             f"from its config ({reason}). Give it a `get_config` with the arguments of "
-            f"its constructor. Received: layer={layer.name!r}"
+            "its constructor, and functions a name that Keras knows "
+            "(`keras.saving.register_keras_serializable`). "
+            f"Received: layer={layer.name!r}"
         ) from error
+
+
+def copy_assets(layer, copy):
+    """Gives a copy the state that Keras saves in files, such as vocabularies."""
+    for old, new in zip(
+        base.flatten_layers(layer), base.flatten_layers(copy), strict=True
+    ):
+        if hasattr(old, "save_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                old.save_assets(folder)
+                new.load_assets(folder)
 
 
 def _build_like(model, copy):

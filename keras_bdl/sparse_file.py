@@ -6,16 +6,20 @@ most one axis (biases, statistics), in float32; `values`, of the others the non-
 values of sparse ones and all of dense ones, each divided by the array's `scale`, its
 largest absolute value; `columns` and `counts`, the compressed sparse rows (CSR) of
 the sparse arrays, seen as matrices with their last axis as columns: column indices,
-and the number of values in each row.
+and the number of values in each row. Layers with state in files of its own
+(vocabularies) add those, as `asset/<number of the layer>/<file>`.
 """
 
 import copy
 import json
+import os
 import pathlib
+import tempfile
 
 import keras
 import numpy as np
 
+from keras_bdl import validation
 from keras_bdl.compression import compress
 from keras_bdl.layers import base
 
@@ -45,8 +49,8 @@ def save_sparse(model, path, dtype="float16"):
     >>> keras_bdl.save_sparse(model, "small.npz")
     >>> small = keras_bdl.load_sparse("small.npz")
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"Expected `dtype` in {DTYPES}. Received: dtype={dtype!r}")
+    dtype = validation.choice("dtype", dtype, DTYPES)
+    path = _as_path(path)
     model = compress(model)
     config = keras.saving.serialize_keras_object(model)
     _check_rebuilds(config)
@@ -77,7 +81,6 @@ def save_sparse(model, path, dtype="float16"):
         "model": config,
         "layout": layout,
     }
-    path = pathlib.Path(path)
     with path.open("wb") as file:
         np.savez_compressed(
             file,
@@ -86,8 +89,39 @@ def save_sparse(model, path, dtype="float16"):
             values=np.concatenate([*values, np.zeros(0)]).astype(dtype),
             columns=_smallest(columns),
             counts=_smallest(counts),
+            **_assets(model),
         )
     return path.stat().st_size
+
+
+def _as_path(path):
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"Expected `path` to be a file name. Received: path={path!r}")
+    return pathlib.Path(path)
+
+
+def _assets(model):
+    """What layers save beside their weights: bytes by name."""
+    files = {}
+    for index, layer in enumerate(base.flatten_layers(model)):
+        if hasattr(layer, "save_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                layer.save_assets(folder)
+                for file in pathlib.Path(folder).iterdir():
+                    content = np.frombuffer(file.read_bytes(), "uint8")
+                    files[f"asset/{index}/{file.name}"] = content
+    return files
+
+
+def _load_assets(model, files):
+    for index, layer in enumerate(base.flatten_layers(model)):
+        own = [name for name in files if name.startswith(f"asset/{index}/")]
+        if own:
+            with tempfile.TemporaryDirectory() as folder:
+                for name in own:
+                    file = pathlib.Path(folder, name.rpartition("/")[2])
+                    file.write_bytes(files[name].tobytes())
+                layer.load_assets(folder)
 
 
 def _check_rebuilds(config):
@@ -114,13 +148,16 @@ def load_sparse(path):
         path: file name.
 
     Raises:
+        TypeError: if `path` is no file name.
         ValueError: if the file is of another kind.
     """
+    path = _as_path(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             header = json.loads(file["header"].tobytes())
             vectors, values = file["vectors"], file["values"].astype("float32")
             columns, counts = file["columns"], file["counts"]
+            assets = {name: file[name] for name in file if name.startswith("asset/")}
         known = header["format"] == FORMAT
     except OSError:
         raise
@@ -149,4 +186,5 @@ def load_sparse(path):
             values, columns = values[total:], columns[total:]
         weights.append(entry.get("scale", 1.0) * array.reshape(shape))
     base.assign_weights(model, weights)
+    _load_assets(model, assets)
     return model

@@ -221,6 +221,24 @@ class LayerContract:
         np.testing.assert_array_equal(first, to_numpy(layer(x)))
         np.testing.assert_allclose(first, to_numpy(plain(x)), atol=1e-6)
 
+    @pytest.mark.parametrize("dtype", ["int32", "bool"])
+    def test_integers_are_taken_for_floats(self, case, dtype):
+        layer = case.built()
+        case.randomize(layer)
+        whole = ops.cast(ops.round(2.0 * case.inputs()), dtype)
+        floats = ops.cast(whole, "float32")
+
+        def outputs(x):
+            with sampling.SamplingScope(0, 0, 1):
+                sampled = layer(x)
+            return [to_numpy(y) for y in (layer(x), sampled)]
+
+        for got, expected in zip(outputs(whole), outputs(floats)):
+            assert got.dtype == "float32"
+            np.testing.assert_array_equal(got, expected)
+        keras.utils.set_random_seed(0)
+        assert np.isfinite(to_numpy(layer(whole, training=True))).all()
+
     @pytest.mark.parametrize("sample_at_inference", [False, True])
     def test_draws_have_the_exact_moments(self, case, sample_at_inference):
         layer = case.built(sample_at_inference=sample_at_inference, activation=None)

@@ -627,6 +627,11 @@ def test_bad_files_and_types_are_refused(rng, tmp_path):
     model = small_lenet(rng)
     with pytest.raises(ValueError, match="Received: dtype='int8'"):
         keras_bdl.save_sparse(model, tmp_path / "x.npz", dtype="int8")
+    for wrong in (3, None):
+        with pytest.raises(TypeError, match="file name. Received: path"):
+            keras_bdl.save_sparse(model, wrong)
+        with pytest.raises(TypeError, match="file name. Received: path"):
+            keras_bdl.load_sparse(wrong)
     model.layers[-1].bias.assign(np.full(5, np.inf))
     with pytest.raises(ValueError, match="Expected finite weights. Received"):
         keras_bdl.save_sparse(model, tmp_path / "x.npz")
@@ -641,3 +646,73 @@ def test_bad_files_and_types_are_refused(rng, tmp_path):
     for name in ("other", "array", "empty", "cut"):
         with pytest.raises(ValueError, match="save_sparse.*Received"):
             keras_bdl.load_sparse(tmp_path / f"{name}.npz")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: VariationalDense(5, activation="relu"),
+        lambda: keras_bdl.DropConnectDense(5, activation="relu"),
+        lambda: keras_bdl.ConcreteDropout(layers.Dense(5, activation="relu")),
+        lambda: keras_bdl.MCDropout(0.3),
+        lambda: keras_bdl.VariationalGaussianDropout(),
+        lambda: keras_bdl.BayesianLastLayer(5),
+        lambda: layers.Identity(),
+    ],
+)
+def test_every_layer_with_a_counterpart(layer, rng):
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            SparseVDDense(8, activation="relu"),
+            layer(),
+            SparseVDDense(6, activation="relu"),
+            SparseVDDense(3),
+        ]
+    )
+    sparsify(model, rng)
+    small = keras_bdl.compress(model)
+    assert_equal_outputs(model, small, rng)
+    assert not keras_bdl.layers.base.stochastic_layers(small)
+    report = keras_bdl.sparsity_report(model)
+    again = keras_bdl.sparsity_report(keras_bdl.to_keras(model))
+    if not isinstance(model.layers[1], keras_bdl.ConcreteDropout):  # stays whole
+        assert report.non_zero == again.non_zero
+    kernels = [w.shape for w in model.weights if w.path.endswith("/kernel")]
+    assert report.weights == sum(int(np.prod(shape)) for shape in kernels)
+    assert num_weights(small) < num_weights(keras_bdl.to_keras(model))
+
+
+def test_a_sparse_layer_in_a_wrapper(rng):
+    inputs = keras.Input((4, 3))
+    hidden = layers.TimeDistributed(SparseVDDense(5))(inputs)
+    model = sparsify(keras.Model(inputs, SparseVDDense(2)(hidden)), rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names the wrapper
+        assert_equal_outputs(model, keras_bdl.compress(model), rng)
+
+
+@pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic"])
+def test_a_regressor_gives_a_plain_model(noise, rng, tmp_path):
+    units = 2 if noise == "heteroscedastic" else 1
+    network = keras.Sequential(
+        [keras.Input((4,)), SparseVDDense(6, activation="relu"), SparseVDDense(units)]
+    )
+    sparsify(network, rng)
+    model = keras_bdl.BayesianRegressor(network, noise=noise, normalize=True)
+    model.compile("adam")
+    x = rng.normal(2.0, 3.0, (20, 4)).astype("float32")
+    model.fit(x, x.sum(axis=1), verbose=0)
+    sparsify(network, rng)
+    small = keras_bdl.compress(model)
+    for result, of_model in zip(
+        keras.tree.flatten(small(x)), keras.tree.flatten(model(x))
+    ):
+        np.testing.assert_allclose(to_numpy(result), to_numpy(of_model), atol=1e-4)
+    assert "keras_bdl" not in json.dumps(keras.saving.serialize_keras_object(small))
+    keras_bdl.save_sparse(model, tmp_path / "small.npz", dtype="float32")
+    loaded = keras_bdl.load_sparse(tmp_path / "small.npz")
+    for result, of_model in zip(
+        keras.tree.flatten(loaded(x)), keras.tree.flatten(model(x))
+    ):
+        np.testing.assert_allclose(to_numpy(result), to_numpy(of_model), atol=1e-4)

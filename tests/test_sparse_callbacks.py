@@ -97,6 +97,35 @@ def test_logger_reports_layers_and_compression():
     assert logs["compression"] == [pytest.approx((12 + 8) / (3 + 2))]
 
 
+@pytest.mark.parametrize("subclassed", [False, True])
+def test_logger_of_a_model_that_is_built_in_fit(subclassed):
+    names = ["a", "a"] if subclassed else ["a", "b"]
+    layers = [keras_bdl.SparseVDDense(3, num_examples=16, name=name) for name in names]
+    net = Subclassed(layers) if subclassed else keras.Sequential(layers)
+    net.compile("sgd", "mse")
+    y = np.zeros((16, 3))
+    logs = net.fit(X, y, verbose=0, callbacks=[callbacks.SparsityLogger()]).history
+    assert len([name for name in logs if name.startswith("sparsity_")]) == 2
+    assert ("compression" in logs) == (not subclassed)
+
+
+class Subclassed(keras.Model):
+    def __init__(self, parts):
+        super().__init__()
+        self.first, self.second = parts
+
+    def call(self, inputs):
+        return self.second(self.first(inputs))
+
+
+def test_the_schedule_refuses_a_longer_fit():
+    recipe = callbacks.sparse_vd_schedule(epochs=3, warmup=(0, 1))
+    with pytest.raises(ValueError, match="sparse_vd_schedule.*Received: epochs=4"):
+        model().fit(X, Y, epochs=4, verbose=0, callbacks=recipe)
+    recipe = callbacks.sparse_vd_schedule(epochs=3, warmup=(0, 1))
+    model().fit(X, Y, epochs=2, verbose=0, callbacks=recipe)
+
+
 def test_later_callbacks_such_as_tensorboard_see_the_entries():
     seen = {}
 

@@ -148,6 +148,8 @@ class StochasticLayer:
     # Whether `call_sampled` takes inputs that all samples share once, `(rows, ...)`,
     # where the scope says so.
     takes_shared_inputs = False
+    # Whether the outputs are the inputs where nothing is sampled.
+    is_identity = False
 
     def __init__(self, *args, sample_at_inference=False, seed=None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -202,6 +204,7 @@ class StochasticLayer:
         return [w for w in super().weights if all(w is not t for t in told)]
 
     def call(self, inputs, training=None):
+        inputs = as_floats(inputs, self.compute_dtype)
         scope = sampling.current_scope()
         if scope is not None:
             scope.restart(self.noise)
@@ -258,6 +261,13 @@ class StochasticLayer:
 
     def load_told(self, name, value):
         """Reads a saved value of `told_variables`; the constructor's holds."""
+
+
+def as_floats(inputs, dtype):
+    """Integers and booleans in a dtype of floats; Keras casts only between those."""
+    if backend.is_float_dtype(backend.standardize_dtype(inputs.dtype)):
+        return inputs
+    return ops.cast(inputs, dtype)
 
 
 def wide(variable):

@@ -50,6 +50,10 @@ class DropInLayer(BayesianLayer):
         copy_activation(layer, bayesian)
         return bayesian
 
+    def mean_kernel(self):
+        """The kernel at inference."""
+        return self.kernel
+
     def plain_layer(self, kernel, bias):
         """The built Keras layer with these weights; `bias` is None without one."""
         plain = self.keras_class.from_config(live_config(self.keras_class, self))

@@ -55,6 +55,7 @@ class MCDropout(StochasticLayer, keras.layers.Dropout):
     """
 
     method = "mc_dropout"
+    is_identity = True
 
     def __init__(self, rate, noise_shape=None, **kwargs):
         for name in ("prior", "num_examples", "kl_weight"):

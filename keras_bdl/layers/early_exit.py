@@ -11,7 +11,13 @@ import keras
 from keras import ops
 
 from keras_bdl import latents, sampling, validation
-from keras_bdl.layers.base import StochasticLayer, flatten_layers, register, wide
+from keras_bdl.layers.base import (
+    StochasticLayer,
+    as_floats,
+    flatten_layers,
+    register,
+    wide,
+)
 from keras_bdl.layers.latent import LatentLayer
 from keras_bdl.layers.residual import (
     call_with_mask,
@@ -193,6 +199,7 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
     # The forward pass
 
     def call(self, inputs, training=None, mask=None):
+        inputs = as_floats(inputs, self.compute_dtype)
         latent, sampled = latents.current_scope(), sampling.current_scope()
         if self.chooses(latent):
             return self._choose(inputs, mask, latent)

@@ -55,6 +55,10 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
         self.layer = check_wrapped(type(self).__name__, layer)
         self.supports_masking = True
 
+    @property
+    def is_identity(self):
+        return self.layer is None
+
     def build(self, input_shape):
         if self.layer is not None and not self.layer.built:
             self.layer.build(input_shape)

@@ -43,11 +43,8 @@ class MeanFieldLayer(DropInLayer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        if estimator is not None and estimator not in ESTIMATORS:
-            raise ValueError(
-                f"Expected `estimator` to be None or one of {ESTIMATORS}. "
-                f"Received: estimator={estimator!r}"
-            )
+        if estimator is not None:
+            estimator = validation.choice("estimator", estimator, (None, *ESTIMATORS))
         initial_log_stddev = validation.number("initial_log_stddev", initial_log_stddev)
         if not -40.0 <= initial_log_stddev <= 10.0:
             raise ValueError(
@@ -159,10 +156,6 @@ class MeanFieldLayer(DropInLayer):
 
     def linear(self, inputs, kernel):
         return linear.apply_kernel(self, inputs, kernel)
-
-    def mean_kernel(self):
-        """The kernel at inference: the posterior mean."""
-        return self.kernel
 
     def centre_kernel(self):
         """The kernel about which draws are spread: the posterior mean."""

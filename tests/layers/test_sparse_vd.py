@@ -184,6 +184,7 @@ def test_training_tells_relevant_weights_from_others():
         ({"prior": "normal"}, ValueError),
         ({"bias_posterior": True}, ValueError),
         ({"estimator": "lrt"}, ValueError),
+        ({"estimator": np.array(["flipout"])}, TypeError),
     ],
     ids=lambda value: str(value),
 )
