@@ -23,10 +23,19 @@ class EventLoss(keras.losses.Loss):
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         y_pred, weights = unmask(y_pred, sample_weight)
-        if weights is not None and len(ops.shape(weights)) > 1:
-            # Taken in `call`, before events are summed; Keras weights only rows.
-            return super().__call__((y_true, weights), y_pred)
-        return super().__call__(y_true, y_pred, weights)
+        if weights is None:
+            return super().__call__(y_true, y_pred)
+        weights = ops.convert_to_tensor(weights)
+        if all(size == 1 for size in weights.shape[1:]):
+            return super().__call__(y_true, y_pred, ops.reshape(weights, (-1,)))
+        if self.reduction == "mean_with_sample_weight":
+            raise ValueError(
+                "Weights of events are no weights of examples, by which "
+                "reduction='mean_with_sample_weight' divides. Received: "
+                f"sample_weight (or a mask) of shape {tuple(weights.shape)}"
+            )
+        # Taken in `call`, before events are summed; Keras weights only rows.
+        return super().__call__((y_true, weights), y_pred)
 
     def call(self, y_true, y_pred):
         weights = None

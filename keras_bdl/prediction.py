@@ -176,20 +176,16 @@ def resolve_outputs(model, outputs):
     declared = getattr(model, "outputs_kind", None)
     if declared is not None:
         return declared
-    loss = getattr(model, "loss", None)
-    if isinstance(loss, (list, tuple)) and len(loss) == 1:
-        (loss,) = loss
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    loss = losses[0] if len(losses) == 1 else None
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
     if hasattr(loss, "outputs_kind"):
         return loss.outputs_kind
-    name = getattr(loss, "name", None) or getattr(loss, "__name__", "")
     source = type(loss) if isinstance(loss, keras.losses.Loss) else loss
-    if "crossentropy" in name and source.__module__.split(".")[0] != "keras":
-        return None  # a function of the user's: of logits or probabilities
-    if "crossentropy" in name:
-        kind = "logits" if getattr(loss, "from_logits", False) else "probabilities"
-        return f"binary_{kind}" if "binary" in name else kind
-    if isinstance(loss, keras.losses.Loss) or name:
+    if getattr(source, "__module__", "").split(".")[0] != "keras":
+        return None  # the user's own: of logits, probabilities or means
+    if "crossentropy" not in source.__name__.lower():
         return "mean"
-    return None
+    kind = "logits" if getattr(loss, "from_logits", False) else "probabilities"
+    return f"binary_{kind}" if "binary" in source.__name__.lower() else kind

@@ -83,6 +83,16 @@ def test_sample_weights_and_reductions_are_per_row(shape, rng):
     for shape in ((6,), (6, 1)):
         loss = CategoricalNLL()(labels, logits, sample_weight=weights.reshape(shape))
         assert float(loss) == pytest.approx(np.mean(weights * terms), rel=1e-5)
+        loss = CategoricalNLL(reduction="mean_with_sample_weight")
+        mean = float(loss(labels, logits, sample_weight=weights.reshape(shape)))
+        assert mean == pytest.approx(np.average(terms, weights=weights), rel=1e-5)
+
+
+def test_weights_of_events_do_not_divide(rng):
+    labels, logits = batch(rng, (6, 3))
+    loss = CategoricalNLL(reduction="mean_with_sample_weight")
+    with pytest.raises(ValueError, match="events.*Received: sample_weight"):
+        loss(labels, logits, sample_weight=rng.random((6, 3)))
 
 
 @every_form

@@ -271,12 +271,27 @@ def test_logits_are_averaged_as_probabilities():
         (keras_bdl.losses.CategoricalNLL(), "logits"),
         ("mse", "mean"),
         (keras.losses.Huber(), "mean"),
+        (keras.losses.Huber(name="crossentropy"), "mean"),
+        (keras.losses.BinaryCrossentropy(name="loss"), "binary_probabilities"),
+        (keras.losses.binary_crossentropy, "binary_probabilities"),
+        (keras.losses.CategoricalFocalCrossentropy(from_logits=True), "logits"),
+        ([keras.losses.CategoricalCrossentropy()], "probabilities"),
+        (lambda y, p: keras.ops.mean(keras.ops.square(y - p)), None),
+        (None, None),
     ],
 )
 def test_outputs_are_told_from_the_loss(loss, kind):
     model = sequential()
     model.compile("sgd", loss)
     assert prediction.resolve_outputs(model, "auto") == kind
+
+
+def test_outputs_of_a_model_with_a_name_for_its_one_loss():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, {"label": dense(3, name="label")(inputs)})
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", {"label": loss})
+    assert prediction.resolve_outputs(model, "auto") == "logits"
 
 
 def test_an_uncompiled_model_must_say_what_it_predicts():

@@ -25,7 +25,10 @@ class BayesianClassifier(LikelihoodModel):
     and of the posterior predictive `nll` (nats), `accuracy` and `ece` (15
     equal-width bins). In training these are of the one sample of each step. More
     metrics in `compile` are of the logits of the mean network (in training, of the
-    sampled one). Labels are `(n,)`, `(n, 1)` or one-hot `(n, classes)`.
+    sampled one). Labels are `(n,)`, `(n, 1)` or one-hot `(n, classes)`, and such
+    metrics see them so. A callback that watches `val_nll`, `val_ece` or
+    `val_accuracy` needs its `mode`, "min" or "max": Keras knows it of metrics in
+    `compile` alone.
 
     Args:
         network: Keras model from inputs to logits `(n, classes)`, at least two
@@ -62,7 +65,7 @@ class BayesianClassifier(LikelihoodModel):
         super().__init__(network, num_samples, num_examples, **kwargs)
         self._likelihood = losses.CategoricalNLL()
         self._nll = metrics.NegativeLogLikelihood(name="nll")
-        self._accuracy = keras.metrics.Mean(name="accuracy")
+        self._accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         self._ece = metrics.ExpectedCalibrationError(name="ece")
         if base.is_graph(network):
             self.build(network.input_shape)
@@ -77,6 +80,13 @@ class BayesianClassifier(LikelihoodModel):
                 f"Received: network={self.network!r}"
             )
         training.check_no_recurrent_cells(self.network)
+        outputs = getattr(self.network, "outputs", None)
+        if outputs and len(keras.tree.flatten(outputs)) > 1:
+            raise ValueError(
+                "Expected the outputs of `network` to be one tensor of logits "
+                "`(n, ..., classes)`; make a model of each. "
+                f"Received: {len(keras.tree.flatten(outputs))} outputs"
+            )
         shape = getattr(self.network, "output_shape", None)
         if isinstance(shape, tuple) and shape and shape[-1] is not None:
             losses.check_logits(shape[-1])
@@ -102,14 +112,21 @@ class BayesianClassifier(LikelihoodModel):
     def _targets(self, y):
         """Labels in an array as indices `(n,)`, unless they are soft.
 
-        One form for all calls, because Keras would trace unequal ranks as unknown.
-        Other data, such as a `tf.data.Dataset`, passes through.
+        One form for all calls, because Keras would trace unequal ranks as unknown;
+        but one-hot ones stay where metrics of the user's may need them so. Other data,
+        such as a `tf.data.Dataset`, passes through.
         """
         shape = getattr(self.network, "output_shape", None)
         if not isinstance(shape, tuple) or not hasattr(y, "shape"):
             return y
         num_classes = shape[-1]
         labels = ops.convert_to_numpy(y)
+        if labels.dtype.kind not in "biuf":
+            raise TypeError(
+                "Expected labels as class indices or one-hot; "
+                "`keras.layers.StringLookup` makes indices of words. "
+                f"Received: labels of dtype {labels.dtype}"
+            )
         if labels.ndim == len(shape) and labels.shape[-1] == num_classes:
             total = labels.sum(axis=-1)
             if not (labels.min(initial=0) >= 0 and np.allclose(total, 1, atol=1e-3)):
@@ -119,8 +136,8 @@ class BayesianClassifier(LikelihoodModel):
                     "categorical variable. Received: labels with row sums from "
                     f"{total.min()} to {total.max()}"
                 )
-            one_hot = ((labels == 1) | (labels == 0)).all()
-            return labels.argmax(axis=-1) if one_hot else labels
+            soft = not ((labels == 1) | (labels == 0)).all()
+            return labels if soft or self._reports_more else labels.argmax(axis=-1)
         if labels.ndim == len(shape) and labels.shape[-1] == 1:
             labels = labels[..., 0]
         if labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
@@ -129,16 +146,19 @@ class BayesianClassifier(LikelihoodModel):
                 f"network's {num_classes} logits. Received: labels from "
                 f"{labels.min()} to {labels.max()}"
             )
+        if (labels != labels.astype("int64")).any():
+            raise ValueError(
+                "Expected labels as whole numbers, or rows of class probabilities "
+                f"`(n, {num_classes})`. Received: labels such as "
+                f"{labels[labels != labels.astype('int64')][0]}"
+            )
         return labels
 
     def _update_metrics(self, y, draws, sample_weight):
         probabilities = ops.mean(ops.softmax(base.wide(draws), axis=-1), axis=0)
         labels = uncertainty.class_indices(y, probabilities.shape)
         self._nll.update_state(labels, probabilities, sample_weight)
-        hits = ops.equal(ops.cast(ops.argmax(probabilities, axis=-1), "int32"), labels)
-        self._accuracy.update_state(
-            ops.cast(hits, "float32"), sample_weight=sample_weight
-        )
+        self._accuracy.update_state(labels, probabilities, sample_weight)
         self._ece.update_state(labels, probabilities, sample_weight)
 
     def predict(

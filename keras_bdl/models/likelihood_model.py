@@ -59,6 +59,7 @@ class LikelihoodModel(keras.Model):
             "num_latent_samples", num_latent_samples, least=2
         )
         self._depth = None
+        self._reports_more = False  # than its own metrics
         self._tell_num_examples()
 
     def _tell_num_examples(self):
@@ -136,11 +137,14 @@ class LikelihoodModel(keras.Model):
                 "by the layers' `kl_weight`. "
                 f"Received: loss_weights={kwargs['loss_weights']!r}"
             )
+        metrics = self._other_metrics(metrics)
+        weighted_metrics = self._other_metrics(weighted_metrics)
+        self._reports_more = bool(metrics or weighted_metrics)
         super().compile(
             optimizer=optimizer,
             loss=self._likelihood,
-            metrics=self._other_metrics(metrics),
-            weighted_metrics=self._other_metrics(weighted_metrics),
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
             **kwargs,
         )
 

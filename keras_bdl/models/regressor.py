@@ -58,7 +58,8 @@ class BayesianRegressor(LikelihoodModel):
     of the predictive `nll` (nats per example) and `rmse` of its mean over all
     targets. In training these are of the one sample of each step. More metrics in
     `compile` are of the means of the mean network (in training, of the sampled one).
-    All are in the units of the targets, which are `(n,)` or `(n, d)`.
+    All are in the units of the targets, which are `(n,)` or `(n, d)`. A callback that
+    watches `val_nll` or `val_rmse` needs `mode="min"`.
 
     Args:
         network: Keras model from inputs to `(n, 2 d)` with heteroscedastic noise, to
@@ -380,11 +381,18 @@ class BayesianRegressor(LikelihoodModel):
             batch_size, verbose: as in `keras.Model.predict`.
             seed: integer for repeatable results.
         """
-        for name, value in (("x", x), ("y", y)):
-            if not all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(value)):
+        for name, value in (("x", keras.tree.flatten(x)), ("y", [y])):
+            if not all(getattr(leaf, "shape", ()) for leaf in value):
                 raise TypeError(
-                    f"Expected `{name}` to be an array. Received: {name}={value!r}"
+                    f"Expected `{name}` to be an array with rows. "
+                    f"Received: {name} of type {type(value[0]).__name__}"
                 )
+        rows = keras.tree.flatten(x)[0].shape[0]
+        if rows != y.shape[0]:
+            raise ValueError(
+                "Expected a target for each row of x. Received: "
+                f"{rows} rows of x, {y.shape[0]} of y"
+            )
         self._build_for(x)
         model = self._predictive(PredictiveLogLikelihood, num_samples, batch_size)
         data = {"x": x, "y": self._targets(y)}

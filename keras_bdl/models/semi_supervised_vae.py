@@ -176,6 +176,7 @@ class SemiSupervisedVAE(GenerativeModel):
     def build(self, input_shape):
         if self.built:
             return
+        self.example_shape = tuple(input_shape[1:])
         x = keras.Input(batch_shape=input_shape)
         if self.preprocessing is not None:
             x = self.preprocessing(x)
@@ -330,7 +331,8 @@ class SemiSupervisedVAE(GenerativeModel):
 
     def _mixed(self, x, y, batch_size, kwargs):
         for name in ("validation_split", "sample_weight", "class_weight"):
-            if kwargs.get(name):
+            value = kwargs.get(name)
+            if value is not None and not (np.isscalar(value) and value == 0.0):
                 raise ValueError(
                     f"`SemiSupervisedVAE.fit` takes no `{name}`. Received: {name}"
                 )
@@ -349,13 +351,14 @@ class SemiSupervisedVAE(GenerativeModel):
 
     def _labels(self, x, y):
         labels = np.zeros(0) if y is None else ops.convert_to_numpy(y)
-        fits = labels.size == len(x) == len(labels)
+        numbers = labels.dtype.kind in "biuf" and labels.size > 0
+        fits = numbers and labels.size == len(x) == len(labels)
         fits = fits and np.array_equal(labels, labels.round())
         if not fits or labels.min() < -1 or labels.max() >= self.num_classes:
+            span = f"from {labels.min()} to {labels.max()}" if numbers else labels.dtype
             raise ValueError(
                 f"Expected labels `({len(x)},)`, integers from -1 (unknown) to "
-                f"{self.num_classes - 1}. Received: y of shape {np.shape(y)}"
-                + (f", from {labels.min()} to {labels.max()}" if labels.size else "")
+                f"{self.num_classes - 1}. Received: y of shape {np.shape(y)}, {span}"
             )
         return labels.reshape(-1).astype("int32")
 

@@ -5,6 +5,8 @@ Salakhutdinov, "Importance weighted autoencoders", 2015; Tucker, Lawson, Gu and
 Maddison, "Doubly reparameterized gradient estimators", 2018.
 """
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -266,43 +268,58 @@ class VAE(VAEUse, GenerativeModel):
             x: array `(n, ...)`, `tf.data.Dataset`, `PyDataset` or `DataLoader`, of x
                 or of tuples with x first, of which the rest is not used.
             y: None.
-            batch_size, epochs, **kwargs: as in `keras.Model.fit`; `validation_data`
-                is an array or as x.
+            batch_size, epochs, **kwargs: as in `keras.Model.fit`, but for
+                `class_weight`; `validation_data` is as x, or `(x, None, weights)`.
 
         Raises:
             ValueError: on targets, or data outside of the likelihood's range.
         """
         self._refuse_targets(y)
+        if kwargs.get("class_weight") is not None:
+            raise ValueError("`VAE` knows no classes. Received: class_weight")
         vae_start.check(self, x)
         held_out = kwargs.get("validation_data")
-        if hasattr(held_out, "shape"):
+        if isinstance(held_out, (tuple, list)) and len(held_out) > 1:
+            x_val, y_val, *weights = held_out
+            self._refuse_targets(y_val, "validation_data=x")
+            if weights:
+                kwargs["validation_data"] = (x_val, _no_targets(x_val), *weights)
+        elif hasattr(held_out, "shape"):
             vae_start.check(self, held_out)
+        weighted = kwargs.get("sample_weight") is not None and hasattr(x, "shape")
+        if weighted and kwargs.get("validation_split"):
+            x = _split_off(x, kwargs)
         names = ("validation_split", "validation_data", "steps_per_epoch")
         extent = {name: kwargs[name] for name in names if name in kwargs}
         if self.num_examples is None:
             training.tell_num_examples(self, x, extent)
         if self.optimizer is not None and not int(self.optimizer.iterations):
             vae_start.start(self, x, kwargs.get("validation_split", 0.0))
-        y = self._no_targets(x, kwargs)
+        y = None if kwargs.get("sample_weight") is None else _no_targets(x)
         return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        **kwargs,
+    ):
         """As `keras.Model.evaluate`, with sampled codes; `loss` is a bound."""
         self._refuse_targets(y)
         vae_start.check(self, x)
+        y = None if sample_weight is None else _no_targets(x)
         with training.weights_kept(self):
-            return super().evaluate(x, self._no_targets(x, kwargs), *args, **kwargs)
+            return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
-    def _refuse_targets(self, y):
-        if y is not None:
+    def _refuse_targets(self, y, instead="vae.fit(x)"):
+        if y is not None and not isinstance(y, _NoTargets):
             raise ValueError(
-                "`VAE` explains x itself and takes no targets: `vae.fit(x)`. "
+                f"`VAE` explains x itself and takes no targets: `{instead}`. "
                 f"Received: y of type {type(y).__name__}"
             )
-
-    def _no_targets(self, x, kwargs):
-        # Keras drops the weights of rows that have no targets.
-        return None if kwargs.get("sample_weight") is None else np.zeros(len(x))
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -329,3 +346,20 @@ class VAE(VAEUse, GenerativeModel):
             "gradient": self.gradient,
             "num_examples": self.num_examples,
         }
+
+
+class _NoTargets(np.ndarray):
+    """Zeros in place of targets: Keras drops the weights of rows that have none."""
+
+
+def _no_targets(x):
+    return np.zeros(len(x)).view(_NoTargets)
+
+
+def _split_off(x, kwargs):
+    """The rows to train on; those of `validation_split` become validation data."""
+    left = math.floor(len(x) * (1.0 - kwargs.pop("validation_split")))
+    weights = kwargs["sample_weight"]
+    kwargs["sample_weight"] = weights[:left]
+    kwargs["validation_data"] = (x[left:], _no_targets(x[left:]), weights[left:])
+    return x[:left]

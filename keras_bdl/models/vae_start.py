@@ -15,13 +15,22 @@ _SHAPERS = ("Reshape", "Flatten", "Cropping1D", "Cropping2D", "Cropping3D")
 
 
 def check(vae, x):
-    """Refuses data that are NaN, infinite or outside of the likelihood's range.
+    """Refuses data that are NaN, infinite, of another shape or outside of the range.
 
     All of an array is looked at, and the first batches of a data set.
 
     Raises:
         TypeError, ValueError: if it is.
     """
+    expected = getattr(vae, "example_shape", None)  # known once it is built
+    if expected is not None and hasattr(x, "shape"):
+        shape = tuple(x.shape[1:])
+        fits = [a in (b, None) for a, b in zip(expected, shape)]
+        if len(shape) != len(expected) or not all(fits):
+            raise ValueError(
+                f"Expected x of shape {('n', *expected)}, as the model was built. "
+                f"Received: x of shape {tuple(x.shape)}"
+            )
     for rows in _chunks(vae, x):
         vae.observation.check(rows)
         if vae.observation.is_categorical and vae.built:

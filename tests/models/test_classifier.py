@@ -278,6 +278,42 @@ def test_labels_outside_the_classes_are_refused():
         model.fit(X, Y + 5, verbose=0)
 
 
+def test_labels_that_are_no_whole_numbers_are_refused():
+    model = classifier()
+    with pytest.raises(TypeError, match="StringLookup.*Received"):
+        model.fit(X, np.array(["a"] * 60), verbose=0)
+    with pytest.raises(ValueError, match="whole numbers.*Received: labels such as 0.5"):
+        model.fit(X, np.full(60, 0.5), verbose=0)
+
+
+def test_networks_of_several_outputs_are_refused():
+    inputs = keras.Input((4,))
+    hidden = keras_bdl.VariationalDense(3)(inputs)
+    outputs = {"a": hidden, "b": keras_bdl.VariationalDense(2)(hidden)}
+    with pytest.raises(ValueError, match="one tensor of logits.*Received: 2 outputs"):
+        keras_bdl.BayesianClassifier(keras.Model(inputs, outputs))
+
+
+def test_metrics_of_the_users_see_one_hot_labels():
+    labels = np.eye(3)[Y]
+    model = keras_bdl.BayesianClassifier(network())
+    others = [
+        keras.metrics.CategoricalAccuracy(),
+        keras.metrics.TopKCategoricalAccuracy(k=2),
+        keras.metrics.F1Score(average="micro"),
+    ]
+    model.compile("adam", metrics=others)
+    model.fit(X, labels, validation_data=(X, labels), verbose=0)
+    result = model.evaluate(X, labels, verbose=0, return_dict=True)
+    logits = to_numpy(model(X))
+    hits = logits.argmax(axis=-1) == Y
+    assert result["categorical_accuracy"] == pytest.approx(hits.mean())
+    assert result["f1_score"] == pytest.approx(hits.mean())
+    least = logits.argmin(axis=-1)
+    top = result["top_k_categorical_accuracy"]
+    assert top == pytest.approx((least != Y).mean())
+
+
 def test_losses_are_finite_for_extreme_logits():
     logits = ops.convert_to_tensor(np.array([[1e4, -1e4, 0.0]], "float32"))
     loss = keras_bdl.losses.CategoricalNLL()

@@ -539,6 +539,16 @@ def test_refusals_of_data():
         model.fit(np.where(X > 1, np.nan, X), Y, verbose=0)
 
 
+def test_refusals_of_log_likelihood():
+    model = trained()
+    with pytest.raises(TypeError, match="`y` to be an array.*Received: y of type list"):
+        model.log_likelihood(X, list(Y), verbose=0)
+    with pytest.raises(TypeError, match="`x` to be an array.*Received"):
+        model.log_likelihood(list(X[:, 0]), Y, verbose=0)
+    with pytest.raises(ValueError, match="each row.*Received: 32 rows of x, 5 of y"):
+        model.log_likelihood(X, Y[:5], verbose=0)
+
+
 def test_refusals_of_what_a_data_set_yields():
     tf = pytest.importorskip("tensorflow", reason="tf.data is TensorFlow's")
     wide = np.concatenate([Y, Y], axis=1)

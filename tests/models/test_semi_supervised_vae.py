@@ -247,6 +247,7 @@ def test_wrong_labels_and_arguments_are_refused(rng):
         labels + 0.5,
         labels[:-1],
         np.full(len(x), -1),
+        np.full(len(x), "a"),
         None,
     ):
         with pytest.raises(ValueError, match="label.*Received"):
@@ -255,6 +256,11 @@ def test_wrong_labels_and_arguments_are_refused(rng):
         model.train_on_batch(x)
     with pytest.raises(ValueError, match="validation_split.*Received"):
         model.fit(x, labels, validation_split=0.1)
+    for name, value in (("sample_weight", np.ones(len(x))), ("class_weight", {0: 2.0})):
+        with pytest.raises(ValueError, match=f"{name}.*Received"):
+            model.fit(x, labels, **{name: value})
+    with pytest.raises(ValueError, match="shape.*Received"):
+        model.fit(x[:, :-1], labels)
     with pytest.raises(ValueError, match="finite.*Received"):
         model.fit(np.nan * x, labels)
     with pytest.raises(ValueError, match="label.*Received"):

@@ -375,6 +375,18 @@ def test_data_sets_weights_and_odd_batches(rng, only_tensorflow):
     assert vae.log_prob(x[:1], 7, verbose=0).shape == (1,)
 
 
+def test_weights_by_position_and_of_rows_held_out(rng):
+    vae, x = trained(rng)
+    weights = np.where(np.arange(len(x)) < 48, 1.0, 0.0)
+    assert vae.evaluate(x, None, 16, 0, np.zeros(len(x)))[0] == 0.0
+    split = {"sample_weight": weights, "validation_split": 0.25, "verbose": 0}
+    history = vae.fit(x, **split).history
+    assert history["val_loss"] == [0.0] and history["loss"][0] > 0.0
+    held_out = (x, None, np.zeros(len(x)))
+    history = vae.fit(x, validation_data=held_out, verbose=0).history
+    assert history["val_loss"] == [0.0] and history["loss"][0] > 0.0
+
+
 def test_a_categorical_vae(rng):
     vae = keras_bdl.VAE.dense((5,), 2, (8,), likelihood="categorical", num_levels=4)
     x = rng.integers(0, 4, size=(40, 5))
@@ -494,8 +506,14 @@ def test_wrong_data_is_refused(rng):
             wrong[3, 1, 1] = value
             with pytest.raises(ValueError, match="finite.*Received"):
                 call(wrong)
+        with pytest.raises(ValueError, match=r"shape \('n', 4, 4, 1\).*Received"):
+            call(x[:, :3])
     with pytest.raises(ValueError, match="no targets.*Received"):
         vae.fit(x, x)
+    with pytest.raises(ValueError, match="validation_data=x.*Received"):
+        vae.fit(x, validation_data=(x, x))
+    with pytest.raises(ValueError, match="classes.*Received: class_weight"):
+        vae.fit(x, class_weight={0: 1.0})
     with pytest.raises(ValueError, match="from 0 to 1.*Received"):
         vae.fit(x, validation_data=2 * x, verbose=0)
     with pytest.raises(TypeError, match="array.*Received"):
