@@ -95,7 +95,7 @@ def sparsity_report(model):
 
     >>> print(keras_bdl.sparsity_report(model))
     """
-    return SparsityReport(list(_report_rows(ChannelGraph(_check_graph(model)), set())))
+    return SparsityReport(list(_report_rows(ChannelGraph(_network_of(model)), set())))
 
 
 def _report_rows(graph, seen):
@@ -193,7 +193,7 @@ def compress(model):
     >>> small = keras_bdl.compress(model)
     >>> small.save("small.keras")
     """
-    _check_graph(model)
+    _network_of(model)
     return _without_dead(conversion.to_keras(model))
 
 
@@ -208,8 +208,8 @@ def _without_dead(plain):
     return _Builder(graph).build(plain.name)
 
 
-def _check_graph(model):
-    """The network of a model, which is to be a graph."""
+def _network_of(model):
+    """The graph of layers that a model is, or is made around."""
     network = getattr(model, "sampled_network", model)
     if not (isinstance(network, keras.Model) and base.is_graph(network)):
         raise TypeError(
