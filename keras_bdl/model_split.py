@@ -1,5 +1,7 @@
 """Cutting a model before its first sampled layer, so that the rest runs alone."""
 
+import warnings
+
 import keras
 from keras import ops
 
@@ -91,8 +93,11 @@ class _GraphSplitter:
                 ]
             tensors, masks = map(list, zip(*boundary))
             if all(mask is None for mask in masks):
-                masks = None
-            return suffix(tensors, mask=masks, training=False)
+                return suffix(tensors, training=False)
+            with warnings.catch_warnings():
+                # Untrue of a graph: it gives its layers the masks that it is given.
+                warnings.filterwarnings("ignore", "(?s).*does not support masking")
+                return suffix(tensors, mask=masks, training=False)
 
         batched = self.keeps_rows and all(
             t.shape[0] is None for t in keras.tree.flatten(rewired.input)

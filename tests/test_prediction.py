@@ -817,6 +817,7 @@ def test_steps_of_a_wrong_type():
         keras_bdl.predict(sequential(), inputs_of_rows(2), steps="a", verbose=0)
 
 
+@pytest.mark.filterwarnings("error:.*does not support masking")
 @pytest.mark.parametrize("first", ["prefix", "suffix"])
 def test_masks_reach_the_layers_that_read_them(first):
     """A recurrent layer behind the sampled one skips the padded steps."""
