@@ -124,7 +124,9 @@ def keep_pruned(layer):
         (layer.kernel, 0.0),
         (layer.kernel_log_stddev, float(log_stddev)),
     ):
-        weights.constraint = lambda w, value=value: keras.ops.where(alive, w, value)
+        weights.constraint = lambda w, value=value: keras.ops.where(
+            alive, keras.ops.convert_to_tensor(w), value
+        )
         weights.assign(weights.constraint(weights))
 
 
