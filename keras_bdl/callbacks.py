@@ -294,7 +294,8 @@ def sparse_vd_schedule(epochs, learning_rate=1e-3, hold=0.5, warmup=(5, 20)):
 
     Args:
         epochs: integer, number of epochs given to `fit`.
-        learning_rate: positive float.
+        learning_rate: positive float. 3e-3 gave smaller and better LeNets on MNIST
+            than 1e-3 (benchmarks/README.md).
         hold: float in [0, 1].
         warmup: pair of epochs, first < last < `epochs`.
 
