@@ -87,7 +87,7 @@ def first_kernel(model):
 
 
 def train(network, x, y, epochs, batch_size):
-    optimizer = keras.optimizers.Adam(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    optimizer = keras.optimizers.Adam(weight_decay=WEIGHT_DECAY)
     optimizer.exclude_from_weight_decay(var_names=["log_stddev", "bias"])
     network.compile(
         optimizer,

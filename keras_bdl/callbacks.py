@@ -287,15 +287,15 @@ def sparse_vd_schedule(epochs, learning_rate=1e-3, hold=0.5, warmup=(5, 20)):
     growing while both are high, and once more in the decay. Give the layers
     `prune_in_training=True`, as the paper does for its LeNets: half the epochs
     then prune more (benchmarks/README.md), and the optimizer a little decoupled weight
-    decay of the means alone: `Adam(1e-3, weight_decay=0.05)`, and of that optimizer
+    decay of the means alone: `Adam(weight_decay=0.05)`, and of that optimizer
     `exclude_from_weight_decay(var_names=["log_stddev", "bias"])`, again after
     `load_model`, because Keras does not save it. Adam moves log sigma^2 =
     2 `kernel_log_stddev` twice as fast here as under the paper's parameters.
 
     Args:
         epochs: integer, number of epochs given to `fit`.
-        learning_rate: positive float. 3e-3 gave smaller and better LeNets on MNIST
-            than 1e-3 (benchmarks/README.md).
+        learning_rate: positive float, in place of the optimizer's own. 3e-3 gave
+            smaller and better LeNets on MNIST than 1e-3 (benchmarks/README.md).
         hold: float in [0, 1].
         warmup: pair of epochs, first < last < `epochs`.
 
