@@ -6,6 +6,7 @@ from keras_bdl import losses as losses
 from keras_bdl import metrics as metrics
 from keras_bdl import models as models
 from keras_bdl import ops as ops
+from keras_bdl import plots as plots
 from keras_bdl import priors as priors
 from keras_bdl.compression import compress as compress
 from keras_bdl.compression import sparsity_report as sparsity_report
@@ -83,6 +84,7 @@ __all__ = [
     "metrics",
     "models",
     "ops",
+    "plots",
     "predict",
     "predict_uncertainty",
     "prior_from_posterior",

@@ -10,7 +10,7 @@ from keras import ops
 from keras_bdl import latents, sampling
 from keras_bdl.layers import base
 from keras_bdl.layers.latent import early_exit_blocks, num_combinations
-from keras_bdl.sampler import SeededModel
+from keras_bdl.program import SeededModel
 from keras_bdl.training import weights_kept
 
 DepthPosterior = collections.namedtuple(
@@ -111,9 +111,9 @@ class _DepthPosteriorModel(SeededModel):
         others = [x for x in base.stochastic_layers(network) if x not in blocks]
         self.num_samples = num_samples if others else 1
         self.is_sampled = bool(others)
+        self.places = base.places(network)
 
-    def call(self, inputs):
-        seed = ops.convert_to_tensor(self.seed)
+    def answer(self, inputs, seed, number):
         probabilities, depths = self._run(inputs, seed, 0)
         if self.num_samples > 1:
             probabilities = ops.fori_loop(
@@ -130,7 +130,7 @@ class _DepthPosteriorModel(SeededModel):
         )
         weights = contextlib.nullcontext()
         if self.is_sampled:
-            weights = sampling.SamplingScope(seed, index, 1)
+            weights = sampling.SamplingScope(seed, index, 1, self.places)
         with scope, weights:
             logits = self.network(scope.copy(inputs), training=False)
         if len(logits.shape) != 2:

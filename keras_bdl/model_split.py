@@ -38,7 +38,7 @@ class Parts:
         self.shared_layers = shared_layers
 
 
-def split(model, is_sampled, moments):
+def split(model, is_sampled, moments, replace=lambda layer: layer):
     """Cuts a functional or Sequential model; others run whole, sample by sample.
 
     Args:
@@ -46,21 +46,24 @@ def split(model, is_sampled, moments):
         is_sampled: function of a layer: whether its outputs differ by sample.
         moments: whether a first Dense layer may be sampled from its moments,
             which are then part of the prefix.
+        replace: function from a layer to the one that is called in its place.
     """
     if not base.is_graph(model):
-        return Parts(lambda x: x, lambda x, scope: model(x, training=False), False)
-    return _GraphSplitter(model, is_sampled, moments).parts()
+        whole = replace(model)
+        return Parts(lambda x: x, lambda x, scope: whole(x, training=False), False)
+    return _GraphSplitter(model, is_sampled, moments, replace).parts()
 
 
 class _GraphSplitter:
     """Calls the layers of a graph anew, on the way noting what differs by sample."""
 
-    def __init__(self, model, is_sampled, moments):
-        if isinstance(model, keras.Sequential):
-            self.graph = keras.Model(model.inputs[0], model.outputs[0])
-        else:
-            self.graph = keras.Model(model.input, model.output)
+    def __init__(self, model, is_sampled, moments, replace):
+        # A model may give one tensor more than once; the graph gives each once.
+        self.outputs = base.graph_output(model)
+        unique = {id(tensor): tensor for tensor in keras.tree.flatten(self.outputs)}
+        self.graph = keras.Model(base.graph_input(model), list(unique.values()))
         self.is_sampled = is_sampled
+        self.replace = replace
         self.keeps_rows = keeps_rows(self.graph)
         self.moments = moments and self.keeps_rows
         self.sampled = {}  # id -> tensor that differs by sample
@@ -72,7 +75,10 @@ class _GraphSplitter:
     def parts(self):
         self.num_calls = self._count_calls()
         rewired = self._rewire(self._call)
-        outputs = keras.tree.map_structure(self._sampled_output, rewired.output)
+        outputs = dict(zip(map(id, self.graph.outputs), rewired.outputs))
+        outputs = keras.tree.map_structure(
+            lambda tensor: self._sampled_output(outputs[id(tensor)]), self.outputs
+        )
         _, tensors, tiled = map(list, zip(*self.boundary.values()))
         prefix = keras.Model(rewired.input, tensors)
         suffix = keras.Model(tensors, outputs)
@@ -145,6 +151,7 @@ class _GraphSplitter:
             )
         if not (meets_sample or samples):
             return layer(*args, **kwargs)
+        layer = self.replace(layer)
         has_moments = samples and self._has_moments(layer)
         if has_moments:
             self.moment_layers.add(id(layer))
@@ -190,14 +197,15 @@ class _GraphSplitter:
         tile = tile and tensor.shape[:1] == (None,)  # what has no rows is one
         key = (id(tensor), tile)
         if key not in self.boundary:
-            layer = Boundary() if self.dense else keras.layers.Identity()
-            self.boundary[key] = (tensor, layer(tensor), tile)
+            self.boundary[key] = (tensor, self._identity()(tensor), tile)
         return self.boundary[key][1]
 
     def _sampled_output(self, tensor):
-        if id(tensor) in self.sampled:
-            return tensor
-        return keras.layers.Identity()(self._across(tensor))
+        sampled = tensor if id(tensor) in self.sampled else self._across(tensor)
+        return self._identity()(sampled)  # one for each place among the outputs
+
+    def _identity(self):
+        return Boundary() if self.dense else keras.layers.Identity(autocast=False)
 
 
 def keeps_rows(operation):

@@ -18,21 +18,38 @@ ClassificationUncertainty.__doc__ = """Posterior predictive of a classifier, Num
 Attributes:
     probabilities: `(n, classes)`, mean of the samples' probabilities.
     predictive_entropy: `(n,)` nats, total uncertainty.
-    expected_entropy: `(n,)` nats, aleatoric: what more data cannot remove.
+    expected_entropy: `(n,)` nats, mean entropy of the samples' probabilities. It is
+        the aleatoric part, what more data would not remove, as far as the samples know
+        the true probabilities: of a network that underfits it is too large.
     mutual_information: `(n,)` nats, epistemic: disagreement of the samples.
 """
 
-RegressionUncertainty = collections.namedtuple(
-    "RegressionUncertainty", ["mean", "aleatoric_variance", "epistemic_variance"]
-)
-RegressionUncertainty.__doc__ = """Posterior predictive of a regressor, NumPy.
 
-Attributes:
-    mean: `(n, d)`, mean of the samples.
-    aleatoric_variance: `(n, d)`, mean noise variance that the model predicts, or
-        None for a model that predicts the mean alone.
-    epistemic_variance: `(n, d)`, variance of the samples' means.
-"""
+class RegressionUncertainty(
+    collections.namedtuple(
+        "RegressionUncertainty", ["mean", "aleatoric_stddev", "epistemic_stddev"]
+    )
+):
+    """Posterior predictive of a regressor, NumPy.
+
+    Attributes:
+        mean: `(n, d)`, mean of the samples.
+        aleatoric_stddev: `(n, d)`, root of the mean noise variance that the model
+            predicts, or None for a model that predicts the mean alone.
+        epistemic_stddev: `(n, d)`, standard deviation of the samples' means.
+    """
+
+    __slots__ = ()
+
+    @property
+    def aleatoric_variance(self):
+        """Square of `aleatoric_stddev`, or None."""
+        return None if self.aleatoric_stddev is None else self.aleatoric_stddev**2
+
+    @property
+    def epistemic_variance(self):
+        """Square of `epistemic_stddev`."""
+        return self.epistemic_stddev**2
 
 
 def predict(
@@ -104,7 +121,6 @@ def predict(
         kind,
         mc_dropout,
         joint=return_samples,
-        batch_size=batch_size,
     )
     return sampler.run(x, seed, batch_size, steps, verbose, callbacks)
 
@@ -154,15 +170,11 @@ def predict_uncertainty(
             "cross-entropy or a regression loss, or give "
             f"`outputs`, one of {OUTPUTS[1:]}. Received: outputs={outputs!r}"
         )
-    sampler = make_sampler(
-        model, num_samples, "uncertainty", kind, mc_dropout, batch_size=batch_size
-    )
+    sampler = make_sampler(model, num_samples, "uncertainty", kind, mc_dropout)
     result = sampler.run(x, seed, batch_size, steps, verbose, callbacks)
     if kind in CLASSIFICATION:
         return ClassificationUncertainty(**result)
-    return RegressionUncertainty(
-        result["mean"], result.get("aleatoric"), result["epistemic"]
-    )
+    return RegressionUncertainty(**{"aleatoric_stddev": None, **result})
 
 
 def resolve_outputs(model, outputs):

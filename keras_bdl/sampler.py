@@ -8,9 +8,6 @@ tensors are sample-major: `(block * rows, ...)`.
 
 import contextlib
 import math
-import random as python_random
-import types
-import zlib
 
 import keras
 from keras import ops
@@ -20,7 +17,8 @@ from keras_bdl.layers import base
 from keras_bdl.mc_dropout import DropoutSampling
 from keras_bdl.model_split import split
 from keras_bdl.ops import uncertainty
-from keras_bdl.training import check_no_recurrent_cells, weights_kept
+from keras_bdl.program import SeededModel, kept_with
+from keras_bdl.training import check_no_recurrent_cells
 
 CLASSIFICATION = ("logits", "probabilities", "binary_logits", "binary_probabilities")
 
@@ -28,74 +26,61 @@ CLASSIFICATION = ("logits", "probabilities", "binary_logits", "binary_probabilit
 # one seed do not depend on the batch size.
 _BLOCK = 8
 
-# Rows of a batch from which one more matrix product costs more than drawing
-# the weights (measured: benchmarks/README.md).
-_MANY_ROWS = 700
 
-
-def make_sampler(
-    model, num_samples, reduction, kind, mc_dropout=False, joint=False, batch_size=None
-):
-    """The `Sampler` of a model and options, made once and kept with the model.
-
-    It is kept outside Keras's tracking: the model must not own its wrapper.
-    """
+def make_sampler(model, num_samples, reduction, kind, mc_dropout=False, joint=False):
+    """The `Sampler` of a model and options, made once and kept with the model."""
     num_samples = validation.integer("num_samples", num_samples, 1, 10**9)
     mc_dropout = validation.boolean("mc_dropout", mc_dropout)
-    if batch_size is not None:
-        batch_size = validation.integer("batch_size", batch_size, least=1)
-    many_rows = batch_size is not None and batch_size >= _MANY_ROWS
     network = getattr(model, "sampled_network", model)
     if not isinstance(network, keras.Model):
         raise TypeError(
             f"Expected `model` to be a Keras model. Received: model={model!r}"
         )
-    layers = base.flatten_layers(network)
-    options = (num_samples, reduction, kind, mc_dropout, joint, many_rows)
-    key = (*options, tuple(map(id, layers)))
-    return kept_with(network, key, lambda: Sampler(network, *options))
+    layers = tuple(map(id, base.flatten_layers(network)))
+    cut = (mc_dropout, joint, layers)
+    options = (num_samples, reduction, kind)
+
+    def make():
+        return Sampler(network, *options, kept_with(network, "cuts", cut, make_cut))
+
+    def make_cut():
+        return Cut(network, mc_dropout, joint)
+
+    return kept_with(network, "samplers", (*options, *cut), make)
 
 
-def kept_with(model, key, make):
-    """What `make()` gives, made once for a key and kept with the model.
+class Cut:
+    """A model cut before its first sampled layer, for any number of samples.
 
-    Outside of Keras's tracking: the model must not own what wraps it.
+    Args:
+        model: the model to sample.
+        mc_dropout: whether plain Dropout layers sample.
+        joint: whether a sample is one weight draw for all rows. Otherwise only
+            the marginals of rows are exact, which is faster.
     """
-    if "_keras_bdl_samplers" not in model.__dict__:
-        # In a namespace: Keras loads weights into every model in a dictionary.
-        holder = types.SimpleNamespace(by_options={})
-        object.__setattr__(model, "_keras_bdl_samplers", holder)
-    samplers = model.__dict__["_keras_bdl_samplers"].by_options
-    if key not in samplers:
-        samplers[key] = make()
-    return samplers[key]
 
-
-class SeededModel(keras.Model):
-    """A model for Keras's own `predict`, with a variable for the seed of its noise."""
-
-    def __init__(self, name):
-        super().__init__(name=name, autocast=False)  # what it runs casts itself
-        self.seed = self.add_weight(
-            name="seed", shape=(), initializer="zeros", dtype="int32", trainable=False
+    def __init__(self, model, mc_dropout, joint):
+        check_no_recurrent_cells(model)
+        check_pure(model)
+        self.places = base.places(model)
+        dropouts = DropoutSampling(model, len(self.places)) if mc_dropout else None
+        check_sampled(model, dropouts)
+        self._dropouts = dropouts
+        if dropouts is None:
+            self.parts = split(model, base.stochastic_layers, moments=not joint)
+            return
+        self.places |= dropouts.places
+        self.parts = split(
+            model,
+            lambda x: base.stochastic_layers(x) or dropouts.affects(x),
+            moments=not joint,
+            replace=dropouts.replace,
         )
-        self.built = True
 
-    def run(self, x, seed, batch_size, steps, verbose, callbacks):
-        if seed is None:
-            seed = python_random.getrandbits(31)
-        if steps is not None:
-            steps = validation.integer("steps", steps, least=1)
-        word = zlib.crc32(str(validation.integer("seed", seed)).encode()) >> 1
-        self.seed.assign(word)
-        with weights_kept(self):
-            return self.predict(
-                x,
-                batch_size=batch_size,
-                verbose=verbose,
-                steps=steps,
-                callbacks=callbacks,
-            )
+    def check_called(self):
+        """Warns of Dropout that the model, which has run, did not sample."""
+        if self._dropouts is not None:
+            self._dropouts.check_called()
 
 
 class Sampler(SeededModel):
@@ -106,35 +91,19 @@ class Sampler(SeededModel):
         num_samples: S.
         reduction: "mean", "samples" or "uncertainty".
         kind: kind of the model's outputs, or None.
-        mc_dropout: whether Dropout layers sample.
-        joint: whether a sample is one weight draw for all rows. Otherwise only
-            the marginals of rows are exact, which is faster.
-        many_rows: whether batches are so large that drawing weights costs less
-            than a second matrix product.
+        cut: the `Cut` of the model.
     """
 
-    def __init__(
-        self, model, num_samples, reduction, kind, mc_dropout, joint, many_rows
-    ):
+    def __init__(self, model, num_samples, reduction, kind, cut):
         super().__init__(name="sampler")
-        check_no_recurrent_cells(model)
-        check_pure(model)
         # Tracked, so that JAX passes its variables to the compiled function: what
         # it does not pass would stay as it was at the first call.
         self.network = model
         self.num_samples = num_samples
         self.reduction = reduction
         self.kind = kind
-        self._dropouts = DropoutSampling(model) if mc_dropout else None
-        check_sampled(model, self._dropouts)
-        self.parts = split(model, self._is_sampled, moments=not joint)
-        self.moment_layers = frozenset() if many_rows else self.parts.moment_layers
-        self.block = min(_BLOCK, num_samples) if self.parts.batched else 1
-
-    def _is_sampled(self, layer):
-        if base.stochastic_layers(layer):
-            return True
-        return self._dropouts is not None and self._dropouts.affects(layer)
+        self.cut = cut
+        self.block = min(_BLOCK, num_samples) if cut.parts.batched else 1
 
     def run(self, x, seed, batch_size, steps, verbose, callbacks):
         result = super().run(x, seed, batch_size, steps, verbose, callbacks)
@@ -142,12 +111,13 @@ class Sampler(SeededModel):
             return keras.tree.map_structure(lambda y: y.swapaxes(0, 1), result)
         return result
 
-    def call(self, inputs):
-        return self.sample(inputs, ops.convert_to_tensor(self.seed))
+    def answer(self, inputs, seed, number):
+        return self.sample(inputs, seed)
 
     def sample(self, inputs, seed):
         """Reduced outputs of all samples; `seed` is an integer tensor or int."""
-        boundary = self.parts.prefix(inputs)
+        parts = self.cut.parts
+        boundary = parts.prefix(inputs)
         num_blocks = math.ceil(self.num_samples / self.block)
 
         def run_block(index):
@@ -157,19 +127,21 @@ class Sampler(SeededModel):
                         seed,
                         index,
                         self.block,
-                        self.moment_layers,
-                        self.parts.shared_layers,
+                        self.cut.places,
+                        parts.moment_layers,
+                        parts.shared_layers,
                     )
                 )
-                if self._dropouts is not None:
-                    stack.enter_context(self._dropouts.active())
                 stack.enter_context(_no_changes(self.network))
-                outputs = self.parts.suffix(boundary, scope)
+                outputs = parts.suffix(boundary, scope)
             return keras.tree.map_structure(self._link, outputs)
 
+        reduce = self._reduce_blocks
         if self.reduction == "samples":
-            return self._stack_blocks(run_block, num_blocks)
-        return self._reduce_blocks(run_block, num_blocks)
+            reduce = self._stack_blocks
+        outputs = reduce(run_block, num_blocks)
+        self.cut.check_called()
+        return outputs
 
     def _link(self, outputs):
         """One block's outputs with the sample axis in front: `(block, n, ...)`."""
@@ -248,7 +220,7 @@ class Sampler(SeededModel):
         offset = base.wide(mean) - centre
         statistics = {"offset": offset, "square": ops.square(offset)}
         if log_stddev is not None:
-            statistics["aleatoric"] = ops.exp(2.0 * base.wide(log_stddev))
+            statistics["noise_variance"] = ops.exp(2.0 * base.wide(log_stddev))
         return statistics
 
     def _classes(self, probabilities):
@@ -274,11 +246,13 @@ class Sampler(SeededModel):
         centre, _ = _split_moments(shift, self.kind)
         offset = means.pop("offset")
         variance = means.pop("square") - ops.square(offset)
-        return {
+        result = {
             "mean": centre + offset,
-            "epistemic": ops.maximum(variance, 0.0),
-            **means,
+            "epistemic_stddev": ops.sqrt(ops.maximum(variance, 0.0)),
         }
+        if "noise_variance" in means:
+            result["aleatoric_stddev"] = ops.sqrt(means["noise_variance"])
+        return result
 
 
 def _split_moments(outputs, kind):
@@ -295,9 +269,7 @@ def _split_moments(outputs, kind):
 
 def check_sampled(model, dropouts):
     """Refuses a model of which all samples would be equal."""
-    if base.stochastic_layers(model):
-        return
-    if dropouts is not None and dropouts.layers:
+    if base.stochastic_layers(model) or (dropouts is not None and dropouts.places):
         return
     raise ValueError(
         f"Nothing in model '{model.name}' is sampled, so all samples would be equal. "

@@ -1,13 +1,15 @@
 """Randomness: one seed generator per layer, and the private sampling scope.
 
 Outside the scope a `NoiseGenerator` hashes its (key, counter) state, so every
-draw differs; inside, it hashes the scope's seed with the layer's key and the
-index of the sample, so draws repeat and no variable is assigned.
+draw differs; inside, it hashes the scope's seed with the layer's place in the model and
+the index of the sample, so draws repeat, in other processes too, and no variable is
+assigned.
 """
 
 import contextlib
 import random as python_random
 import threading
+import types
 import zlib
 
 import numpy as np
@@ -22,7 +24,8 @@ class NoiseGenerator(random.SeedGenerator):
 
     Keras's own generator hands out (seed, counter), which its torch backend
     adds up, so that neighbouring seeds share noise, and which is the same on
-    every replica of a `tf.distribute` strategy. Here seed and name of the layer
+    every replica of a `tf.distribute` strategy and in every process of
+    `torch.distributed`. Here seed and name of the layer
     are hashed into a key, and key, counter and replica into each draw.
 
     Args:
@@ -40,12 +43,12 @@ class NoiseGenerator(random.SeedGenerator):
 
     def next(self, ordered=True):
         """The next seed: two words of 32 bits, as an integer tensor `(2,)`."""
-        key, counter = _words(self.state[0]), _words(self.state[1])
         scope = current_scope()
         if scope is not None:
-            words = _hash(_hash(key, scope.seed), scope.block)
-            return _hash(words, scope.count_draw(self))
-        words = _hash(key, counter)
+            place = scope.places.get(id(self))
+            words = _hash(self.state[0] if place is None else place, scope.seed)
+            return _hash(_hash(words, scope.block), scope.count_draw(self))
+        words = _hash(self.state[0], self.state[1])
         replica = _replica_id()
         if replica is not None:
             words = _hash(words, replica)
@@ -79,10 +82,13 @@ class SamplingScope(ThreadScope):
     outside would be reused inside.
 
     Args:
-        seed: integer tensor of shape ().
+        seed: integer tensor of shape (), or words of `fold_in`.
         block: index of this block of samples, integer tensor or int.
         num_samples: number of samples in a block, a Python int. Tensors hold
             them sample-major: `(num_samples * rows, ...)`.
+        places: dict of the id of a generator to its place in the model, an integer
+            (`layers.base.places`). Others draw by their own key, which a file that has
+            no noise state does not carry.
         moment_layers: ids of layers that may draw outputs from their moments
             instead of weights, because only the marginals of rows are asked for.
         shared_layers: ids of layers whose inputs are those of all samples: they are
@@ -94,12 +100,14 @@ class SamplingScope(ThreadScope):
         seed,
         block,
         num_samples,
+        places=types.MappingProxyType({}),
         moment_layers=frozenset(),
         shared_layers=frozenset(),
     ):
         self.seed = seed
         self.block = block
         self.num_samples = num_samples
+        self.places = places
         self.moment_layers = moment_layers
         self.shared_layers = shared_layers
         self._draws = {}
@@ -117,6 +125,11 @@ class SamplingScope(ThreadScope):
 def current_scope():
     """The active `SamplingScope` of this thread, or None."""
     return SamplingScope.current()
+
+
+def fold_in(seed, number):
+    """A seed of its own for a number, of integers or tensors: two 32-bit words."""
+    return _hash(seed, number)
 
 
 @contextlib.contextmanager
@@ -161,8 +174,10 @@ def _hash(a, b):
 
 
 def _replica_id():
-    if backend.backend() != "tensorflow":
-        return None
-    from keras_bdl.interop import tensorflow
-
-    return tensorflow.replica_id()
+    if backend.backend() == "tensorflow":
+        from keras_bdl.interop import tensorflow as interop
+    elif backend.backend() == "torch":
+        from keras_bdl.interop import torch as interop
+    else:
+        return None  # JAX runs one program, whose noise its devices share out
+    return interop.replica_id()

@@ -32,9 +32,10 @@ def export(
     - `predictive`: a dict of the posterior predictive, from fresh noise in every call,
       also under threads. For classification `probabilities`, and in nats
       `predictive_entropy`, `expected_entropy` and `mutual_information`; for regression
-      `mean`, `epistemic` and where the model predicts noise `aleatoric` variances; for
-      a `BayesianRegressor` the fields of its `predict_uncertainty`; where the kind of
-      the outputs cannot be told `mean`, and of several outputs `mean_<name or index>`.
+      `mean`, `epistemic_stddev` and, where the model predicts noise,
+      `aleatoric_stddev`; for a `BayesianRegressor` the fields of its
+      `predict_uncertainty`; where the kind of the outputs cannot be told `mean`, and of
+      several outputs `mean_<name or index>`.
     - `predictive_seeded`: the same with an integer `seed` as second argument, whose
       answers repeat.
 

@@ -29,7 +29,7 @@ ALLOWED = {
     "validation": [],
     "interop": [],
     "priors": ["ops", "validation", "interop.tfp"],
-    "sampling": ["interop.tensorflow"],
+    "sampling": ["interop.tensorflow", "interop.torch"],
     "latents": ["ops", "sampling"],
     "layers": [
         *("ops", "validation", "priors", "sampling", "latents", "layers", "interop")
@@ -49,7 +49,7 @@ ONLY_IMPORTER = {
     "tensorflow_probability": "keras_bdl.interop.tfp",
     "tf_keras": None,
     "jax": None,
-    "torch": None,
+    "torch": "keras_bdl.interop.torch",
 }
 
 

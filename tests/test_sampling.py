@@ -120,6 +120,42 @@ def test_replicas_draw_different_noise(only_tensorflow):
     assert result.returncode == 0, result.stderr[-2000:]
 
 
+_RANK = """
+import sys, keras, torch
+from keras_bdl import sampling
+rank, path = int(sys.argv[1]), sys.argv[2]
+generator = sampling.NoiseGenerator(0)
+alone = generator.next()
+torch.distributed.init_process_group(
+    "gloo", init_method=f"file://{path}", rank=rank, world_size=2
+)
+words = [generator.next().tolist() for _ in range(3)]
+with sampling.SamplingScope(0, 0, 1):
+    inside = generator.next().tolist()
+print(alone.tolist(), words, inside, sep="|")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="processes of torch.distributed")
+def test_ranks_draw_different_noise(tmp_path):
+    import subprocess
+    import sys
+
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RANK, str(rank), str(tmp_path / "store")],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [rank.communicate(timeout=120)[0].split("|") for rank in ranks]
+    (alone, first, inside), (other_alone, second, other_inside) = outputs
+    assert alone == other_alone and inside == other_inside
+    assert not {*map(tuple, eval(first))} & {*map(tuple, eval(second))}
+
+
 def test_bad_seed_of_a_layer_names_the_argument():
     import keras_bdl
 

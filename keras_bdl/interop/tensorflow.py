@@ -1,5 +1,6 @@
 """The only module that imports TensorFlow."""
 
+import keras
 import tensorflow as tf
 
 
@@ -32,6 +33,39 @@ def repeats(dataset):
         return True
     inputs = getattr(dataset, "_inputs", list)()  # not public: unknown without it
     return any(map(repeats, inputs))
+
+
+def with_seed(dataset, word):
+    """A `tf.data.Dataset` as `keras_bdl.seeded_data.with_seed` gives it."""
+
+    def beside(index, batch):
+        x = keras.utils.unpack_x_y_sample_weight(batch)[0]
+        row = tf.stack([word, tf.cast(index, "int32")])
+        return {"x": x, "seed": tf.tile(row[None], [_num_rows(x), 1])}
+
+    return dataset.enumerate().map(beside, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _num_rows(x):
+    first = tf.nest.flatten(x)[0]
+    if isinstance(first, tf.RaggedTensor):
+        return tf.cast(first.nrows(), "int32")
+    if first.shape.rank == 0:
+        raise ValueError(
+            "Expected a `tf.data.Dataset` of batches; call `dataset.batch(n)`. "
+            f"Received: elements {x}"
+        )
+    return tf.shape(first)[0]
+
+
+def with_size(tensor, axis, size):
+    """The tensor, whose size along an axis is checked when it runs.
+
+    Keras gives up the static sizes of a traced function once it saw unequal ones.
+    """
+    shape = tensor.shape.as_list()
+    shape[axis] = size
+    return tf.ensure_shape(tensor, shape)
 
 
 def run_until_stopped(step, num_steps, state, about):

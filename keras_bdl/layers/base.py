@@ -6,6 +6,7 @@ what posteriors over weights need, `layers.latent` what latent variables need.
 """
 
 import contextlib
+import functools
 import inspect
 
 import keras
@@ -39,13 +40,32 @@ def stochastic_layers(model):
     ]
 
 
+def places(model):
+    """Place of the noise of every layer that samples, by the id of its generator.
+
+    Equal models have equal places in every process, which names and keys have not.
+    """
+    return {id(x.noise): place for place, x in enumerate(stochastic_layers(model))}
+
+
 def is_graph(model):
     """Whether a model is the plain graph of its layers, without a `call` of its own."""
     if isinstance(model, keras.Sequential):
         return model.built and type(model).call is keras.Sequential.call
-    inputs = keras.Input((1,))
-    functional = type(keras.Model(inputs, inputs + 1.0))
-    return isinstance(model, functional) and type(model).call is functional.call
+    return is_functional(model) and type(model).call is _functional_class().call
+
+
+def is_functional(model):
+    """Whether a model is made of inputs and outputs, perhaps with its own `call`."""
+    return isinstance(model, _functional_class())
+
+
+@functools.cache
+def _functional_class():
+    """The class that Keras makes of inputs and outputs; it has no public name."""
+    with keras.name_scope("functional_class"):
+        inputs = keras.Input((1,), name="functional_class_input")
+        return type(keras.Model(inputs, inputs, name="functional_class"))
 
 
 def graph_input(model):
@@ -53,6 +73,13 @@ def graph_input(model):
     if isinstance(model, keras.Sequential):
         return model.inputs[0]
     return model.input
+
+
+def graph_output(model):
+    """The symbolic outputs of a graph, nested as its `call` gives them."""
+    if isinstance(model, keras.Sequential):
+        return model.outputs[0]
+    return model.output
 
 
 def fresh_inputs(model):
@@ -268,6 +295,24 @@ def as_floats(inputs, dtype):
     if backend.is_float_dtype(backend.standardize_dtype(inputs.dtype)):
         return inputs
     return ops.cast(inputs, dtype)
+
+
+def with_channels(inputs, count, axis=-1):
+    """The inputs, refused if they have another number of channels.
+
+    For arithmetic that would widen inputs of a single channel.
+    """
+    channels = inputs.shape[axis]
+    if channels is None and backend.backend() == "tensorflow":
+        from keras_bdl.interop import tensorflow
+
+        return tensorflow.with_size(inputs, axis, count)
+    if channels not in (None, count):
+        raise ValueError(
+            f"Expected inputs with {count} channels on axis {axis}, as the layer was "
+            f"built. Received: inputs of shape {tuple(inputs.shape)}"
+        )
+    return inputs
 
 
 def wide(variable):

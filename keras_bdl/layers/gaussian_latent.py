@@ -73,6 +73,9 @@ class GaussianLatent(LatentLayer, keras.layers.Layer):
             self._dense.build(input_shape)
         if not self.prior.built:
             self.prior.build(shape)
+        shapes = input_shape if isinstance(input_shape[0], (list, tuple)) else None
+        specs = [keras.InputSpec(axes={-1: s[-1]}) for s in shapes or [input_shape]]
+        self.input_spec = specs if shapes else specs[0]
         self.built = True
 
     def compute_output_shape(self, input_shape):

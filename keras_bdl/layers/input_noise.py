@@ -16,6 +16,7 @@ from keras_bdl.layers.base import (
     assign_copy,
     copy_activation,
     live_config,
+    with_channels,
 )
 from keras_bdl.layers.drop_in import (
     check_conversion,
@@ -93,6 +94,10 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
         if self.layer is None:
             return ops.cast(inputs, self.compute_dtype)
         return self.layer(inputs)
+
+    def call(self, inputs, training=None):
+        inputs = with_channels(inputs, self.num_channels, self._channel_axis)
+        return super().call(inputs, training=training)
 
     def call_noisy(self, inputs):
         noise = self.draw_noise(self._noise_shape(inputs, ops.shape(inputs)[0]))

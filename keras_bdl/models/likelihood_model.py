@@ -292,22 +292,17 @@ class LikelihoodModel(keras.Model):
         """Whether posterior samples differ."""
         return True
 
-    def draw_outputs(self, x, num_samples, seed, batch_size=None):
+    def draw_outputs(self, x, num_samples, seed):
         """Outputs of posterior samples, `(samples, n, ...)`, as tensors."""
         if not self.is_sampled():
             return ops.expand_dims(self(x, training=False), 0)
-        outputs = self.make_sampler(num_samples, batch_size).sample(x, seed)
+        outputs = self.make_sampler(num_samples).sample(x, seed)
         return ops.swapaxes(outputs, 0, 1)
 
-    def make_sampler(self, num_samples, batch_size=None):
+    def make_sampler(self, num_samples):
         """What samples the outputs, made once. First outside of traced functions."""
         return sampler.make_sampler(
-            self,
-            num_samples,
-            "samples",
-            None,
-            mc_dropout=self.mc_dropout,
-            batch_size=batch_size,
+            self, num_samples, "samples", None, mc_dropout=self.mc_dropout
         )
 
     def _expected_nll(self, y, draws, sample_weight):

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_bdl import validation
 from keras_bdl.ops import mixtures
-from keras_bdl.sampler import SeededModel
+from keras_bdl.program import SeededModel
 
 PredictiveUncertainty = collections.namedtuple(
     "PredictiveUncertainty",
@@ -33,35 +33,29 @@ class Predictive(SeededModel):
         regressor: a `BayesianRegressor`. Tracked, so that JAX passes its variables
             to the compiled function.
         num_samples: S.
-        batch_size: as in `predict`.
     """
 
-    def __init__(self, regressor, num_samples, batch_size):
+    def __init__(self, regressor, num_samples):
         super().__init__(name="predictive")
         self.regressor = regressor
         self.num_samples = num_samples
-        self.batch_size = batch_size
-        if regressor.is_sampled():
-            regressor.make_sampler(num_samples, batch_size)
 
-    def call(self, inputs):
-        return self.summarize(inputs, ops.convert_to_tensor(self.seed))
+    def answer(self, inputs, seed, number):
+        return self.summarize(inputs, seed)
 
     def summarize(self, inputs, seed):
         """What the samples of a seed, an integer tensor, say of a batch."""
         raise NotImplementedError
 
     def _draw(self, inputs, seed):
-        return self.regressor.draw_outputs(
-            inputs, self.num_samples, seed, self.batch_size
-        )
+        return self.regressor.draw_outputs(inputs, self.num_samples, seed)
 
 
 class PredictiveSpread(Predictive):
     """Mean, standard deviations by source, and quantiles."""
 
-    def __init__(self, regressor, num_samples, batch_size, levels):
-        super().__init__(regressor, num_samples, batch_size)
+    def __init__(self, regressor, num_samples, levels):
+        super().__init__(regressor, num_samples)
         self.levels = levels
 
     def summarize(self, inputs, seed):

@@ -1,7 +1,6 @@
 """A Bayesian regressor around any network."""
 
 import math
-import types
 
 import keras
 import numpy as np
@@ -9,7 +8,7 @@ from keras import ops
 
 from keras_bdl import conversion, prediction, training, validation
 from keras_bdl.layers import base
-from keras_bdl.mc_dropout import DropoutSampling
+from keras_bdl.mc_dropout import dropout_layers
 from keras_bdl.models.likelihood_model import LikelihoodModel
 from keras_bdl.models.observation_noise import NOISES, ObservationNoise
 from keras_bdl.models.predictive import (
@@ -24,6 +23,7 @@ from keras_bdl.models.standardization import (
     to_numpy,
     training_batches,
 )
+from keras_bdl.program import kept_with
 
 PACKAGE = "keras_bdl"
 
@@ -126,8 +126,6 @@ class BayesianRegressor(LikelihoodModel):
         self._nll = keras.metrics.Mean(name="nll")
         self._rmse = keras.metrics.RootMeanSquaredError(name="rmse")
         self._has_dropout = False
-        # In a namespace, in which Keras looks for nothing to track or save.
-        self._made = types.SimpleNamespace(graph=None, predictives={})
         if base.is_graph(network):
             self.build(network.input_shape)
 
@@ -141,12 +139,13 @@ class BayesianRegressor(LikelihoodModel):
         """The model as a graph, of which the part before sampling is run once."""
         if not (self.built and base.is_graph(self.network)):
             return self
-        if self._made.graph is None:
-            inputs = base.fresh_inputs(self.network)
-            # `call`: the network's layers in the graph, and not the network as one.
-            outputs = self.network.call(self._standardized(inputs))
-            self._made.graph = keras.Model(inputs, self.observation_noise(outputs))
-        return self._made.graph
+        return kept_with(self, "graph", None, self._make_graph)
+
+    def _make_graph(self):
+        inputs = base.fresh_inputs(self.network)
+        # `call`: the network's layers in the graph, and not the network as one.
+        outputs = self.network.call(self._standardized(inputs))
+        return keras.Model(inputs, self.observation_noise(outputs))
 
     def build(self, input_shape):
         if self.built:
@@ -154,7 +153,7 @@ class BayesianRegressor(LikelihoodModel):
         self._build_network(input_shape)
         training.check_no_recurrent_cells(self.network)
         if self.mc_dropout:  # refuses what it cannot sample
-            self._has_dropout = bool(DropoutSampling(self.network).layers)
+            self._has_dropout = bool(dropout_layers(self.network))
         if self.normalize:
             self._check_one_input(input_shape)
             self.inputs_standardization.build(input_shape)
@@ -206,8 +205,12 @@ class BayesianRegressor(LikelihoodModel):
         return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
 
     def _build_for(self, x):
-        if not self.built and hasattr(x, "shape"):
+        if not hasattr(x, "shape"):
+            return
+        if not self.built:
             self.build((None, *x.shape[1:]))
+        if self.normalize and len(x.shape) > 1:
+            base.with_channels(x, self.inputs_standardization.mean.shape[0])
 
     def _prepare_fit(self, x, y, extent):
         if self.normalize and not self.targets_standardization.is_adapted:
@@ -283,7 +286,7 @@ class BayesianRegressor(LikelihoodModel):
     def make_predictive(self, num_samples):
         """Function of inputs and a seed: the fields of `predict_uncertainty`."""
         levels = quantile_levels((0.05, 0.5, 0.95))
-        return self._predictive(PredictiveSpread, num_samples, None, levels).summarize
+        return self._predictive(PredictiveSpread, num_samples, levels).summarize
 
     def is_sampled(self):
         return self._has_dropout or bool(base.stochastic_layers(self.network))
@@ -362,7 +365,7 @@ class BayesianRegressor(LikelihoodModel):
         """
         levels = quantile_levels(quantiles)
         self._build_for(x)
-        model = self._predictive(PredictiveSpread, num_samples, batch_size, levels)
+        model = self._predictive(PredictiveSpread, num_samples, levels)
         result = model.run(x, seed, batch_size, steps, verbose, callbacks)
         result["quantiles"] = result["quantiles"].swapaxes(0, 1)
         return PredictiveUncertainty(**result)
@@ -394,18 +397,16 @@ class BayesianRegressor(LikelihoodModel):
                 f"{rows} rows of x, {y.shape[0]} of y"
             )
         self._build_for(x)
-        model = self._predictive(PredictiveLogLikelihood, num_samples, batch_size)
+        model = self._predictive(PredictiveLogLikelihood, num_samples)
         data = {"x": x, "y": self._targets(y)}
         return model.run(data, seed, batch_size, None, verbose, None)
 
-    def _predictive(self, cls, num_samples, batch_size, *options):
+    def _predictive(self, cls, num_samples, *options):
         """The model that computes a summary, made once: a new one is traced anew."""
-        if batch_size is not None:
-            batch_size = validation.integer("batch_size", batch_size, least=1)
-        key = (cls, self._num_samples(num_samples), batch_size, *options)
-        if key not in self._made.predictives:
-            self._made.predictives[key] = cls(self, *key[1:])
-        return self._made.predictives[key]
+        options = (self._num_samples(num_samples), *options)
+        if self.is_sampled():
+            self.make_sampler(options[0])
+        return kept_with(self, cls.__name__, options, lambda: cls(self, *options))
 
     def get_config(self):
         return {

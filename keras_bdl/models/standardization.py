@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_bdl.layers.base import with_channels
+
 
 class Standardization(keras.layers.Layer):
     """(x - mean) / stddev over all axes but the last; the identity until `adapt`.
@@ -25,6 +27,13 @@ class Standardization(keras.layers.Layer):
         self.num_rows = self.add_weight(name="num_rows", initializer="zeros", **options)
 
     def call(self, inputs):
+        if len(inputs.shape) > 1:  # Keras takes a single column without its axis
+            inputs = with_channels(inputs, self.mean.shape[0])
+        elif self.mean.shape[0] != 1:
+            raise ValueError(
+                f"Expected inputs with {self.mean.shape[0]} columns. "
+                f"Received: inputs of shape {tuple(inputs.shape)}"
+            )
         return (ops.cast(inputs, self.dtype) - self.mean) / self.stddev
 
     def to_keras(self):
@@ -59,6 +68,7 @@ class ColumnStatistics:
     def update(self, batch):
         # What the model sees: a column that differs in later digits is constant.
         rows = to_numpy(batch).astype(keras.config.floatx())
+        rows = rows[:, None] if rows.ndim == 1 else rows
         rows = rows.reshape(-1, rows.shape[-1]).astype("float64")
         if not np.isfinite(rows).all():
             raise ValueError(

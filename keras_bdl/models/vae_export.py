@@ -3,6 +3,7 @@
 import keras
 
 from keras_bdl import sampling
+from keras_bdl.layers import base
 from keras_bdl.models import vae_runners
 
 # Codes of each row that `log_prob` holds at a time.
@@ -22,7 +23,7 @@ def export(vae, filepath, verbose=None):
         return vae.explained(z)
 
     def sample(num, seed):
-        with sampling.SamplingScope(seed, 0, 1):
+        with sampling.SamplingScope(seed, 0, 1, base.places(vae)):
             codes = vae.latent.prior.draw(num, vae.latent.noise)
         return decode(codes)
 

@@ -3,8 +3,8 @@
 from keras import ops
 
 from keras_bdl import sampling
-from keras_bdl.layers.base import flatten_layers, wide
-from keras_bdl.sampler import SeededModel, kept_with
+from keras_bdl.layers import base
+from keras_bdl.program import SeededModel, kept_with
 
 # Rows of decoder outputs held at a time by the loop over codes: enough that matrix
 # products are efficient, few enough to stay in the cache (benchmarks/README.md).
@@ -24,26 +24,16 @@ class Runner(SeededModel):
     def __init__(self, vae):
         super().__init__(name=type(self).__name__.lower())
         self.vae = vae
-        self.batch = self.add_weight(
-            name="batch", shape=(), initializer="zeros", dtype="int32", trainable=False
-        )
         self.noise = sampling.NoiseGenerator(0, salt=self.name)
 
     def run(self, x, seed, batch_size, verbose):
-        self.batch.assign(0)
         return super().run(x, seed, batch_size, None, verbose, None)
-
-    def next_batch(self):
-        """Index of this batch, counted by every call."""
-        index = ops.convert_to_tensor(self.batch)
-        self.batch.assign(index + 1)
-        return index
 
 
 class Encoding(Runner):
     """Mean and standard deviation of q(z | x)."""
 
-    def call(self, inputs):
+    def answer(self, inputs, seed, number):
         return encoding(self.vae, inputs)
 
 
@@ -59,12 +49,11 @@ class Decoding(Runner):
         super().__init__(vae)
         self.draw = draw
 
-    def call(self, codes):
+    def answer(self, codes, seed, number):
         if not self.draw:
             return self.vae.explained(codes)
-        outputs = wide(self.vae.decoder(codes, training=False))
-        seed = ops.convert_to_tensor(self.seed)
-        with sampling.SamplingScope(seed, self.next_batch(), 1):
+        outputs = base.wide(self.vae.decoder(codes, training=False))
+        with sampling.SamplingScope(seed, number, 1):
             return self.vae.observation.draw(outputs, self.noise)
 
 
@@ -74,21 +63,26 @@ class Evidence(Runner):
     Args:
         vae: the `VAE`.
         num_samples: codes for each row.
-        batch_size: rows of a batch, which set how many codes are held at a time.
+        block: codes of each row that are held at a time.
     """
 
-    def __init__(self, vae, num_samples, batch_size):
+    def __init__(self, vae, num_samples, block):
         super().__init__(vae)
         self.num_samples = num_samples
-        self.block = min(num_samples, max(1, ROWS // batch_size))
+        self.block = block
 
-    def call(self, inputs):
-        seed = ops.convert_to_tensor(self.seed)
-        first = self.next_batch() * -(-self.num_samples // self.block)
-        return evidence(self.vae, inputs, self.num_samples, self.block, seed, first)
+    def answer(self, inputs, seed, number):
+        seed = sampling.fold_in(seed, number)
+        return evidence(self.vae, inputs, self.num_samples, self.block, seed)
 
 
-def evidence(vae, inputs, num_samples, block, seed, first=0):
+def codes_at_a_time(num_samples, batch_size):
+    """A power of two, so that many batch sizes share a program; at most all codes."""
+    most = max(1, ROWS // batch_size)
+    return min(num_samples, 1 << (most.bit_length() - 1))
+
+
+def evidence(vae, inputs, num_samples, block, seed):
     """log p(x) by importance sampling, and the evidence lower bound.
 
     log p(x) >= E log 1/k sum_i w_i, w_i = p(x, z_i) / q(z_i | x), which tends to it
@@ -99,17 +93,17 @@ def evidence(vae, inputs, num_samples, block, seed, first=0):
         inputs: data `(n, ...)`.
         num_samples: k, an integer or a tensor.
         block: codes held at a time.
-        seed: integer tensor.
-        first: index of the first block, which sets the noise of batches apart.
+        seed: integer tensor, or words of `sampling.fold_in`.
 
     Returns:
         Dictionary of "log_prob" and "elbo", `(n,)` each.
     """
     x = vae.preprocess(inputs)
     mean, log_stddev = vae.posterior(x)
+    places = base.places(vae)
 
     def add(index, sums):
-        with sampling.SamplingScope(seed, first + index, block):
+        with sampling.SamplingScope(seed, index, block, places):
             codes = vae.latent.draw(mean, log_stddev, block)
         log_weights = vae.log_likelihood(x, codes)
         log_weights = log_weights + vae.log_ratio(codes, mean, log_stddev)
@@ -128,5 +122,5 @@ def evidence(vae, inputs, num_samples, block, seed, first=0):
 
 def get(vae, cls, *options):
     """A runner of the VAE, made once."""
-    key = (cls, *options, tuple(map(id, flatten_layers(vae))))
-    return kept_with(vae, key, lambda: cls(vae, *options))
+    key = (*options, tuple(map(id, base.flatten_layers(vae))))
+    return kept_with(vae, cls.__name__, key, lambda: cls(vae, *options))

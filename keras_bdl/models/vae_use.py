@@ -114,7 +114,8 @@ class VAEUse(OutOfDomainScores):
         num_samples = validation.integer("num_samples", num_samples, 1, 10**8)
         batch_size = validation.integer("batch_size", batch_size, 1, 10**8)
         self._check(x)
-        runner = vae_runners.get(self, vae_runners.Evidence, num_samples, batch_size)
+        block = vae_runners.codes_at_a_time(num_samples, batch_size)
+        runner = vae_runners.get(self, vae_runners.Evidence, num_samples, block)
         return runner.run(x, seed, batch_size, verbose)
 
     def _decode(self, codes, draw, seed, batch_size=None, verbose=0):

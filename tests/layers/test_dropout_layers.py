@@ -528,3 +528,21 @@ def test_posteriors_have_the_moments_of_the_layers(only_tensorflow):
     np.testing.assert_allclose(
         to_numpy(kernel.variance()), 2 / 3 * to_numpy(weights.layer.kernel) ** 2, 1e-4
     )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        keras_bdl.VariationalGaussianDropout,
+        lambda: keras_bdl.VariationalGaussianDropout(alpha_per="unit"),
+        keras_bdl.ConcreteDropout,
+        lambda: keras_bdl.ConcreteDropout(keras.layers.Dense(2)),
+    ],
+)
+def test_noise_does_not_widen_inputs_of_one_channel(make):
+    layer = make()
+    layer.build((None, 4))
+    one = np.ones((5, 1), "float32")
+    for training in (False, True):
+        with pytest.raises(ValueError, match="4 channels.*Received"):
+            layer(one, training=training)

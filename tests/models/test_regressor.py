@@ -204,10 +204,51 @@ def test_the_functions_of_the_package_agree():
 
 def test_the_network_is_sampled_in_blocks_from_moments():
     sampler = make_sampler(trained(), 16, "mean", None)
-    assert sampler.block > 1 and len(sampler.moment_layers) == 2
+    assert sampler.block > 1 and len(sampler.cut.parts.moment_layers) == 2
 
 
 # --- Scales ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [1, 2, 6])
+def test_inputs_of_another_width_are_refused(columns):
+    model = trained()
+    x = np.ones((N, columns), "float32")
+    for call in (
+        lambda: model.fit(x, Y, verbose=0),
+        lambda: model.predict(x, verbose=0),
+        lambda: model.predict_uncertainty(x, verbose=0),
+        lambda: model.log_likelihood(x, Y, verbose=0),
+        lambda: keras_bdl.predict(model, x, 2, verbose=0),
+        lambda: model(x),
+        lambda: model.evaluate(x, Y, verbose=0),
+        lambda: model.train_on_batch(x, Y),
+    ):
+        with pytest.raises(ValueError, match="with 3 channels|incompatible"):
+            call()
+
+
+def test_a_data_set_of_another_width_is_refused(only_tensorflow):
+    import tensorflow as tf
+
+    model = fitted(normalize=True)
+    for columns in (2, 1):  # the second meets a function of unknown sizes
+        x = np.ones((N, columns), "float32")
+        data = tf.data.Dataset.from_tensor_slices((x, Y)).batch(8)
+        with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
+            model.evaluate(data, verbose=0)
+
+
+def test_a_single_column_may_come_without_its_axis():
+    network = keras.Sequential([keras.Input((1,)), keras_bdl.VariationalDense(1)])
+    answers = []
+    for x in (X[:, 0], X[:, :1]):
+        # A function of Keras is traced for one rank alone.
+        model = regressor(net=network, normalize=True)
+        model.build((None, 1))
+        model._adapt(x, Y, {})
+        answers.append(model.predict(x, seed=0, verbose=0))
+    np.testing.assert_allclose(*answers, rtol=1e-5)
 
 
 @pytest.mark.parametrize("noise", ["heteroscedastic", "student_t"])

@@ -1,0 +1,101 @@
+"""Data for Keras's `predict` in which the seed of the call stands beside every row.
+
+A compiled function is shared by all calls of a model, also those of other threads; what
+belongs to one call alone must reach it with the data.
+"""
+
+import keras
+import numpy as np
+
+
+def with_seed(x, word):
+    """The data `x`, whose batches become `{"x": batch, "seed": (rows, 2)}`.
+
+    The first column of "seed", int32, is `word`. The second tells batches apart: the
+    index of the row in arrays, the index of the batch in other data.
+
+    Args:
+        x: whatever `keras.Model.predict` takes.
+        word: integer of 31 bits.
+
+    Returns:
+        Pair of the data and the number of its batches, where Keras could not tell.
+
+    Raises:
+        TypeError: if `x` is nothing that `predict` takes.
+        ValueError: if a tensor of `x` has no rows.
+    """
+    if hasattr(x, "cardinality") and hasattr(x, "enumerate"):  # a `tf.data.Dataset`
+        from keras_bdl.interop import tensorflow
+
+        return tensorflow.with_seed(x, word), None
+    if isinstance(x, keras.utils.PyDataset):
+        return _SeededBatches(x, word), None
+    leaves = keras.tree.flatten(x)
+    if leaves and all(hasattr(leaf, "shape") for leaf in leaves):
+        rows = _num_rows(leaves)
+        return {"x": x, "seed": _beside(np.arange(rows), word)}, None
+    if hasattr(x, "__iter__") and not isinstance(x, (list, tuple, dict, str, bytes)):
+        steps = len(x) if hasattr(x, "__len__") else None  # of a torch DataLoader
+        return _seeded(x, word), steps
+    raise TypeError(
+        "Expected `x` to be arrays, nested as the model's inputs are, or a "
+        "`tf.data.Dataset`, `keras.utils.PyDataset`, torch `DataLoader` or generator "
+        f"of batches. Received: x of type {_types(x)}"
+    )
+
+
+class _SeededBatches(keras.utils.PyDataset):
+    """A `PyDataset` with the seed beside the rows of another."""
+
+    def __init__(self, data, word):
+        super().__init__(
+            workers=data.workers,
+            use_multiprocessing=data.use_multiprocessing,
+            max_queue_size=data.max_queue_size,
+        )
+        self._data, self._word = data, word
+
+    @property
+    def num_batches(self):
+        return self._data.num_batches
+
+    def __getitem__(self, index):
+        return _seeded_batch(self._data[index], index, self._word)
+
+    def on_epoch_begin(self):
+        self._data.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self._data.on_epoch_end()
+
+
+def _seeded(batches, word):
+    for index, batch in enumerate(batches):
+        yield _seeded_batch(batch, index, word)
+
+
+def _seeded_batch(batch, index, word):
+    """A batch of inputs, or of inputs, targets and weights, as a tuple of one."""
+    x = keras.utils.unpack_x_y_sample_weight(batch)[0]
+    numbers = np.full(_num_rows(keras.tree.flatten(x)), index)
+    return ({"x": x, "seed": _beside(numbers, word)},)
+
+
+def _num_rows(leaves):
+    if not all(len(leaf.shape) for leaf in leaves):
+        raise ValueError(
+            "Expected arrays with rows, `(n, ...)`. "
+            f"Received: x with shapes {[tuple(leaf.shape) for leaf in leaves]}"
+        )
+    return int(leaves[0].shape[0])
+
+
+def _beside(numbers, word):
+    return np.stack([np.full(len(numbers), word), numbers], axis=-1).astype("int32")
+
+
+def _types(x):
+    if isinstance(x, (list, tuple)) and x:
+        return f"{type(x).__name__} of {type(x[0]).__name__}"
+    return type(x).__name__
