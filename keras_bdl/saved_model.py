@@ -82,6 +82,8 @@ def export(
         predict = _predictive(model, num_samples, outputs, mc_dropout)
     weights = float_weights(model) if freeze else []
     archive = keras.export.ExportArchive()
+    if any(hasattr(layer, "save_assets") for layer in base.flatten_layers(model)):
+        archive.track(model)  # for tables of words, which are no variables
     for name, function, arguments in endpoints(model, predict, signature):
         if freeze:
             function = frozen(function, weights)

@@ -255,3 +255,32 @@ def test_bad_arguments_are_refused(tmp_path):
 def test_other_backends_say_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="TensorFlow.*Received: backend="):
         keras_bdl.export(make_network(), tmp_path)
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("kind", ["text", "words", "integers"])
+def test_vocabularies_are_exported(kind, tmp_path):
+    import tensorflow as tf
+
+    first, other, dtype = (
+        ("a", "z", "string") if kind != "integers" else (5, 9, "int64")
+    )
+    inputs = keras.Input((1,), dtype=dtype)
+    lookup = {
+        "text": lambda: layers.TextVectorization(
+            vocabulary=["a", "b"], output_sequence_length=2
+        ),
+        "words": lambda: layers.StringLookup(vocabulary=["a", "b"]),
+        "integers": lambda: layers.IntegerLookup(vocabulary=[5, 7]),
+    }[kind]()
+    codes = layers.Flatten()(layers.Embedding(4, 3)(lookup(inputs)))
+    model = keras.Model(inputs, keras_bdl.VariationalDense(2)(codes))
+    x = tf.constant([[first], [other]], dtype)
+    for freeze in (False, True):
+        folder = str(tmp_path / str(freeze))
+        keras_bdl.export(model, folder, 4, outputs="mean", freeze=freeze, verbose=False)
+        served = tf.saved_model.load(folder)
+        np.testing.assert_allclose(served.serve(x), to_numpy(model(x)), atol=1e-6)
+        answer = served.predictive_seeded(x, tf.constant(1))
+        assert set(answer) == {"mean", "epistemic_stddev"}
+        assert float(answer["epistemic_stddev"][0, 0]) > 0.0
