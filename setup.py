@@ -40,6 +40,6 @@ setup(
         "jax": ["jax"],
         "torch": ["torch"],
         "examples": EXAMPLES,
-        "test": [*EXAMPLES, "hypothesis", "pytest", "pytest-xdist", "ruff"],
+        "test": [*EXAMPLES, "hypothesis", "pandas", "pytest", "pytest-xdist", "ruff"],
     },
 )

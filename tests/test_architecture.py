@@ -189,7 +189,7 @@ def test_no_module_imports_a_backend_or_keras_internals():
 
 
 def test_no_module_imports_matplotlib_when_loaded():
-    for package in ("matplotlib", "sklearn", "tensorflow_datasets"):
+    for package in ("matplotlib", "pandas", "sklearn", "tensorflow_datasets"):
         assert not any(imports_when_loaded(s, package) for s in SOURCES.values())
 
 

@@ -1,34 +1,22 @@
 """Exact Bayesian linear regression."""
 
 import math
-import typing
 
 import numpy as np
+from scipy import linalg
 
 from keras_bdl import validation
-from keras_bdl.models.estimator import Estimator, numeric_array
-from keras_bdl.models.evidence import (
-    EvidenceMaximizer,
-    GammaNoise,
-    KnownNoise,
-    covariance_factor,
-    log_evidence,
-)
+from keras_bdl.models import arrays
+from keras_bdl.models.estimator import RegressorEstimator
+from keras_bdl.models.evidence import GammaNoise, KnownNoise
+from keras_bdl.models.regression_posterior import RegressionPoint, RegressionPosterior
 from keras_bdl.models.regression_statistics import RegressionStatistics
 
 EVIDENCE = "evidence"
 _BLOCK_VALUES = 2**19  # of the rows that `predict` takes at a time: 4 MiB
 
 
-class RegressionPoint(typing.NamedTuple):
-    """One value for each unknown: `y = X @ coef + intercept` and noise around it."""
-
-    coef: np.ndarray
-    intercept: float
-    noise_precision: float
-
-
-class BayesianLinearRegression(Estimator):
+class BayesianLinearRegression(RegressorEstimator):
     """Linear regression with the exact posterior over its weights.
 
     With beta the precision (one over the variance) of the noise,
@@ -52,6 +40,15 @@ class BayesianLinearRegression(Estimator):
     predictive takes x* - mean(X) and has 1 / (beta N) more variance. The evidence holds
     the prior's density of 1: compare models that all have an intercept, or all none.
 
+    A row of weight w counts as w rows: its likelihood is raised to the power w. Where
+    beta is known that is noise of precision w beta, so weighted least squares.
+
+    Several targets, y `(n, t)`, are a regression each, of the same X: `coef_` is
+    `(t, d)`, predictions are `(n, t)`, and what is one number below is `(t,)`.
+
+    A table of pandas or polars is taken by the names of its columns: those of later
+    tables are put in the order of the first, and other names are refused.
+
     Everything is float64 by Cholesky factors. The model keeps sums over rows, O(d^2)
     memory, and reads data a block at a time; `partial_fit` of batches gives what `fit`
     of all rows gives. More columns than rows, collinear and constant columns, and no
@@ -66,14 +63,16 @@ class BayesianLinearRegression(Estimator):
         fit_intercept: whether there is an intercept.
 
     Attributes:
-        coef_: m, float64 `(d,)`.
+        coef_: m, float64 `(d,)`; of several targets `(t, d)`.
         intercept_: mean of c; 0 without one.
         prior_precision_, noise_precision_: alpha and beta in use, 1 where there are no
             data to choose them by; of a Gamma the mean of beta.
         noise_shape_, noise_rate_: of the Gamma posterior of beta, for a pair only.
         num_effective_parameters_: gamma, weights that the data determine, in [0, d].
-        num_examples_: N, rows seen.
+        num_examples_: N, rows seen; where they have weights the sum of these.
         n_features_in_: d.
+        feature_names_in_: names of the columns, where X is a table with texts for
+            names.
 
     Raises:
         TypeError: by `fit`, on an argument of wrong type.
@@ -105,34 +104,36 @@ class BayesianLinearRegression(Estimator):
         self.noise_precision = noise_precision
         self.fit_intercept = fit_intercept
 
-    def fit(self, X, y):
+    def fit(self, X, y, sample_weight=None):
         """Posterior given these rows alone.
 
         Args:
-            X: `(n, d)` of real numbers, n = 0 included.
-            y: `(n,)` of real numbers.
+            X: `(n, d)` of real numbers, n = 0 included; an array or a table.
+            y: `(n,)`, or `(n, t)` for several targets, of real numbers.
+            sample_weight: `(n,)`, 0 or more, or None for 1 each. Weights of mean 1
+                leave the number of rows as it is, which noise and prior by evidence
+                go by.
 
         Returns:
             The model.
 
         Raises:
             TypeError: if they are not of real numbers.
-            ValueError: on shapes that do not fit, NaN or infinity.
+            ValueError: on shapes that do not fit, NaN or infinity, weights below 0 or
+                all 0, or columns that are not those of the first rows.
         """
         self._forget()
-        return self.partial_fit(X, y)
+        return self.partial_fit(X, y, sample_weight)
 
-    def partial_fit(self, X, y):
+    def partial_fit(self, X, y, sample_weight=None):
         """Posterior given these rows and all before. As `fit`."""
         prior_precision, noise = self._settings()
         centred = validation.boolean("fit_intercept", self.fit_intercept)
-        X, y = self._check_inputs(X), numeric_array("y", y, "(n,)")
-        if len(X) != len(y):
-            raise ValueError(
-                "Expected as many targets as rows. "
-                f"Received: X.shape={X.shape}, y.shape={y.shape}"
-            )
-        statistics = RegressionStatistics.of(X, y, centred)
+        rows = self._check_inputs(X)
+        targets = self._check_targets(y, len(rows))
+        weights = arrays.sample_weights(sample_weight, len(rows))
+        columns = targets[:, None] if targets.ndim == 1 else targets
+        statistics = RegressionStatistics.of(rows, columns, centred, weights)
         if self._is_fitted():
             if self._statistics.centred != centred:
                 raise ValueError(
@@ -141,7 +142,10 @@ class BayesianLinearRegression(Estimator):
                 )
             statistics = self._statistics.merge(statistics)
             statistics.check_finite()
-        self._solve(statistics, prior_precision, noise)
+        posteriors = self._solve(statistics, prior_precision, noise)
+        self._remember(X, y, rows, targets)
+        self._statistics, self._posteriors = statistics, posteriors
+        self._publish()
         return self
 
     def predict(self, X, return_std=False):
@@ -154,7 +158,7 @@ class BayesianLinearRegression(Estimator):
                 degrees of freedom or fewer, and with an intercept and no rows.
 
         Returns:
-            float64 `(n,)`, or a pair of them.
+            float64 `(n,)`, of several targets `(n, t)`, or a pair of them.
 
         Raises:
             TypeError, ValueError: on inputs that `fit` refuses, or before it.
@@ -163,7 +167,7 @@ class BayesianLinearRegression(Estimator):
         if not return_std:
             return mean
         if self._unknown_noise():
-            df = 2.0 * self.noise_shape_
+            df = 2.0 * self._posteriors[0].noise_shape  # the same of all targets
             scale *= math.sqrt(df / (df - 2.0)) if df > 2.0 else math.inf
         return mean, scale
 
@@ -172,7 +176,7 @@ class BayesianLinearRegression(Estimator):
 
         `(d + 1,)`, or `(d,)` without an intercept: a multivariate normal of TensorFlow
         Probability; with unknown noise a multivariate Student-t, beside which beta is
-        Gamma(`noise_shape_`, `noise_rate_`).
+        Gamma(`noise_shape_`, `noise_rate_`). Several targets are its batch.
 
         Raises:
             ImportError: if TensorFlow Probability is not installed.
@@ -181,16 +185,18 @@ class BayesianLinearRegression(Estimator):
         from keras_bdl.interop import tfp
 
         mean, factor = self.weights_and_factor()
-        factor = factor / math.sqrt(self.noise_precision_)
+        factor = factor / np.sqrt(self.noise_precision_)[..., None, None]
         if self._unknown_noise():
-            return tfp.multivariate_student_t(2.0 * self.noise_shape_, mean, factor)
+            df = 2.0 * self._posteriors[0].noise_shape
+            return tfp.multivariate_student_t(df, mean, factor)
         return tfp.make("MultivariateNormalTriL", loc=mean, scale_tril=factor)
 
     def posterior_predictive(self, X):
-        """Distribution of a new target for each row, float64, batch shape `(n,)`.
+        """Distribution of a new target for each row, float64.
 
-        A normal of TensorFlow Probability, or a Student-t with unknown noise. Rows are
-        by themselves: draws of whole functions are made of `sample`.
+        Its batch has the shape of `predict`. A normal of TensorFlow Probability, or a
+        Student-t with unknown noise. Rows are by themselves: draws of whole functions
+        are made of `sample`.
 
         Raises:
             ImportError: if TensorFlow Probability is not installed.
@@ -201,7 +207,7 @@ class BayesianLinearRegression(Estimator):
         mean, scale = self._predictive(X, with_scale=True)
         self._check_proper()
         if self._unknown_noise():
-            df = 2.0 * self.noise_shape_
+            df = 2.0 * self._posteriors[0].noise_shape
             return tfp.make("StudentT", df=np.float64(df), loc=mean, scale=scale)
         return tfp.make("Normal", loc=mean, scale=scale)
 
@@ -213,7 +219,8 @@ class BayesianLinearRegression(Estimator):
             seed: integer from 0, or None for fresh ones.
 
         Returns:
-            float64 `(num_samples, d + 1)`, the intercept last, or `(num_samples, d)`.
+            float64 `(num_samples, d + 1)`, the intercept last, or `(num_samples, d)`;
+            of several targets `(num_samples, t, d + 1)`.
 
         Raises:
             ValueError: with an intercept and no rows.
@@ -221,14 +228,10 @@ class BayesianLinearRegression(Estimator):
         num_samples = validation.integer("num_samples", num_samples, least=1)
         if seed is not None:
             seed = validation.integer("seed", seed, least=0)
-        mean, factor = self.weights_and_factor()
+        self._check_proper()
         rng = np.random.default_rng(seed)
-        draws = rng.normal(size=(num_samples, len(mean))) @ factor.T
-        precision = self.noise_precision_
-        if self._unknown_noise():
-            shape, rate = self.noise_shape_, self.noise_rate_
-            precision = rng.gamma(shape, 1.0 / rate, size=(num_samples, 1))
-        return mean + draws / np.sqrt(precision)
+        draws = [one.draws(num_samples, rng) for one in self._posteriors]
+        return np.stack(draws, axis=1) if self._target_shape else draws[0]
 
     def mle(self):
         """Maximum likelihood: least squares, of least norm where that leaves a choice.
@@ -238,18 +241,7 @@ class BayesianLinearRegression(Estimator):
             the squared residuals, infinite if they are 0, or beta where it is known.
             NaN is what no rows say anything about.
         """
-        self._check_fitted()
-        s = self._statistics
-        coef = np.linalg.lstsq(s.xx, s.xy, rcond=1e-14 * len(s.xy))[0]
-        residual = s.yy - coef @ s.xy
-        precision = math.nan
-        if s.count:
-            exact = residual <= s.least_energy
-            precision = math.inf if exact else float(s.count / residual)
-        if self._known_beta is not None:
-            precision = self._known_beta
-        intercept = math.nan if s.centred and not s.count else self._offset(coef)
-        return RegressionPoint(coef, intercept, precision)
+        return self._point([one.mle() for one in self._checked_posteriors()])
 
     def map(self):
         """Mode of the posterior.
@@ -259,34 +251,30 @@ class BayesianLinearRegression(Estimator):
             unknown (of beta itself, which its mode depends on), else at
             `noise_precision_`. The coefficients are `coef_`, ridge regression's.
         """
-        self._check_fitted()
-        precision = self.noise_precision_
-        if self._unknown_noise():
-            # The weights add beta^(1/2) to the density for each of them.
-            has_intercept = self._statistics.centred and self.num_examples_ > 0
-            num_weights = self.n_features_in_ + has_intercept
-            power = self.noise_shape_ + 0.5 * num_weights - 1.0
-            precision = max(power, 0.0) / self.noise_rate_
-        return RegressionPoint(self.coef_, self.intercept_, precision)
+        return self._point([one.map() for one in self._checked_posteriors()])
 
     def log_evidence(self):
         """log p(y | X) of all rows in nats, weights (and unknown beta) integrated out.
 
-        With an intercept it is that under p(c) = 1, infinite without rows.
+        With an intercept it is that under p(c) = 1, infinite without rows. Of several
+        targets one each, `(t,)`: their sum is that of all.
         """
-        self._check_fitted()
-        log_det = -2.0 * np.log(np.diag(self._factor)).sum()
-        value = log_evidence(
-            self._noise, self._ratio, log_det, self._energy, self._statistics
-        )
-        return float(value)
+        return self._by_target([p.log_evidence() for p in self._checked_posteriors()])
 
-    def __sklearn_tags__(self):
-        """What scikit-learn's cross-validation asks of a regressor."""
-        from sklearn.utils import RegressorTags, Tags, TargetTags
+    def weights_and_factor(self):
+        """Mean of all weights, and a factor of their covariance in units of 1 / beta.
 
-        target = TargetTags(required=True)
-        return Tags("regressor", target, regressor_tags=RegressorTags())
+        Returns:
+            m float64 `(d + 1,)`, the intercept last, or `(d,)` without one; C, square
+            and lower triangular: the covariance is C C' / `noise_precision_`. Of
+            several targets `(t, d + 1)` and `(t, d + 1, d + 1)`.
+
+        Raises:
+            ValueError: with an intercept and no rows.
+        """
+        self._check_proper()
+        pairs = [posterior.weights_and_factor() for posterior in self._posteriors]
+        return tuple(map(self._by_target, zip(*pairs)))
 
     def _settings(self):
         """alpha, or None to choose it, and the noise likewise."""
@@ -309,110 +297,71 @@ class BayesianLinearRegression(Estimator):
         shape, rate = (validation.positive("noise_precision", part) for part in beta)
         return alpha, GammaNoise(shape, rate)
 
-    def _check_inputs(self, X):
-        X = numeric_array("X", X, "(n, d)")
-        if X.shape[1] == 0:
-            raise ValueError(
-                f"Expected `X` to have at least one column. Received: X.shape={X.shape}"
+    def _solve(self, statistics, prior_precision, noise):
+        """The posterior of each target."""
+        eigen = None
+        if prior_precision is None or noise is None:
+            eigen = linalg.eigh(statistics.xx)
+        return [
+            RegressionPosterior(
+                statistics.of_target(index), prior_precision, noise, eigen
             )
-        if self._is_fitted() and X.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"Expected `X` of {self.n_features_in_} columns, as in the first fit. "
-                f"Received: X.shape={X.shape}"
-            )
-        return X
+            for index in range(len(statistics.yy))
+        ]
 
-    def _solve(self, statistics, alpha, noise):
-        """Sets the learned state by the statistics of all rows."""
-        s, n = statistics, statistics.degrees_of_freedom
-        known_beta = noise.beta if isinstance(noise, KnownNoise) else None
-        ratio = None
-        if alpha is not None and noise is not None:
-            ratio = alpha / (known_beta or 1.0)  # of a Gamma it is in units of beta
-        if ratio is None:
-            ratio = EvidenceMaximizer(s, alpha, noise).best_ratio()
-        if ratio is None:  # the data do not say
-            ratio = (alpha or 1.0) / (known_beta or 1.0)
+    def _publish(self):
+        """Sets the attributes that users read."""
+        self.num_examples_ = self._statistics.count
+        learned = ["coef", "intercept", "prior_precision", "noise_precision"]
+        learned += ["num_effective_parameters"]
+        if self._unknown_noise():
+            learned += ["noise_shape", "noise_rate"]
+        for name in learned:
+            values = [getattr(posterior, name) for posterior in self._posteriors]
+            setattr(self, f"{name}_", self._by_target(values))
 
-        factor = covariance_factor(s.xx, ratio)
-        coef = factor @ (factor.T @ s.xy)
-        energy = max(s.yy - coef @ s.xy, s.least_energy)
-        if noise is None and alpha is not None:
-            noise = KnownNoise(alpha / ratio)
-        elif noise is None:
-            noise = KnownNoise(n / energy if n else 1.0)
+    def _by_target(self, values):
+        """One for each target, or the only one of `y` `(n,)`."""
+        return np.stack(values) if self._target_shape else values[0]
 
-        self._statistics, self._noise, self._known_beta = statistics, noise, known_beta
-        self._ratio, self._factor, self._energy = ratio, factor, energy
-        self.num_examples_ = s.count
-        self.n_features_in_ = len(coef)
-        self.coef_ = coef
-        self.intercept_ = self._offset(coef)
-        self.noise_precision_ = float(noise.precision(energy, n))
-        self.prior_precision_ = ratio
-        if isinstance(noise, GammaNoise):
-            self.noise_shape_, self.noise_rate_ = noise.posterior(energy, n)
-        else:
-            self.prior_precision_ = ratio * self.noise_precision_
-        kept = ratio * np.square(factor).sum()  # by the prior alone
-        self.num_effective_parameters_ = float(len(coef) - kept)
+    def _point(self, points):
+        return RegressionPoint(*map(self._by_target, zip(*points)))
+
+    def _checked_posteriors(self):
+        self._check_fitted()
+        return self._posteriors
 
     def _unknown_noise(self):
-        return isinstance(self._noise, GammaNoise)
-
-    def _offset(self, coef):
-        return float(self._statistics.y_mean - coef @ self._statistics.x_mean)
+        return self._posteriors[0].unknown_noise
 
     def _predictive(self, X, with_scale):
         """Mean, and scale of the normal or the Student-t, None if not wanted."""
         self._check_fitted()
         X = self._check_inputs(X)
-        mean, scale = np.empty(len(X)), np.empty(len(X)) if with_scale else None
+        mean = np.empty((len(X), *self._target_shape))
+        scale = np.empty(mean.shape) if with_scale else None
         rows = max(1, _BLOCK_VALUES // X.shape[1])
-        noise = 1.0  # of this and all below, in units of 1 / beta
-        if self._statistics.centred:
-            noise += 1.0 / self.num_examples_ if self.num_examples_ else math.inf
         for start in range(0, len(X), rows):
             block = slice(start, start + rows)
             x = X[block].astype("float64")
-            mean[block] = x @ self.coef_ + self.intercept_
+            mean[block] = x @ self.coef_.T + self.intercept_
             if with_scale:
-                x = (x - self._statistics.x_mean) @ self._factor
-                scale[block] = np.sqrt(noise + np.square(x).sum(axis=1))
-        wrong = np.count_nonzero(~np.isfinite(mean))
+                scales = [one.predictive_scale(x) for one in self._posteriors]
+                scale[block] = self._by_target(scales).T
+        of_rows = mean.sum(axis=1) if self._target_shape else mean
+        wrong = np.count_nonzero(~np.isfinite(of_rows))
         if wrong:
             raise ValueError(
                 "Expected `X` without NaN or infinity; drop those rows or fill them "
                 f"in. Received: such values in {wrong} rows"
             )
-        if with_scale:
-            scale /= math.sqrt(self.noise_precision_)
         return mean, scale
 
     def _check_proper(self):
+        self._check_fitted()
         if self._statistics.centred and self.num_examples_ == 0:
             raise ValueError(
                 "Expected at least one row: until then the posterior of the intercept "
                 "is its flat prior. Fit a row, or set `fit_intercept=False`. "
                 "Received: num_examples_=0"
             )
-
-    def weights_and_factor(self):
-        """Mean of all weights, and a factor of their covariance in units of 1 / beta.
-
-        Returns:
-            m float64 `(d + 1,)`, the intercept last, or `(d,)` without one; C, square
-            and lower triangular: the covariance is C C' / `noise_precision_`.
-
-        Raises:
-            ValueError: with an intercept and no rows.
-        """
-        self._check_fitted()
-        if not self._statistics.centred:
-            return self.coef_, self._factor
-        self._check_proper()
-        below = -self._statistics.x_mean @ self._factor
-        factor = np.zeros((len(below) + 1, len(below) + 1))
-        factor[:-1, :-1] = self._factor
-        factor[-1] = [*below, 1.0 / math.sqrt(self.num_examples_)]
-        return np.append(self.coef_, self.intercept_), factor

@@ -3,6 +3,10 @@
 Each has the posterior, the predictive and the evidence in closed form, beside the two
 point estimates (maximum likelihood, `mle`, and posterior mode, `map`) that a training
 without Bayes would give.
+
+They follow scikit-learn's conventions. Coins and dice take `(n,)` and predict no rows,
+so they are density estimators: parameters, clones, pickles, weights, `partial_fit` and
+`score` apply to them, and what needs `(n, d)` or `predict` does not.
 """
 
 import math
@@ -11,13 +15,14 @@ import numpy as np
 from scipy import special
 
 from keras_bdl import validation
+from keras_bdl.models import arrays
 from keras_bdl.models.bayesian_linear_regression import (
     BayesianLinearRegression as BayesianLinearRegression,
 )
 from keras_bdl.models.bayesian_linear_regression import (
     RegressionPoint as RegressionPoint,
 )
-from keras_bdl.models.estimator import Estimator, numeric_array
+from keras_bdl.models.estimator import Estimator
 
 __all__ = [
     "BayesianLinearRegression",
@@ -27,7 +32,54 @@ __all__ = [
 ]
 
 
-class BetaBernoulli(Estimator):
+class _Counts(Estimator):
+    """What coins and dice share: fits by counts, a score by the predictive."""
+
+    def fit(self, x, y=None, sample_weight=None):
+        """Posterior given these observations alone.
+
+        Args:
+            x: `(n,)` of integers from 0, or booleans; n = 0 included.
+            y: not used, by scikit-learn's convention.
+            sample_weight: `(n,)`, 0 or more, or None for 1 each. One of weight w counts
+                as w of them.
+
+        Returns:
+            The model.
+
+        Raises:
+            TypeError: if x does not hold numbers.
+            ValueError: if it holds others than the model's values, or on weights below
+                0 or all 0.
+        """
+        self._forget()
+        return self.partial_fit(x, y, sample_weight)
+
+    def score(self, x, y=None, sample_weight=None):
+        """Mean log probability of new observations, in nats, each as the next one.
+
+        NaN without any. Cross-validation takes it for the score.
+
+        Raises:
+            TypeError, ValueError: on data that `fit` refuses, or before it.
+        """
+        self._check_fitted()
+        probabilities = self._probabilities()
+        counts = _counts(x, len(probabilities), sample_weight)
+        total = counts.sum()
+        log_likelihood = special.xlogy(counts, probabilities).sum()
+        return float(log_likelihood / total) if total else math.nan
+
+    def __sklearn_tags__(self):
+        """What scikit-learn asks of an estimator."""
+        from sklearn.utils import InputTags, Tags, TargetTags
+
+        inputs = InputTags(one_d_array=True, two_d_array=False)
+        target = TargetTags(required=False)
+        return Tags("density_estimator", target, input_tags=inputs)
+
+
+class BetaBernoulli(_Counts):
     """A coin of unknown probability: theta ~ Beta(alpha, beta), x ~ Bernoulli(theta).
 
         p(theta | x) = Beta(alpha + ones, beta + zeros)
@@ -40,7 +92,7 @@ class BetaBernoulli(Estimator):
 
     Attributes:
         alpha_, beta_: of the posterior.
-        num_ones_, num_zeros_: counts of the data.
+        num_ones_, num_zeros_: counts of the data, sums of weights where they have some.
 
     Raises:
         TypeError: by `fit`, on an argument of wrong type.
@@ -61,30 +113,14 @@ class BetaBernoulli(Estimator):
         self.alpha = alpha
         self.beta = beta
 
-    def fit(self, x):
-        """Posterior given these tosses alone.
-
-        Args:
-            x: `(n,)` of 0 and 1, or booleans; n = 0 included.
-
-        Returns:
-            The model.
-
-        Raises:
-            TypeError: if x does not hold numbers.
-            ValueError: if it holds others than 0 and 1.
-        """
-        self._forget()
-        return self.partial_fit(x)
-
-    def partial_fit(self, x):
+    def partial_fit(self, x, y=None, sample_weight=None):
         """Posterior given these tosses and all before. As `fit`."""
         alpha = validation.positive("alpha", self.alpha)
         beta = validation.positive("beta", self.beta)
-        counts = _counts(x, 2)
+        counts = _counts(x, 2, sample_weight)
         if self._is_fitted():
             counts = counts + [self.num_zeros_, self.num_ones_]
-        self.num_zeros_, self.num_ones_ = (int(count) for count in counts)
+        self.num_zeros_, self.num_ones_ = counts.tolist()
         self.alpha_, self.beta_ = alpha + self.num_ones_, beta + self.num_zeros_
         return self
 
@@ -133,8 +169,11 @@ class BetaBernoulli(Estimator):
         posterior = special.betaln(self.alpha_, self.beta_)
         return float(posterior - special.betaln(self.alpha, self.beta))
 
+    def _probabilities(self):
+        return np.array([self.beta_, self.alpha_]) / (self.alpha_ + self.beta_)
 
-class DirichletCategorical(Estimator):
+
+class DirichletCategorical(_Counts):
     """A die of k unknown probabilities: theta ~ Dirichlet(alpha).
 
         p(theta | x) = Dirichlet(alpha + counts)
@@ -146,7 +185,7 @@ class DirichletCategorical(Estimator):
 
     Attributes:
         alpha_: of the posterior, float64 `(k,)`.
-        counts_: of the data, int64 `(k,)`.
+        counts_: of the data, int64 `(k,)`; sums of weights where they have some.
 
     Raises:
         TypeError: by `fit`, on an argument of wrong type.
@@ -165,26 +204,10 @@ class DirichletCategorical(Estimator):
     def __init__(self, alpha):
         self.alpha = alpha
 
-    def fit(self, x):
-        """Posterior given these rolls alone.
-
-        Args:
-            x: `(n,)` of integers 0 ... k - 1; n = 0 included.
-
-        Returns:
-            The model.
-
-        Raises:
-            TypeError: if x does not hold numbers.
-            ValueError: if it holds others than these.
-        """
-        self._forget()
-        return self.partial_fit(x)
-
-    def partial_fit(self, x):
+    def partial_fit(self, x, y=None, sample_weight=None):
         """Posterior given these rolls and all before. As `fit`."""
         alpha = self._prior()
-        counts = _counts(x, len(alpha))
+        counts = _counts(x, len(alpha), sample_weight)
         if self._is_fitted():
             if len(alpha) != len(self.counts_):
                 raise ValueError(
@@ -216,7 +239,7 @@ class DirichletCategorical(Estimator):
         from keras_bdl.interop import tfp
 
         self._check_fitted()
-        return tfp.make("Categorical", probs=self.alpha_ / self.alpha_.sum())
+        return tfp.make("Categorical", probs=self._probabilities())
 
     def mle(self):
         """Shares of the data, of highest likelihood, `(k,)`; NaN without data."""
@@ -241,8 +264,11 @@ class DirichletCategorical(Estimator):
         self._check_fitted()
         return float(_log_beta(self.alpha_) - _log_beta(self._prior()))
 
+    def _probabilities(self):
+        return self.alpha_ / self.alpha_.sum()
+
     def _prior(self):
-        alpha = numeric_array("alpha", self.alpha, "(k,)").astype("float64")
+        alpha = arrays.numeric_array("alpha", self.alpha, "(k,)").astype("float64")
         if len(alpha) < 2:
             raise ValueError(
                 "Expected `alpha` of at least two classes. "
@@ -255,18 +281,19 @@ def _log_beta(alpha):
     return special.gammaln(alpha).sum() - special.gammaln(alpha.sum())
 
 
-def _counts(x, num_classes):
-    """How often each of 0 ... num_classes - 1 is there, int64.
+def _counts(x, num_classes, sample_weight):
+    """How often each of 0 ... num_classes - 1 is there, int64, or its weights' sum.
 
     Raises:
         TypeError: if x does not hold numbers.
-        ValueError: if it holds others than these.
+        ValueError: if it holds others than these, or on wrong weights.
     """
-    x = numeric_array("x", x, "(n,)")
+    x = arrays.numeric_array("x", x, "(n,)")
     wrong = ~((x >= 0) & (x < num_classes) & (x == np.floor(x)))  # NaN too
     if wrong.any():
         raise ValueError(
             f"Expected `x` to hold integers from 0 to {num_classes - 1}, without NaN. "
             f"Received: {np.count_nonzero(wrong)} others, like x={x[wrong][0]}"
         )
-    return np.bincount(x.astype("int64"), minlength=num_classes)
+    weights = arrays.sample_weights(sample_weight, len(x))
+    return np.bincount(x.astype("int64"), weights, num_classes)

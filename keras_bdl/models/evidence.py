@@ -6,7 +6,8 @@ ratio r = alpha / beta, all the data say comes through
     E(r) = min_w |y - X w|^2 + r |w|^2,    attained at m = (X'X + r I)^-1 X'y,
 
 and the noise model alone decides what E says. Sums are centred where there is an
-intercept of flat prior; n below are the rows that are left, N - 1 of N.
+intercept of flat prior; n below are the rows that are left, N - 1 of N. A row of weight
+w counts as w rows, its density to the power w.
 """
 
 import dataclasses
@@ -64,7 +65,7 @@ def log_evidence(noise, ratio, log_det, energy, statistics):
         ratio: r, the prior's precision over that of the noise.
         log_det: log |X'X + r I|.
         energy: E(r).
-        statistics: `RegressionStatistics`.
+        statistics: `RegressionStatistics` of one target.
 
     Reference: Bishop, "Pattern recognition and machine learning", 2006, eq. 3.86, and
     for the Gamma prior Murphy, "Machine learning: a probabilistic perspective", 2012,
@@ -109,19 +110,20 @@ class EvidenceMaximizer:
     alpha |m|^2 = gamma and beta |y - X m|^2 = n - gamma.
 
     Args:
-        statistics: `RegressionStatistics`.
+        statistics: `RegressionStatistics` of one target.
         prior_precision: alpha, or None to choose it.
         noise: `KnownNoise`, `GammaNoise`, or None to choose beta.
+        eigen: eigenvalues, ascending, and eigenvectors of X'X.
 
     References: MacKay, "Bayesian interpolation", 1992, section 4.3; Bishop, "Pattern
     recognition and machine learning", 2006, eq. 3.91, 3.92 and 3.95.
     """
 
-    def __init__(self, statistics, prior_precision, noise):
+    def __init__(self, statistics, prior_precision, noise, eigen):
         self.statistics = statistics
         self.prior_precision = prior_precision
         self.noise = noise
-        eigenvalues, vectors = linalg.eigh(statistics.xx)
+        eigenvalues, vectors = eigen
         self.eigenvalues = np.maximum(eigenvalues, 0.0)
         self.projections = vectors.T @ statistics.xy
 
@@ -129,7 +131,9 @@ class EvidenceMaximizer:
         """r, and None where no data say anything about it."""
         n, yy = self.statistics.degrees_of_freedom, self.statistics.yy
         largest = self.eigenvalues[-1]
-        if n == 0 or (largest == 0.0 and self.prior_precision is None):
+        if n <= 0 and self.noise is None:
+            return None
+        if largest == 0.0 and self.prior_precision is None:
             return None
         # Below, float64 cannot tell the prior from 0 beside collinear columns. So with
         # them, noise of less than about 1e-6 of the targets is not told from less.

@@ -12,70 +12,79 @@ _LEAST_BLOCK_ROWS = 256
 class RegressionStatistics:
     """Means, and products summed over rows of what is left after subtracting them.
 
-    Without centring the means stay 0. Memory is that of `xx`, whatever the number of
-    rows. Merging is exact, so batches give what all rows at once give.
+    A row of weight w counts as w rows. Without centring the means stay 0. Memory is
+    that of `xx`, whatever the number of rows. Merging is exact, so batches give what
+    all rows at once give.
 
     Attributes:
         centred: whether means are subtracted.
-        count: number of rows, N.
-        x_mean, y_mean: `(d,)` and a number.
-        xx, xy, yy: `(d, d)`, `(d,)` and a number.
+        count: N, the sum of the weights of rows: their number where they have none.
+        x_mean, y_mean: `(d,)` and `(t,)`.
+        xx, xy, yy: `(d, d)`, `(d, t)` and, of each target with itself, `(t,)`.
 
     Reference: Chan, Golub and LeVeque, "Algorithms for computing the sample variance",
     1983, eq. 2.1 (merging of centred sums).
     """
 
     centred: bool
-    count: int
+    count: float
     x_mean: np.ndarray
-    y_mean: float
+    y_mean: np.ndarray
     xx: np.ndarray
     xy: np.ndarray
-    yy: float
+    yy: np.ndarray
 
     @classmethod
-    def empty(cls, num_features, centred):
-        zeros = np.zeros(num_features)
-        products = np.zeros((num_features, num_features))
-        return cls(centred, 0, zeros, 0.0, products, zeros, 0.0)
+    def empty(cls, num_features, num_targets, centred):
+        x, y = np.zeros(num_features), np.zeros(num_targets)
+        return cls(centred, 0, x, y, np.outer(x, x), np.outer(x, y), y)
 
     @classmethod
-    def of(cls, x, y, centred):
+    def of(cls, x, y, centred, weights=None):
         """Of all rows, a block at a time.
 
         Args:
             x: `(n, d)`, of any real dtype.
-            y: `(n,)`.
+            y: `(n, t)`.
             centred: whether to subtract means.
+            weights: float64 `(n,)`, 0 or more, or None for 1 each.
 
         Raises:
             ValueError: on NaN, infinity, or numbers whose squares overflow.
         """
-        total = cls.empty(x.shape[1], centred)
-        rows = max(_LEAST_BLOCK_ROWS, _BLOCK_VALUES // x.shape[1])
+        num_features, num_targets = x.shape[1], y.shape[1]
+        total = cls.empty(num_features, num_targets, centred)
+        rows = _BLOCK_VALUES // max(num_features, num_targets)
+        rows = max(_LEAST_BLOCK_ROWS, rows)
         with np.errstate(invalid="ignore", over="ignore"):  # refused below
             for start in range(0, len(x), rows):
                 block = slice(start, start + rows)
-                total = total.merge(cls._of_block(x[block], y[block], centred))
+                part = None if weights is None else weights[block]
+                total = total.merge(cls._of_block(x[block], y[block], centred, part))
         total.check_finite()
         return total
 
     @classmethod
-    def _of_block(cls, x, y, centred):
+    def _of_block(cls, x, y, centred, weights):
         x, y = x.astype("float64"), y.astype("float64")  # copies: changed in place
-        x_mean, y_mean = np.zeros(x.shape[1]), 0.0
-        if centred:
-            x_mean, y_mean = x.mean(axis=0), float(y.mean())
+        x_mean, y_mean = np.zeros(x.shape[1]), np.zeros(y.shape[1])
+        count = len(x) if weights is None else float(weights.sum())
+        if centred and count:
+            x_mean = np.average(x, axis=0, weights=weights)
+            y_mean = np.average(y, axis=0, weights=weights)
             x -= x_mean
             y -= y_mean
-        return cls(centred, len(x), x_mean, y_mean, x.T @ x, x.T @ y, float(y @ y))
+        if weights is not None:
+            root = np.sqrt(weights)[:, None]
+            x *= root
+            y *= root
+        yy = np.array([column @ column for column in y.T])
+        return cls(centred, count, x_mean, y_mean, x.T @ x, x.T @ y, yy)
 
     def merge(self, other):
         """Statistics of the rows of both."""
         count = self.count + other.count
-        if count == 0:
-            return self
-        share = other.count / count
+        share = other.count / count if count else 0.0
         weight = self.count * share
         x_step, y_step = other.x_mean - self.x_mean, other.y_mean - self.y_mean
         return RegressionStatistics(
@@ -84,8 +93,17 @@ class RegressionStatistics:
             self.x_mean + share * x_step,
             self.y_mean + share * y_step,
             self.xx + other.xx + weight * np.outer(x_step, x_step),
-            self.xy + other.xy + weight * y_step * x_step,
+            self.xy + other.xy + weight * np.outer(x_step, y_step),
             self.yy + other.yy + weight * y_step**2,
+        )
+
+    def of_target(self, index):
+        """Those of one target: `y_mean` and `yy` numbers, `xy` `(d,)`."""
+        return dataclasses.replace(
+            self,
+            y_mean=float(self.y_mean[index]),
+            xy=self.xy[:, index],
+            yy=float(self.yy[index]),
         )
 
     def check_finite(self):
@@ -96,16 +114,20 @@ class RegressionStatistics:
                 "Expected `X` without NaN, infinity or numbers too large to square; "
                 f"{fix}. Received: such values in X[:, {columns[0]}]"
             )
-        if not np.isfinite(self.yy):
+        targets = np.flatnonzero(~np.isfinite(self.yy))
+        if len(targets):
             raise ValueError(
                 "Expected `y` without NaN, infinity or numbers too large to square; "
-                f"{fix}. Received: such values in y"
+                f"{fix}. Received: such values in target {targets[0]} of y"
             )
 
     @property
     def degrees_of_freedom(self):
-        """Rows left after the mean is taken out: N, or N - 1 where centred."""
-        return max(self.count - self.centred, 0)
+        """Rows left after the mean is taken out: N, or N - 1 where centred.
+
+        Below 0 where all weights together are less than one row's.
+        """
+        return self.count - self.centred if self.count else 0
 
     @property
     def least_energy(self):
