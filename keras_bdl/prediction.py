@@ -5,7 +5,7 @@ import collections
 import keras
 
 from keras_bdl import validation
-from keras_bdl.sampler import CLASSIFICATION, make_sampler
+from keras_bdl.sampler import CLASSIFICATION, make_sampler, one_output_expected
 
 OUTPUTS = ("auto", *CLASSIFICATION, "mean", "mean_and_log_stddev")
 
@@ -164,6 +164,9 @@ def predict_uncertainty(
     >>> result.mutual_information.argsort()[-10:]  # the ten most novel inputs
     """
     kind = resolve_outputs(model, outputs)
+    count = len(keras.tree.flatten(getattr(model, "outputs", None) or [None]))
+    if count > 1:
+        raise ValueError(one_output_expected(count))
     if kind is None:
         raise ValueError(
             "Cannot tell what the model's outputs are: compile it with a "

@@ -205,11 +205,7 @@ class Sampler(SeededModel):
         if self.reduction == "mean":
             return outputs
         if isinstance(outputs, (list, tuple, dict)):
-            raise ValueError(
-                "`predict_uncertainty` expected a model with one output; make one of "
-                "each output, `keras.Model(model.inputs, output)`, or use `predict`. "
-                f"Received: {len(outputs)} outputs"
-            )
+            raise ValueError(one_output_expected(len(outputs)))
         if self.kind in CLASSIFICATION:
             return {
                 "probabilities": outputs,
@@ -253,6 +249,15 @@ class Sampler(SeededModel):
         if "noise_variance" in means:
             result["aleatoric_stddev"] = ops.sqrt(means["noise_variance"])
         return result
+
+
+def one_output_expected(count):
+    """What `predict_uncertainty` says of a model with several outputs."""
+    return (
+        "`predict_uncertainty` expected a model with one output; make one of each "
+        "output, `keras.Model(model.inputs, output)`, or use `predict`. "
+        f"Received: {count} outputs"
+    )
 
 
 def _split_moments(outputs, kind):

@@ -740,7 +740,8 @@ def test_noise_of_a_layers_own(num_samples):
 def test_uncertainty_of_several_outputs_is_refused():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, {"a": dense(2)(inputs), "b": dense(2)(inputs)})
-    for kind in ("mean", "logits"):
+    model.compile("sgd", {"a": "mse", "b": "mse"})
+    for kind in ("auto", "mean", "logits"):
         with pytest.raises(ValueError, match="one output.*Received"):
             keras_bdl.predict_uncertainty(
                 model, inputs_of_rows(2), outputs=kind, verbose=0
