@@ -24,10 +24,11 @@ class BayesianClassifier(LikelihoodModel):
     and of the posterior predictive `nll` (nats), `accuracy` and `ece` (15
     equal-width bins). In training these are of the one sample of each step. More
     metrics in `compile` are of the logits of the mean network (in training, of the
-    sampled one). Labels are `(n,)`, `(n, 1)` or one-hot `(n, classes)`, and such
-    metrics see them so. A callback that watches `val_nll`, `val_ece` or
-    `val_accuracy` needs its `mode`, "min" or "max": Keras knows it of metrics in
-    `compile` alone.
+    sampled one). Labels are `(n,)`, `(n, 1)`, one-hot `(n, classes)` or rows of class
+    probabilities, and such metrics see them so; of soft labels `nll` is the
+    cross-entropy, and `accuracy` counts the likeliest class. A callback that watches
+    `val_nll`, `val_ece` or `val_accuracy` needs its `mode`, "min" or "max": Keras knows
+    it of metrics in `compile` alone.
 
     Args:
         network: Keras model from inputs to logits `(n, classes)`, at least two

@@ -110,6 +110,8 @@ def align(labels, prediction_shape):
         labels = ops.squeeze(labels, axis=-1)
     if are_rows(labels, sizes):
         labels = wide(labels)
+        if labels.shape[-1] is None:  # a column of indices would be broadcast
+            labels = ops.reshape(labels, (*ops.shape(labels)[:-1], sizes[-1]))
     else:
         sizes = sizes[:-1]
     fits = len(labels.shape) == len(sizes) and all(

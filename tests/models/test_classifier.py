@@ -394,12 +394,11 @@ def test_soft_labels_train_and_independent_ones_are_refused():
 
 
 def test_soft_labels_are_scored_as_what_they_are():
-    model = classifier()
+    model = classifier(num_examples=60)
     for layer in model.network.layers:  # all samples are the mean
         layer.kernel_log_stddev.assign(np.full(layer.kernel.shape, -20.0))
         layer.bias_log_stddev.assign(np.full(layer.bias.shape, -20.0))
     soft = np.random.default_rng(1).dirichlet(np.ones(3), size=60).astype("float32")
-    model.num_examples = 60
     p = special.softmax(to_numpy(model(X)), axis=-1)
     confidence, hits = p.max(-1), soft[np.arange(60), p.argmax(-1)]
     bins = np.ceil(15 * confidence)
