@@ -434,7 +434,7 @@ def test_normal_and_laplace_at_extreme_values(mean, log_stddev):
 
 
 def test_log1p_square_is_that_of_mpmath():
-    x = np.array([0.0, 1e-15, -0.3, 1.0, 1e6, -1e10, 1e30, -1e37], "float32")
+    x = np.array([0.0, 1e-15, -0.3, 1.0, 1e6, -1e10, 1e30, -1e35], "float32")
     with mpmath.workdps(80):
         exact = [float(mpmath.log1p(mpmath.mpf(float(v)) ** 2)) for v in x]
     found = to_numpy(divergences.log1p_square(tensor(x)))
