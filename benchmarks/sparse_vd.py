@@ -119,11 +119,7 @@ def finetune(model, x, y, args):
 def keep_pruned(layer):
     """Weights that are pruned stay so: a mean of 0, and noise too small to matter."""
     alive = keras.ops.convert_to_numpy(layer.log_alpha() < layer.threshold)
-    log_stddev = (layer.threshold + np.log(1e-8)) / 2 + 0.1  # at a mean of 0
-    for weights, value in (
-        (layer.kernel, 0.0),
-        (layer.kernel_log_stddev, float(log_stddev)),
-    ):
+    for weights, value in ((layer.kernel, 0.0), (layer.kernel_log_stddev, -7.6)):
         weights.constraint = lambda w, value=value: keras.ops.where(
             alive, keras.ops.convert_to_tensor(w), value
         )

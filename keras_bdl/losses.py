@@ -5,96 +5,37 @@ import math
 import keras
 from keras import ops
 
-from keras_bdl import masking, validation
-from keras_bdl.ops import divergences, likelihoods, uncertainty
+from keras_bdl import validation
+from keras_bdl.event_loss import EventLoss, align_weights, blocks
+from keras_bdl.event_loss import unmask as unmask
+from keras_bdl.ops import class_labels, divergences, likelihoods
 
 PACKAGE = "keras_bdl"
-
-
-class EventLoss(keras.losses.Loss):
-    """Summed over event axes (positions, outputs), mean over examples.
-
-    Subclasses implement `terms(y_true, y_pred)`, one value per event: `(n, ...)`.
-    Weights `(n,)` count examples, weights `(n, ...)` and Keras masks count events.
-    `outputs_kind` is what `keras_bdl.predict` takes predictions for, see there.
-    """
-
-    outputs_kind = None
-
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        y_pred, weights = unmask(y_pred, sample_weight)
-        if weights is None:
-            return super().__call__(y_true, y_pred)
-        weights = ops.convert_to_tensor(weights)
-        if all(size == 1 for size in weights.shape[1:]):
-            return super().__call__(y_true, y_pred, ops.reshape(weights, (-1,)))
-        if self.reduction == "mean_with_sample_weight":
-            raise ValueError(
-                "Weights of events are no weights of examples, by which "
-                "reduction='mean_with_sample_weight' divides. Received: "
-                f"sample_weight (or a mask) of shape {tuple(weights.shape)}"
-            )
-        # Taken in `call`, before events are summed; Keras weights only rows.
-        return super().__call__((y_true, weights), y_pred)
-
-    def call(self, y_true, y_pred):
-        weights = None
-        if isinstance(y_true, tuple):
-            y_true, weights = y_true
-        terms = self.terms(y_true, y_pred)
-        if weights is not None:
-            terms = terms * align_weights(weights, terms)
-        return ops.sum(ops.reshape(terms, (ops.shape(terms)[0], -1)), axis=-1)
-
-    def row_losses(self, y_true, y_pred, sample_weight=None):
-        """The weighted loss of each example, `(n,)`: what `__call__` is the mean of."""
-        y_true = ops.convert_to_tensor(y_true, dtype=self.dtype)
-        y_pred, weights = unmask(y_pred, sample_weight)
-        y_pred = ops.cast(y_pred, self.dtype)
-        if weights is not None and len(ops.shape(weights)) > 1:
-            return self.call((y_true, weights), y_pred)
-        values = self.call(y_true, y_pred)
-        return values if weights is None else values * align_weights(weights, values)
-
-
-def unmask(y_pred, sample_weight):
-    """Predictions without their Keras mask, and weights that are 0 where it was."""
-    if not hasattr(y_pred, "shape"):
-        y_pred = ops.convert_to_tensor(y_pred)
-    y_pred, mask = masking.take_mask(y_pred)
-    if mask is None:
-        return y_pred, sample_weight
-    mask = ops.cast(mask, "float32")
-    if sample_weight is not None:
-        mask = mask * align_weights(sample_weight, mask)
-    return y_pred, mask
-
-
-def align_weights(sample_weight, values):
-    """Weights in the shape of `values`: those of rows hold for all their events."""
-    weights = ops.cast(ops.convert_to_tensor(sample_weight), values.dtype)
-    num_axes = len(values.shape)
-    if len(weights.shape) == num_axes + 1 and weights.shape[-1] == 1:
-        weights = ops.squeeze(weights, axis=-1)
-    while len(weights.shape) < num_axes:
-        weights = ops.expand_dims(weights, -1)
-    return ops.broadcast_to(weights, ops.shape(values))
+_ROUNDING = 1e-3  # of probabilities in half precision
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class CategoricalNLL(EventLoss):
     """-log softmax(logits)[label], summed over event axes, mean over examples.
 
+    Of a soft label it is the cross-entropy, -sum_k y_k log softmax(logits)_k.
+
     Args:
         reduction, name, dtype: as in `keras.losses.Loss`.
+        ignore_class: label of events without a class, such as -1 or 255, or None. As
+            in Keras's losses they add nothing, and the mean is over the examples that
+            have a class (`num_examples` of Bayesian layers counts these).
 
     Call arguments:
-        y_true: labels `(n,)`, `(n, 1)` or one-hot `(n, classes)`; likewise with
-            event axes after n, over which the loss is summed.
+        y_true: labels `(n,)`, `(n, 1)`, or rows of class probabilities
+            `(n, classes)`: one-hot, or soft; likewise with event axes after n, over
+            which the loss is summed.
         y_pred: logits `(n, ..., classes)`.
 
     Raises:
-        ValueError: if the logits have a single class.
+        ValueError: if the logits have a single class. Where values can be seen, on
+            labels that are no class or no distribution over classes and whose weight is
+            not 0; in traced code (in `fit`) the loss is NaN then.
 
     Example:
 
@@ -104,17 +45,66 @@ class CategoricalNLL(EventLoss):
     outputs_kind = "logits"
 
     def __init__(
-        self, reduction="sum_over_batch_size", name="categorical_nll", dtype=None
+        self,
+        reduction="sum_over_batch_size",
+        name="categorical_nll",
+        dtype=None,
+        ignore_class=None,
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.ignore_class = (
+            None
+            if ignore_class is None
+            else validation.integer("ignore_class", ignore_class)
+        )
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        if self.ignore_class is not None:
+            kept = self._are_kept(y_true, ops.convert_to_tensor(y_pred).shape)
+            kept = ops.reshape(kept, (ops.shape(kept)[0], -1))
+            rows = ops.cast(ops.any(kept, axis=-1), self.dtype)
+            if self.reduction in ("sum_over_batch_size", "mean"):
+                # Keras divides by all rows.
+                rows = rows / ops.maximum(ops.mean(rows), 1e-12)
+            if sample_weight is None:
+                sample_weight = rows
+            else:
+                weights = ops.cast(sample_weight, self.dtype)
+                shape = (-1,) + (1,) * (len(weights.shape) - 1)
+                sample_weight = weights * ops.reshape(rows, shape)
+        return super().__call__(y_true, y_pred, sample_weight)
+
+    def call(self, y_true, y_pred):
+        if self.ignore_class is not None:
+            labels, *weights = y_true if isinstance(y_true, tuple) else (y_true,)
+            kept = ops.cast(self._are_kept(labels, y_pred.shape), y_pred.dtype)
+            for weight in weights:
+                kept = kept * align_weights(weight, kept)
+            y_true = (labels, kept)
+        return super().call(y_true, y_pred)
+
+    def _are_kept(self, labels, prediction_shape):
+        return class_labels.are_kept(labels, self.ignore_class, prediction_shape)
 
     def terms(self, y_true, y_pred):
-        num_classes = y_pred.shape[-1]
-        check_logits(num_classes)
-        if len(y_true.shape) == len(y_pred.shape) and y_true.shape[-1] == num_classes:
-            return -ops.sum(y_true * ops.log_softmax(y_pred, axis=-1), axis=-1)
-        labels = uncertainty.class_indices(y_true, y_pred.shape)
-        return ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
+        check_logits(y_pred.shape[-1])
+        labels, logits = class_labels.as_classes(y_true, y_pred, from_logits=True)
+        if class_labels.are_rows(labels, logits.shape):
+            return -class_labels.mean_over_labels(labels, ops.log_softmax(logits))
+        labels = class_labels.class_indices(labels, logits.shape)
+        terms = ops.sparse_categorical_crossentropy(
+            ops.maximum(labels, 0), logits, from_logits=True
+        )
+        return ops.where(labels < 0, float("nan"), terms)
+
+    def fill(self, y_true, y_pred, weights):
+        check_logits(y_pred.shape[-1])
+        labels, logits = class_labels.as_classes(y_true, y_pred, from_logits=True)
+        weights = align_weights(weights, logits[..., 0])
+        return class_labels.fill(labels, logits, 0.0, weights)[0]
+
+    def get_config(self):
+        return {**super().get_config(), "ignore_class": self.ignore_class}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -231,7 +221,8 @@ class BernoulliNLL(EventLoss):
         y_pred: logits, `(n, ...)`.
 
     Raises:
-        ValueError: on predictions of another width.
+        ValueError: on predictions of another width; where values can be seen, on
+            targets beyond 0 and 1, for which the loss is NaN in traced code.
     """
 
     def __init__(
@@ -240,7 +231,20 @@ class BernoulliNLL(EventLoss):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
 
     def terms(self, y_true, y_pred):
-        return -likelihoods.bernoulli_log_prob(*blocks(y_true, y_pred, 1))
+        y, logits = blocks(y_true, y_pred, 1)
+        valid = ops.logical_and(y >= -_ROUNDING, y <= 1.0 + _ROUNDING)
+        if validation.is_false(ops.all(valid)):
+            raise ValueError(
+                "Expected bits or probabilities, from 0 to 1; divide pixels by their "
+                "largest value, or take another likelihood. Received: y_true from "
+                f"{float(ops.min(y)):.4g} to {float(ops.max(y)):.4g}"
+            )
+        terms = -likelihoods.bernoulli_log_prob(y, logits)
+        return ops.where(valid, terms, float("nan"))
+
+    def fill(self, y_true, y_pred, weights):
+        counted = ops.not_equal(align_weights(weights, y_true), 0.0)
+        return ops.where(counted, y_true, ops.zeros_like(y_true))
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -363,28 +367,6 @@ class TFPNLL(EventLoss):
             "parameters": self.parameters,
             "fixed": self.fixed,
         }
-
-
-def blocks(y_true, y_pred, count):
-    """Targets `(n, ..., d)`, and the `count` blocks of d predictions each."""
-    y = ops.cast(y_true, y_pred.dtype)
-    if len(y_pred.shape) == 1:  # Keras squeezes a single unit
-        y_pred = ops.expand_dims(y_pred, -1)
-    if len(y.shape) == len(y_pred.shape) - 1:
-        y = ops.expand_dims(y, -1)
-    sizes = list(y.shape)
-    if sizes and sizes[-1] is not None:
-        sizes[-1] *= count
-    fits = len(sizes) == len(y_pred.shape) and all(
-        None in pair or pair[0] == pair[1] for pair in zip(sizes, y_pred.shape)
-    )
-    if not fits:
-        raise ValueError(
-            f"Expected predictions `(n, ..., {count} * d)` for targets `(n, ..., d)`. "
-            f"Received: y_true.shape={tuple(y_true.shape)}, "
-            f"y_pred.shape={tuple(y_pred.shape)}"
-        )
-    return y, *ops.split(y_pred, count, axis=-1)
 
 
 def check_logits(num_classes):

@@ -4,48 +4,101 @@ import keras
 from keras import ops
 
 from keras_bdl import validation
-from keras_bdl.losses import align_weights, check_logits, unmask
-from keras_bdl.ops import uncertainty
+from keras_bdl.event_loss import align_weights, unmask
+from keras_bdl.ops import class_labels, uncertainty
 
 PACKAGE = "keras_bdl"
 
 
-def _probabilities(y_pred, from_logits):
-    y_pred = ops.cast(ops.convert_to_tensor(y_pred), "float32")
-    check_logits(y_pred.shape[-1])
-    return ops.softmax(y_pred, axis=-1) if from_logits else y_pred
+class _ClassMetric:
+    """What metrics of class predictions share: their options, and how a batch is read.
 
+    With `scores_labels=False` labels only say which rows `ignore_class` leaves out.
+    """
 
-class _MeanOverRows(keras.metrics.Mean):
-    """Weighted mean of one value per row; subclasses implement `row_values`."""
+    scores_labels = True
 
-    def __init__(self, from_logits=False, name=None, dtype=None):
-        super().__init__(name=name, dtype=dtype)
+    def _set_options(self, from_logits, ignore_class):
         self.from_logits = validation.boolean("from_logits", from_logits)
+        self.ignore_class = (
+            None
+            if ignore_class is None
+            else validation.integer("ignore_class", ignore_class)
+        )
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        """Adds a batch: labels `(n,)`, `(n, 1)` or one-hot, predictions `(n, k)`."""
+    def _read(self, y_true, y_pred, sample_weight):
+        """Labels as indices or rows, predictions `(..., k)`, and weights or None.
+
+        Rows that do not count get weight 0 and predictions and labels that are valid.
+        """
         y_pred, weights = unmask(y_pred, sample_weight)
-        values = self.row_values(y_true, ops.convert_to_tensor(y_pred))
+        labels = None
+        if self.scores_labels:
+            labels, y_pred = class_labels.as_classes(y_true, y_pred, self.from_logits)
+        else:
+            y_pred = ops.convert_to_tensor(y_pred)
+            if len(y_pred.shape) == 1:
+                y_pred = ops.expand_dims(y_pred, -1)
+            y_pred = class_labels.of_all_classes(y_pred, self.from_logits)
         if weights is not None:
-            weights = align_weights(weights, values)
-        super().update_state(values, sample_weight=weights)
+            weights = align_weights(weights, y_pred[..., 0])
+        if self.ignore_class is not None:
+            kept = class_labels.are_kept(y_true, self.ignore_class, y_pred.shape)
+            kept = ops.cast(kept, y_pred.dtype)
+            weights = kept if weights is None else weights * kept
+        if weights is not None:
+            uniform = 0.0 if self.from_logits else 1 / y_pred.shape[-1]
+            labels, y_pred = class_labels.fill(labels, y_pred, uniform, weights)
+        return labels, y_pred, weights
+
+    def _probabilities(self, y_pred):
+        return ops.softmax(y_pred, axis=-1) if self.from_logits else y_pred
 
     def get_config(self):
         return {
             "from_logits": self.from_logits,
+            "ignore_class": self.ignore_class,
             "name": self.name,
             "dtype": self.dtype,
         }
 
 
+class _MeanOverRows(_ClassMetric, keras.metrics.Mean):
+    """Weighted mean of one value per row; subclasses implement `row_values`."""
+
+    def __init__(self, from_logits=False, name=None, dtype=None, ignore_class=None):
+        super().__init__(name=name, dtype=dtype)
+        self._set_options(from_logits, ignore_class)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch.
+
+        Args:
+            y_true: labels `(n,)` or `(n, 1)`, or rows of class probabilities `(n, k)`:
+                one-hot, or soft. Likewise with more axes after n.
+            y_pred: predictions `(n, k)`; `(n,)` or `(n, 1)` of a binary model, of which
+                labels are P(class 1).
+            sample_weight: `(n,)`, or one for each label. Rows of weight 0 do not count,
+                whatever their label.
+
+        Raises:
+            ValueError: where values can be seen, on labels that are no class or no
+                distribution over classes, and on probabilities that are none. In traced
+                code (in `fit` and `evaluate`) the metric is NaN then.
+        """
+        labels, y_pred, weights = self._read(y_true, y_pred, sample_weight)
+        values = self.row_values(labels, y_pred)
+        super().update_state(values, sample_weight=weights)
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
 class NegativeLogLikelihood(_MeanOverRows):
-    """Mean of -log p(label) in nats.
+    """Mean of -log p(label) in nats; of soft labels the cross-entropy.
 
     Args:
         from_logits: whether predictions are logits; else probabilities.
         name, dtype: as in `keras.metrics.Metric`.
+        ignore_class: label of rows that do not count, such as -1 or 255, or None.
 
     Example:
 
@@ -54,16 +107,12 @@ class NegativeLogLikelihood(_MeanOverRows):
     >>> float(metric.result())  # 0.4904
     """
 
-    def __init__(self, from_logits=False, name="nll", dtype=None):
-        super().__init__(from_logits, name, dtype)
+    def __init__(self, from_logits=False, name="nll", dtype=None, ignore_class=None):
+        super().__init__(from_logits, name, dtype, ignore_class)
 
-    def row_values(self, y_true, y_pred):
-        check_logits(y_pred.shape[-1])
-        labels = uncertainty.class_indices(y_true, y_pred.shape)
+    def row_values(self, labels, y_pred):
         if self.from_logits:  # stable where a softmax would round to 0
-            return ops.sparse_categorical_crossentropy(
-                labels, ops.cast(y_pred, "float32"), from_logits=True
-            )
+            return -class_labels.mean_over_labels(labels, ops.log_softmax(y_pred))
         return uncertainty.negative_log_likelihood(labels, y_pred)
 
 
@@ -71,18 +120,21 @@ class NegativeLogLikelihood(_MeanOverRows):
 class BrierScore(_MeanOverRows):
     """Mean of sum_k (p_k - [k = label])^2, from 0 (best) to 2 (Brier, 1950).
 
+    Of a soft label the expected score: that of labels drawn from it.
+
     Args:
         from_logits: whether predictions are logits; else probabilities.
         name, dtype: as in `keras.metrics.Metric`.
+        ignore_class: label of rows that do not count, such as -1 or 255, or None.
     """
 
-    def __init__(self, from_logits=False, name="brier_score", dtype=None):
-        super().__init__(from_logits, name, dtype)
+    def __init__(
+        self, from_logits=False, name="brier_score", dtype=None, ignore_class=None
+    ):
+        super().__init__(from_logits, name, dtype, ignore_class)
 
-    def row_values(self, y_true, y_pred):
-        probabilities = _probabilities(y_pred, self.from_logits)
-        labels = uncertainty.class_indices(y_true, probabilities.shape)
-        return uncertainty.brier_score(labels, probabilities)
+    def row_values(self, labels, y_pred):
+        return uncertainty.brier_score(labels, self._probabilities(y_pred))
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -92,18 +144,30 @@ class PredictiveEntropy(_MeanOverRows):
     Args:
         from_logits: whether predictions are logits; else probabilities.
         name, dtype: as in `keras.metrics.Metric`.
+        ignore_class: label of rows that do not count, such as -1 or 255, or None.
     """
 
-    def __init__(self, from_logits=False, name="predictive_entropy", dtype=None):
-        super().__init__(from_logits, name, dtype)
+    def __init__(
+        self,
+        from_logits=False,
+        name="predictive_entropy",
+        dtype=None,
+        ignore_class=None,
+    ):
+        super().__init__(from_logits, name, dtype, ignore_class)
 
-    def row_values(self, y_true, y_pred):
-        return uncertainty.entropy(_probabilities(y_pred, self.from_logits))
+    scores_labels = False
+
+    def row_values(self, labels, y_pred):
+        return uncertainty.entropy(self._probabilities(y_pred))
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class ExpectedCalibrationError(keras.metrics.Metric):
+class ExpectedCalibrationError(_ClassMetric, keras.metrics.Metric):
     """Expected calibration error over equal-width bins of confidence, in [0, 1].
+
+    A prediction is right with the probability that the label has its class: 0 or 1,
+    between where labels are soft.
 
     Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks",
     2017, eq. 3.
@@ -112,43 +176,35 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         num_bins: positive integer, default 15.
         from_logits: whether predictions are logits; else probabilities.
         name, dtype: as in `keras.metrics.Metric`.
+        ignore_class: label of rows that do not count, such as -1 or 255, or None.
     """
 
-    def __init__(self, num_bins=15, from_logits=False, name="ece", dtype=None):
+    def __init__(
+        self,
+        num_bins=15,
+        from_logits=False,
+        name="ece",
+        dtype=None,
+        ignore_class=None,
+    ):
         super().__init__(name=name, dtype=dtype)
         self.num_bins = validation.integer("num_bins", num_bins, 1, 100_000)
-        self.from_logits = validation.boolean("from_logits", from_logits)
+        self._set_options(from_logits, ignore_class)
         self.bins = self.add_variable((3, self.num_bins), "zeros", name="bins")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Adds a batch: labels `(n,)`, `(n, 1)` or one-hot, predictions `(n, k)`."""
-        y_pred, weights = unmask(y_pred, sample_weight)
-        probabilities = _probabilities(y_pred, self.from_logits)
-        labels = uncertainty.class_indices(y_true, probabilities.shape)
-        if weights is not None:
-            weights = align_weights(weights, probabilities[..., 0])
-        self.bins.assign_add(
-            ops.cast(
-                uncertainty.calibration_bins(
-                    labels,
-                    probabilities,
-                    self.num_bins,
-                    weights,
-                ),
-                self.bins.dtype,
-            )
+        """Adds a batch, see `NegativeLogLikelihood.update_state`."""
+        labels, y_pred, weights = self._read(y_true, y_pred, sample_weight)
+        bins = uncertainty.calibration_bins(
+            labels, self._probabilities(y_pred), self.num_bins, weights
         )
+        self.bins.assign_add(ops.cast(bins, self.bins.dtype))
 
     def result(self):
         return uncertainty.calibration_error(ops.convert_to_tensor(self.bins))
 
     def get_config(self):
-        return {
-            "num_bins": self.num_bins,
-            "from_logits": self.from_logits,
-            "name": self.name,
-            "dtype": self.dtype,
-        }
+        return {"num_bins": self.num_bins, **super().get_config()}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -199,6 +255,12 @@ class ActiveUnits(keras.metrics.Metric):
 
     def update_state(self, means):
         """Adds mean codes `(n, ..., d)`."""
+        means = ops.convert_to_tensor(means)
+        if means.shape[-1] != self.num_units:
+            raise ValueError(
+                f"Expected codes of {self.num_units} units, as `num_units` says. "
+                f"Received: means of shape {tuple(means.shape)}"
+            )
         means = ops.reshape(ops.cast(means, self.dtype), (-1, self.num_units))
         count = ops.cast(ops.shape(means)[0], self.dtype)
         centre = ops.sum(means, axis=0) / ops.maximum(count, 1.0)
@@ -213,7 +275,8 @@ class ActiveUnits(keras.metrics.Metric):
 
     def result(self):
         variance = self.squares / ops.maximum(self.count, 1.0)
-        return ops.sum(ops.cast(variance > self.threshold, self.dtype))
+        active = ops.cast(variance > self.threshold, self.dtype)
+        return ops.sum(ops.where(ops.isnan(variance), variance, active))
 
     def get_config(self):
         return {

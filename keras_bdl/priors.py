@@ -271,8 +271,9 @@ class StudentT(Prior):
             - 0.5 * math.log(self.df * math.pi)
             - math.log(self.scale)
         )
-        z = (weights - self.mean) / self.scale
-        return constant - half * ops.log1p(ops.square(z) / self.df)
+        scale = self.scale * math.sqrt(self.df)
+        z = (weights - self.mean) / scale
+        return constant - half * divergences.log1p_square(z)
 
     def get_config(self):
         return {"df": self.df, "mean": self.mean, "scale": self.scale}
@@ -291,10 +292,10 @@ class LogUniform(Prior):
 
     def log_prob(self, weights, variables=None):
         """log p(w) up to a constant: -log |w|."""
-        return -ops.log(ops.abs(weights) + 1e-30)
+        return -divergences.log_abs(weights)
 
     def kl(self, mean, log_stddev, variables, seed):
-        log_alpha = 2.0 * log_stddev - ops.log(ops.square(mean) + 1e-8)
+        log_alpha = divergences.log_alpha(mean, log_stddev)
         return divergences.kl_normal_log_uniform(log_alpha)
 
 

@@ -3,6 +3,8 @@
 import numbers
 import operator
 
+from keras import ops
+
 # Beyond these, float32 overflows when a value or its reciprocal is squared.
 _LARGEST, _SMALLEST = 1e15, 1e-15
 
@@ -111,3 +113,22 @@ def choice(name, value, choices):
             f"Expected `{name}` to be one of {choices}. Received: {name}={value!r}"
         )
     return value
+
+
+def eager_values(tensor):
+    """The values of a tensor as a NumPy array, or None where they cannot be seen.
+
+    They cannot in traced code: of a symbolic tensor of TensorFlow, of a tracer of
+    JAX. On an accelerator this waits for the device: reduce what is to be checked to
+    one value first.
+    """
+    try:
+        return ops.convert_to_numpy(tensor)
+    except (TypeError, ValueError, RuntimeError):  # what the backends raise then
+        return None
+
+
+def is_false(condition):
+    """Whether a scalar condition can be seen, and does not hold."""
+    seen = eager_values(condition)
+    return seen is not None and not seen

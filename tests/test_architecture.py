@@ -25,7 +25,7 @@ SOURCES = {name: path.read_text(encoding="utf-8") for name, path in PATHS.items(
 
 # What each part may import of keras_bdl: `ops <- priors <- layers <- models`.
 ALLOWED = {
-    "ops": ["ops"],
+    "ops": ["ops", "validation"],
     "validation": [],
     "interop": [],
     "priors": ["ops", "validation", "interop.tfp"],
@@ -34,8 +34,9 @@ ALLOWED = {
     "layers": [
         *("ops", "validation", "priors", "sampling", "latents", "layers", "interop")
     ],
-    "losses": ["ops", "validation", "masking", "interop.tfp"],
-    "metrics": ["ops", "validation", "losses"],
+    "event_loss": ["masking"],
+    "losses": ["ops", "validation", "event_loss", "interop.tfp"],
+    "metrics": ["ops", "validation", "event_loss"],
     "models": [""],
 }
 # Every other module is a tool. A tool knows what layers have in common and no concrete

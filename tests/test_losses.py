@@ -5,8 +5,8 @@ import json
 import keras
 import numpy as np
 import pytest
-from backend_tools import gradients
-from contract import to_numpy
+from backend_tools import compiled, gradients
+from contract import BACKEND, to_numpy
 from keras import ops
 from scipy import special, stats
 
@@ -149,6 +149,126 @@ def test_masked_positions_do_not_count(positions, how, rng):
         options["sample_weight"] = live.astype("float32")
     loss = float(CategoricalNLL()(labels, y_pred, **options))
     assert loss == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "none", "mean"])
+@pytest.mark.parametrize("ignore_class", [-1, 2, 255])
+def test_ignored_labels_are_those_of_keras(reduction, ignore_class, rng):
+    labels, logits = batch(rng, (20,))
+    labels = np.where(rng.random(20) < 0.4, ignore_class, labels)
+    options = {"reduction": reduction, "ignore_class": ignore_class}
+    keras_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, **options)
+    for weights in (None, rng.random(20)):
+        found = to_numpy(CategoricalNLL(**options)(labels, logits, weights))
+        expected = to_numpy(keras_loss(labels, logits, weights))
+        if reduction == "none":
+            # Keras gives the mean's weight to rows of no reduction as well.
+            expected = np.where(
+                labels == ignore_class, 0, row_terms(labels % 5, logits)
+            )
+            expected = expected if weights is None else expected * weights
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_ignored_events_add_nothing_and_examples_without_a_class_do_not_count(rng):
+    labels, logits = batch(rng, (6, 3))
+    live = rng.random((6, 3)) < 0.6
+    live[2] = False
+    y = np.where(live, labels, -1)
+    log_p = special.log_softmax(logits.astype("float64"), axis=-1)
+    terms = -np.take_along_axis(log_p, labels[..., None], -1)[..., 0] * live
+    loss = CategoricalNLL(ignore_class=-1)
+    rows = live.any(axis=1).sum()
+    assert float(loss(y, logits)) == pytest.approx(terms.sum() / rows, rel=1e-5)
+    weights = rng.random(6)
+    expected = (terms.sum(axis=1) * weights).sum() / rows
+    assert float(loss(y, logits, weights)) == pytest.approx(expected, rel=1e-5)
+    weights = rng.random((6, 3))
+    expected = (terms * weights).sum() / rows
+    assert float(loss(y, logits, weights)) == pytest.approx(expected, rel=1e-5)
+    assert float(loss(np.full((6, 3), -1), logits)) == 0.0
+    (gradient,) = gradients(lambda x: loss(y, x), [logits])
+    assert np.isfinite(gradient).all() and (gradient[~live] == 0).all()
+    with pytest.raises(ValueError, match="`ignore_class`.*Received: labels of shape"):
+        loss(np.eye(CLASSES)[labels], logits)
+    assert loss.get_config()["ignore_class"] == -1
+
+
+WRONG_LABELS = {
+    "below": np.array([0, -1, 2]),
+    "above": np.array([0, CLASSES, 2]),
+    "fractional": np.array([0.0, 1.5, 2.0]),
+    "missing": np.array([0.0, np.nan, 2.0]),
+    "multi-hot": np.eye(CLASSES)[[0, 1, 2]] + np.eye(CLASSES)[[0, 3, 2]],
+}
+
+
+@pytest.mark.parametrize("name", WRONG_LABELS)
+def test_what_is_no_label_is_refused_or_nan_or_without_weight(name, rng):
+    y, logits = WRONG_LABELS[name], batch(rng, (3,))[1]
+    with pytest.raises(ValueError, match="Expected labels.*Received: labels such as"):
+        CategoricalNLL()(y, logits)
+    if BACKEND != "torch":  # which traces nothing
+        y_tensor = ops.convert_to_tensor(y)
+        assert np.isnan(float(compiled(CategoricalNLL())(y_tensor, logits)))
+    if name == "multi-hot":
+        return
+    weights = np.array([1.0, 0.0, 0.5])
+    expected = (row_terms(y[::2].astype(int), logits[::2]) * weights[::2]).sum() / 3
+    for shape in ((3,), (3, 1)):
+        w = weights.reshape(shape)
+        assert float(CategoricalNLL()(y, logits, w)) == pytest.approx(
+            expected, rel=1e-5
+        )
+    (gradient,) = gradients(lambda x: CategoricalNLL()(y, x, weights), [logits])
+    assert np.isfinite(gradient).all() and (gradient[1] == 0).all()
+    events = CategoricalNLL()(y[None], logits[None], weights[None])
+    assert float(events) == pytest.approx(3 * expected, rel=1e-5)
+
+
+def test_missing_targets_without_weight_do_not_count(rng):
+    y, mean = rng.normal(size=(2, 6, 3)).astype("float32")
+    live = rng.random((6, 3)) < 0.6
+    loss = losses.GaussianNLL(stddev=0.7)
+    expected = loss(y, mean, sample_weight=live.astype("float32"))
+    y[~live] = np.nan
+    found = loss(y, mean, sample_weight=live.astype("float32"))
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+    (gradient,) = gradients(
+        lambda m: loss(y, m, sample_weight=live.astype("float32")), [mean]
+    )
+    assert np.isfinite(gradient).all() and (gradient[~live] == 0).all()
+    assert np.isnan(float(loss(y, mean)))  # nobody said that they are missing
+
+
+def test_bits_are_probabilities(rng):
+    logits = rng.normal(size=(4, 3)).astype("float32")
+    for wrong in (-1.0, 2.0, 255.0):
+        y = np.zeros((4, 3), "float32")
+        y[1, 1] = wrong
+        with pytest.raises(ValueError, match="from 0 to 1.*Received: y_true"):
+            losses.BernoulliNLL()(y, logits)
+        if BACKEND != "torch":
+            loss = compiled(losses.BernoulliNLL())(ops.convert_to_tensor(y), logits)
+            assert np.isnan(float(loss))
+        live = np.ones((4, 3), "float32")
+        live[1, 1] = 0.0
+        found = float(losses.BernoulliNLL()(y, logits, sample_weight=live))
+        expected = np.where(live > 0, np.logaddexp(0, logits), 0).sum() / 4
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_lists_take_weights():
+    loss = losses.GaussianNLL()
+    found = loss([[0.0], [1.0]], [[1.0, 0.0], [0.0, 0.0]], [1.0, 0.0])
+    assert float(found) == pytest.approx((0.5 * np.log(2 * np.pi) + 0.5) / 2, rel=1e-6)
+
+
+def test_weights_of_another_shape_are_refused(rng):
+    labels, logits = batch(rng, (6, 3))
+    for shape in ((5,), (6, 2), (6, 3, 2)):
+        with pytest.raises(ValueError, match="one weight.*Received: sample_weight"):
+            CategoricalNLL(reduction="none")(labels, logits, np.ones(shape))
 
 
 # Serialisation and training

@@ -5,7 +5,9 @@ import json
 import keras
 import numpy as np
 import pytest
-from contract import to_numpy
+from backend_tools import compiled
+from contract import BACKEND, to_numpy
+from keras import ops
 from scipy import special, stats
 
 from keras_bdl import metrics
@@ -216,11 +218,202 @@ def test_certain_and_wrong_probabilities_are_finite(cls):
 # Arguments
 
 
+# Forms of predictions and labels
+
+
+def test_probabilities_of_class_1_are_those_of_a_binary_model():
+    p, y = np.array([0.9, 0.2, 0.7, 0.6, 0.1], "float32"), np.array([1, 0, 1, 1, 0])
+    metric = metrics.NegativeLogLikelihood()
+    assert float(metric(y, p)) == pytest.approx(0.260, abs=5e-4)
+
+
 @every_metric
 @pytest.mark.parametrize("from_logits", [False, True], ids=["p", "logits"])
-def test_a_single_logit_is_refused(cls, from_logits):
-    with pytest.raises(ValueError, match="2 units. Received: classes=1"):
-        cls(from_logits=from_logits).update_state(np.zeros(3), np.zeros((3, 1)))
+@pytest.mark.parametrize("shape", [(ROWS,), (ROWS, 1), (6, 5, 1)], ids=str)
+def test_one_number_of_a_binary_model_scores_like_two_classes(
+    cls, from_logits, shape, rng
+):
+    z = 2.0 * rng.normal(size=shape).astype("float32")
+    labels = rng.integers(0, 2, size=shape)
+    y_pred = z if from_logits else special.expit(z)
+    flat = z.reshape(-1)
+    both = np.stack([np.zeros_like(flat), flat], axis=-1)
+    value = expected(cls, labels.reshape(-1), both)
+    for y in (labels, labels.reshape(z[..., 0].shape if z.ndim > 1 else (ROWS, 1))):
+        metric = cls(from_logits=from_logits)
+        metric.update_state(y, y_pred)
+        assert result_of(metric) == pytest.approx(value, rel=1e-5)
+
+
+def drawn_score(cls, soft, logits, rng, draws=4_000):
+    """The metric of labels drawn from soft ones, all draws as one data set."""
+    labels = (rng.random((draws, *soft.shape[:-1], 1)) > soft.cumsum(-1)).sum(-1)
+    stacked = np.broadcast_to(logits, (draws, *logits.shape))
+    return expected(cls, labels.reshape(-1), stacked.reshape(-1, logits.shape[-1]))
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        metrics.NegativeLogLikelihood,
+        metrics.BrierScore,
+        metrics.ExpectedCalibrationError,
+    ],
+)
+@pytest.mark.parametrize("classes", [1, CLASSES])
+def test_soft_labels_score_like_labels_drawn_from_them(cls, classes, rng):
+    soft = rng.dirichlet(np.ones(max(classes, 2)), size=12)
+    logits = rng.normal(size=soft.shape).astype("float32")
+    value = drawn_score(cls, soft, logits, rng)
+    metric = cls(from_logits=True)
+    if classes == 1:
+        metric.update_state(soft[:, 1], logits[:, 1] - logits[:, 0])
+    else:
+        metric.update_state(soft, logits)
+    assert result_of(metric) == pytest.approx(value, rel=0.02)
+    hard = cls(from_logits=True)
+    hard.update_state(soft.argmax(axis=-1), logits)
+    assert result_of(hard) != pytest.approx(value, rel=0.03)
+
+
+def test_the_likelihood_of_soft_labels_is_the_cross_entropy():
+    metric = metrics.NegativeLogLikelihood()
+    value = float(metric([[0.4, 0.35, 0.25]], [[0.7, 0.2, 0.1]]))
+    assert value == pytest.approx(1.282, abs=5e-4)
+    logits = np.array([[0.0, -np.inf, 0.0]], "float32")
+    metric = metrics.NegativeLogLikelihood(from_logits=True)
+    value = float(metric([[0.5, 0.0, 0.5]], logits))
+    assert value == pytest.approx(np.log(2.0), rel=1e-6)
+
+
+WRONG_LABELS = {
+    "below": np.array([0, -1, 2]),
+    "above": np.array([0, 4, 2]),
+    "uint8": np.array([0, 255, 2], "uint8"),
+    "fractional": np.array([0.0, 1.5, 2.0]),
+    "missing": np.array([0.0, np.nan, 2.0]),
+    "multi-hot": np.array([[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1]]),
+    "none": np.array([[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]),
+    "negative": np.array([[1, 0, 0, 0], [2, -1, 0, 0], [0, 0, 0, 1.0]]),
+}
+every_wrong_label = pytest.mark.parametrize("name", WRONG_LABELS)
+of_labels = pytest.mark.parametrize(
+    "cls", [c for c in METRICS if c is not metrics.PredictiveEntropy]
+)
+
+
+@of_labels
+@every_wrong_label
+@pytest.mark.parametrize("from_logits", [False, True], ids=["p", "logits"])
+def test_what_is_no_label_is_refused_or_nan(cls, name, from_logits, rng):
+    y, y_pred = WRONG_LABELS[name], predictions(batch(rng, 3)[1], from_logits)
+    with pytest.raises(ValueError, match="Expected labels.*Received: labels such as"):
+        cls(from_logits=from_logits).update_state(y, y_pred)
+    # Without weight nobody asks.
+    weights = np.array([1.0, 0.0, 2.0])
+    metric, right = cls(from_logits=from_logits), cls(from_logits=from_logits)
+    metric.update_state(y, y_pred, weights)
+    right.update_state(y[::2], y_pred[::2], weights[::2])
+    assert result_of(metric) == pytest.approx(result_of(right), rel=1e-6)
+    if BACKEND != "torch":  # which traces nothing
+        assert np.isnan(traced_result(cls(from_logits=from_logits), y, y_pred))
+        metric = cls(from_logits=from_logits)
+        value = traced_result(metric, y, y_pred, weights)
+        assert value == pytest.approx(result_of(right), rel=1e-6)
+
+
+def traced_result(metric, *batch):
+    """The result of a metric that is updated in traced code."""
+    batch = [ops.convert_to_tensor(x) for x in batch]
+    start = [v.value for v in metric.variables]
+
+    def update(*batch):
+        updated = metric.stateless_update_state(start, *batch)
+        return metric.stateless_result(updated)
+
+    return float(to_numpy(compiled(update)(*batch)))
+
+
+@every_metric
+def test_independent_labels_and_logits_are_no_probabilities(cls):
+    y = np.array([[1, 0, 0], [0, 1, 0]])
+    for wrong in ([[0.9, 0.8, 0.1]] * 2, [[2.0, -3.0, 2.0]] * 2, [1.5, 0.2], [-2, 0.1]):
+        wrong = np.array(wrong, "float32")
+        labels = y if wrong.ndim == 2 else y[:, 0]
+        with pytest.raises(ValueError, match="from_logits.*Received: probabilities"):
+            cls().update_state(labels, wrong)
+        if BACKEND != "torch":
+            assert np.isnan(traced_result(cls(), labels, wrong))
+    # The way that the message says.
+    metric = cls()
+    metric.update_state(y, np.array([[0.9, 0.8, 0.1]] * 2, "float32")[..., None])
+    assert np.isfinite(result_of(metric))
+
+
+@every_metric
+@pytest.mark.parametrize("ignore_class", [-1, 2, 255])
+@pytest.mark.parametrize("shape", [(ROWS,), (8, 5)], ids=str)
+def test_ignored_labels_do_not_count(cls, ignore_class, shape, rng):
+    labels, logits = batch(rng, *shape)
+    weights = rng.random(shape)
+    dtype = "uint8" if ignore_class == 255 else "int64"
+    y = np.where(rng.random(shape) < 0.3, ignore_class, labels).astype(dtype)
+    kept = y != ignore_class
+    for w in (None, weights):
+        value = expected(
+            cls, y[kept].astype(int), logits[kept], None if w is None else w[kept]
+        )
+        for form in (y, y[..., None]):
+            metric = cls(from_logits=True, ignore_class=ignore_class)
+            metric.update_state(form, logits, w)
+            assert result_of(metric) == pytest.approx(value, rel=1e-5)
+    metric = cls(ignore_class=ignore_class)
+    metric.update_state(np.full(3, ignore_class), np.full((3, CLASSES), np.nan))
+    assert result_of(metric) == 0.0
+    with pytest.raises(ValueError, match="`ignore_class`.*Received: labels of shape"):
+        metric.update_state(np.eye(CLASSES), np.full((CLASSES, CLASSES), 0.25))
+    binary = cls(from_logits=True, ignore_class=-1)
+    binary.update_state([1, -1, 0], [2.0, 5.0, -1.0])
+    value = expected(cls, np.array([1, 0]), np.array([[0.0, 2.0], [0.0, -1.0]]))
+    assert result_of(binary) == pytest.approx(value, rel=1e-5)
+
+
+@every_metric
+def test_ignore_class_is_an_integer(cls):
+    for value in (1.5, "-1", True):
+        with pytest.raises(TypeError, match="Received: ignore_class="):
+            cls(ignore_class=value)
+
+
+@every_metric
+def test_shapes_that_do_not_fit_are_named(cls, rng):
+    labels, logits = batch(rng, 6)
+    with pytest.raises(ValueError, match=r"one weight.*Received.*shape \(5,\)"):
+        cls(from_logits=True).update_state(labels, logits, np.ones(5))
+    if cls is metrics.PredictiveEntropy:
+        return
+    for wrong in (labels[:5], labels[:1], np.eye(3)[[0] * 6], logits[..., None]):
+        with pytest.raises(ValueError, match="Received: labels of shape"):
+            cls(from_logits=True).update_state(wrong, logits)
+    with pytest.raises(TypeError, match="StringLookup.*Received: labels of dtype"):
+        cls(from_logits=True).update_state(np.array(["a"] * 6), logits)
+
+
+@every_metric
+def test_nan_predictions_give_nan(cls):
+    metric = cls()
+    metric.update_state([0, 1], np.array([[np.nan, 0.5], [0.5, 0.5]], "float32"))
+    assert np.isnan(result_of(metric))
+
+
+def test_active_units_count_codes_of_their_size(rng):
+    metric = metrics.ActiveUnits(3)
+    metric.update_state(rng.normal(size=(50, 3)) * [1.0, 0.01, 2.0])
+    assert result_of(metric) == 2
+    with pytest.raises(ValueError, match=r"3 units.*Received: means of shape \(6, 4\)"):
+        metric.update_state(np.zeros((6, 4)))
+    metric.update_state(np.full((2, 3), np.nan))
+    assert np.isnan(result_of(metric))
 
 
 @every_metric
@@ -245,6 +438,7 @@ def test_num_bins_is_a_positive_integer():
 @every_metric
 def test_config_round_trips(cls):
     options = {"from_logits": True, "name": "mine", "dtype": "float32"}
+    options["ignore_class"] = -1
     if cls is metrics.ExpectedCalibrationError:
         options["num_bins"] = 7
     metric = cls(**options)

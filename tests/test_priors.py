@@ -164,8 +164,9 @@ def test_log_uniform_kl_is_the_integral_up_to_its_constant(mean, stddev):
 def test_log_uniform_kl_does_not_see_the_scale():
     small, large = (kl_of(priors.LogUniform(), s, 0.1 * s)[0] for s in (0.05, 50.0))
     assert small == pytest.approx(large, rel=1e-5)
-    (at_zero,) = kl_of(priors.LogUniform(), 0.0, 0.1)
-    assert 0.0 <= at_zero < 1e-5
+    tiny, small = (kl_of(priors.LogUniform(), s, s)[0] for s in (1e-12, 1e-6))
+    assert tiny == pytest.approx(0.426686, rel=1e-5) == small  # alpha = 1
+    assert kl_of(priors.LogUniform(), 0.0, 0.1) == 0.0
 
 
 @every_prior
@@ -180,6 +181,35 @@ def test_gradients_are_finite_at_a_mean_of_0_and_a_tiny_stddev(make):
     log_stddevs = np.array([-30.0, 0.0, -30.0, -9.0])
     for gradient in gradients(total, (means, log_stddevs)):
         assert np.isfinite(gradient).all()
+
+
+@every_prior
+@pytest.mark.parametrize("log_stddev", [-40.0, -15.0, 0.0, 10.0])
+def test_extreme_posteriors_have_a_slope(make, log_stddev):
+    prior = make()
+    variables = variables_of(prior)
+
+    def total(mean, log_stddev):
+        return ops.sum(prior.kl(mean, log_stddev, variables, seed=1))
+
+    means = np.array([1e-12, 1e-3, -1.0, 1e3, -1e15])
+    d_mean, d_log_stddev = gradients(total, (means, np.full(5, log_stddev)))
+    assert np.isfinite(d_mean).all() and np.isfinite(d_log_stddev).all()
+    if log_stddev < 0:
+        # That of the entropy alone, until the noise is as large as the mean.
+        sizes = np.abs(means)
+        narrow = (np.log(sizes) > log_stddev + 8) & (sizes < 1e6)
+        np.testing.assert_allclose(d_log_stddev[narrow], -1.0, rtol=1e-2)
+        assert (d_mean[narrow] != 0).all()
+
+
+def test_the_density_of_student_t_is_known_where_squares_overflow():
+    prior = priors.StudentT(3.0, mean=1e15, scale=1e-10)
+    w = np.array([-1e15, 0.0, 1.0], "float32")
+    expected = stats.t(3.0, 1e15, 1e-10).logpdf(w.astype("float64"))
+    np.testing.assert_allclose(to_numpy(prior.log_prob(tensor(w))), expected, rtol=1e-5)
+    (slope,) = gradients(lambda w: ops.sum(prior.log_prob(w)), [w])
+    np.testing.assert_allclose(slope, 4.0 / (1e15 - w.astype("float64")), rtol=1e-5)
 
 
 @every_prior

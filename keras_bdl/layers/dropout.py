@@ -343,9 +343,8 @@ class VariationalGaussianDropout(InputNoiseLayer):
     # Noise of weights
 
     def _log_stddev(self):
-        # 1e-20 keeps the logarithm of a weight of 0 finite.
-        log_square = ops.log(ops.square(wide(self.layer.kernel)) + 1e-20)
-        return 0.5 * (wide(self.log_alpha) + log_square)
+        log_size = divergences.log_abs(wide(self.layer.kernel))
+        return 0.5 * wide(self.log_alpha) + log_size
 
     def call_noisy(self, inputs):
         if self.alpha_per != "weight":

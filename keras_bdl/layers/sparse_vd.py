@@ -58,10 +58,12 @@ class SparseVDLayer(MeanFieldLayer):
         )
 
     def log_alpha(self):
-        """log(sigma^2 / theta^2) of every weight, float32, in the kernel's shape."""
-        # 1e-8 keeps a mean of 0 finite; nothing is clipped, so no gradient dies.
-        theta = wide(self.kernel)
-        return 2.0 * wide(self.kernel_log_stddev) - ops.log(ops.square(theta) + 1e-8)
+        """log(sigma^2 / theta^2) of every weight, float32, in the kernel's shape.
+
+        That of a mean of 0 is finite, above 90 for every stddev from exp(-40) on.
+        """
+        theta, log_stddev = wide(self.kernel), wide(self.kernel_log_stddev)
+        return divergences.log_alpha(theta, log_stddev)
 
     def pruned_kernel(self):
         """Means of the weights, 0 where log alpha has reached the threshold."""

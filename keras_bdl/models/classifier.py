@@ -7,7 +7,6 @@ from keras import ops
 from keras_bdl import executed_depth, losses, metrics, prediction, training
 from keras_bdl.layers import base
 from keras_bdl.models.likelihood_model import LikelihoodModel
-from keras_bdl.ops import uncertainty
 
 PACKAGE = "keras_bdl"
 
@@ -25,10 +24,11 @@ class BayesianClassifier(LikelihoodModel):
     and of the posterior predictive `nll` (nats), `accuracy` and `ece` (15
     equal-width bins). In training these are of the one sample of each step. More
     metrics in `compile` are of the logits of the mean network (in training, of the
-    sampled one). Labels are `(n,)`, `(n, 1)` or one-hot `(n, classes)`, and such
-    metrics see them so. A callback that watches `val_nll`, `val_ece` or
-    `val_accuracy` needs its `mode`, "min" or "max": Keras knows it of metrics in
-    `compile` alone.
+    sampled one). Labels are `(n,)`, `(n, 1)`, one-hot `(n, classes)` or rows of class
+    probabilities, and such metrics see them so; of soft labels `nll` is the
+    cross-entropy, and `accuracy` counts the likeliest class. A callback that watches
+    `val_nll`, `val_ece` or `val_accuracy` needs its `mode`, "min" or "max": Keras knows
+    it of metrics in `compile` alone.
 
     Args:
         network: Keras model from inputs to logits `(n, classes)`, at least two
@@ -102,6 +102,12 @@ class BayesianClassifier(LikelihoodModel):
     def _check_loss(self, loss):
         if not isinstance(loss, losses.CategoricalNLL):
             super()._check_loss(loss)
+        if loss.ignore_class is not None:
+            raise ValueError(
+                "Expected labels for all rows, which is what the number of examples "
+                "counts; leave rows without a class out of the data, or give them the "
+                f"sample weight 0. Received: loss.ignore_class={loss.ignore_class!r}"
+            )
         if loss.reduction != self._likelihood.reduction:
             raise ValueError(
                 "Expected the reduction 'sum_over_batch_size', the mean over examples "
@@ -156,10 +162,12 @@ class BayesianClassifier(LikelihoodModel):
 
     def _update_metrics(self, y, draws, sample_weight):
         probabilities = ops.mean(ops.softmax(base.wide(draws), axis=-1), axis=0)
-        labels = uncertainty.class_indices(y, probabilities.shape)
-        self._nll.update_state(labels, probabilities, sample_weight)
-        self._accuracy.update_state(labels, probabilities, sample_weight)
-        self._ece.update_state(labels, probabilities, sample_weight)
+        self._nll.update_state(y, probabilities, sample_weight)
+        self._ece.update_state(y, probabilities, sample_weight)
+        if len(y.shape) == len(probabilities.shape) and y.shape[-1] != 1:
+            # A soft label counts as its likeliest class, as in Keras.
+            y = ops.argmax(y, axis=-1)
+        self._accuracy.update_state(y, probabilities, sample_weight)
 
     def predict(
         self,

@@ -8,6 +8,7 @@ import math
 from keras import ops
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+_SMALLEST = 1.2e-38  # of float32, of those that are not rounded to 0
 
 
 def kl_normal_normal(q_mean, q_stddev, p_mean, p_stddev):
@@ -74,7 +75,7 @@ def kl_normal_laplace(q_mean, q_log_stddev, p_mean, p_scale):
     """
     stddev = ops.exp(q_log_stddev)
     offset = q_mean - p_mean
-    z = offset / stddev
+    z = offset * ops.exp(-q_log_stddev)  # no power of z overflows in its gradient
     distance = stddev * math.sqrt(2.0 / math.pi) * ops.exp(
         -0.5 * ops.square(z)
     ) + offset * ops.erf(z / math.sqrt(2.0))
@@ -121,6 +122,7 @@ def kl_monte_carlo(q_log_stddev, sample_log_prob):
 #   2 int_0^u Dawson = 1/2 log(1 + u^2 P/Q), relative error 6.4e-7, c = 4;
 #   Dawson(u) = u / (1 + u^2 P/Q),           relative error 9.6e-8, c = 14.
 # All terms are positive, so float32 loses little (8e-7 and 5e-7 in all).
+_INTEGRAL_SCALE, _DAWSON_SCALE = 4.0, 14.0
 _INTEGRAL_P = (1.99999873, -2.3306934, 2.93948039, -4.40374006, 4.0854975, 3.03325325)
 _INTEGRAL_Q = (1.0, -3.83202203, 7.59814389, -8.21105648, 4.74599496, -0.553791753)
 _DAWSON_P = (
@@ -140,34 +142,33 @@ def _horner(x, coefficients):
     return total
 
 
-def _rational(u_squared, scale, p, q):
-    s = u_squared / (scale + u_squared)
+def _rational(s, p, q):
     return _horner(s, p) / _horner(s, q)
 
 
 def dawson(u):
     """Dawson's integral exp(-u^2) int_0^u exp(t^2) dt, 5e-7 relative in float32."""
     square = ops.square(u)
-    return u / (1.0 + square * _rational(square, 14.0, _DAWSON_P, _DAWSON_Q))
+    s = square / (_DAWSON_SCALE + square)
+    return u / (1.0 + square * _rational(s, _DAWSON_P, _DAWSON_Q))
 
 
-def _twice_dawson_integral(u):
-    @ops.custom_gradient
-    def value_and_gradient(u):
-        square = ops.square(u)
-        value = 0.5 * ops.log1p(
-            square * _rational(square, 4.0, _INTEGRAL_P, _INTEGRAL_Q)
-        )
+def log_abs(x):
+    """log |x|, and of 0 that of the smallest number of float32, with gradient 0."""
+    return ops.log(ops.maximum(ops.abs(x), _SMALLEST))
 
-        def gradient(*args, upstream=None):
-            if upstream is None:
-                (upstream,) = args
-            return upstream * 2.0 * dawson(u)
 
-        return value, gradient
+def log_alpha(mean, log_stddev):
+    """log of alpha = stddev^2 / mean^2, finite for a mean of 0: about 175 + 2 log s."""
+    return 2.0 * (log_stddev - log_abs(mean))
 
-    # `custom_gradient` has no symbolic mode; shapes are those of u.
-    return value_and_gradient(u)
+
+def log1p_square(x):
+    """log(1 + x^2), also where x^2 overflows."""
+    is_large = ops.abs(x) > 1e9
+    small = ops.log1p(ops.square(ops.where(is_large, 0.0, x)))
+    large = 2.0 * ops.log(ops.where(is_large, ops.abs(x), 1.0))
+    return ops.where(is_large, large, small)
 
 
 def kl_normal_log_uniform(log_alpha):
@@ -180,9 +181,30 @@ def kl_normal_log_uniform(log_alpha):
     Hron, Matthews and Ghahramani, "Variational Bayesian dropout: pitfalls and
     fixes", 2018.
     """
-    # Beyond 80, exp overflows in float32 and the divergence is log-linear or 0.
-    log_u = -0.5 * (ops.clip(log_alpha, -80.0, 80.0) + math.log(2.0))
-    return _twice_dawson_integral(ops.exp(log_u))
+
+    @ops.custom_gradient
+    def value_and_gradient(log_alpha):
+        # 1 / u^2 = 2 alpha may round to 0 or to infinity; u^2 itself would do so too,
+        # and leave nothing of the value or the gradient.
+        inverse = 2.0 * ops.exp(log_alpha)
+        s = 1.0 / (1.0 + _INTEGRAL_SCALE * inverse)
+        ratio = _rational(s, _INTEGRAL_P, _INTEGRAL_Q)
+        value = ops.where(
+            log_alpha < -20.0,
+            ops.log(ratio + inverse) - (log_alpha + math.log(2.0)),
+            ops.log1p(ratio / inverse),
+        )
+
+        def gradient(*args, upstream=None):
+            if upstream is None:
+                (upstream,) = args
+            s = 1.0 / (1.0 + _DAWSON_SCALE * inverse)
+            return -upstream / (inverse + _rational(s, _DAWSON_P, _DAWSON_Q))
+
+        return 0.5 * value, gradient
+
+    # `custom_gradient` has no symbolic mode; shapes are those of log alpha.
+    return value_and_gradient(log_alpha)
 
 
 def kl_normal_log_uniform_approximate(log_alpha):

@@ -4,6 +4,8 @@ import math
 
 from keras import ops
 
+from keras_bdl.ops import divergences
+
 _LOG_PI = math.log(math.pi)
 
 
@@ -22,7 +24,8 @@ def student_t_log_prob(y, location, log_scale, log_df):
     df = ops.exp(log_df)
     z = (y - location) * ops.exp(-log_scale)
     normaliser = log_gamma_ratio(0.5 * df) - 0.5 * (log_df + _LOG_PI) - log_scale
-    return normaliser - 0.5 * (df + 1.0) * ops.log1p(ops.square(z) / df)
+    tail = divergences.log1p_square(z * ops.exp(-0.5 * log_df))
+    return normaliser - 0.5 * (df + 1.0) * tail
 
 
 def log_gamma_ratio(x):

@@ -404,6 +404,20 @@ def test_an_unneeded_input_gets_a_high_rate_and_a_needed_one_a_low_rate():
     assert rates[0] < 0.05 and rates[1] > 0.2
 
 
+def test_gaussian_dropout_of_weights_is_relative_to_their_size():
+    layer = keras_bdl.VariationalGaussianDropout(
+        0.2, keras.layers.Dense(3), alpha_per="weight", num_examples=1
+    )
+    layer.build((None, 2))
+    sizes = np.array([[1e-12, 1e-6, 0.0], [1.0, 1e-9, 100.0]])
+    layer.layer.kernel.assign(sizes)
+    draws = to_numpy(layer.sampled_kernel(keras.random.SeedGenerator(0), 2_000))
+    assert np.abs(draws[:, 0, 2]).max() < 1e-37
+    live = sizes > 0
+    spread = draws.astype("float64").std(axis=0)[live] / sizes[live]
+    np.testing.assert_allclose(spread, np.sqrt(0.2 / 0.8), rtol=0.1)
+
+
 def test_gaussian_dropout_learns_which_weights_are_noise():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 6)).astype("float32")

@@ -10,11 +10,12 @@ from scipy import integrate, special
 
 import keras_bdl
 from keras_bdl.layers.sparse_vd import DIVERGENCES
+from keras_bdl.ops import divergences
 
 
 def log_alpha(layer):
     theta = to_numpy(layer._kernel).astype("float64")
-    return 2 * to_numpy(layer.kernel_log_stddev) - np.log(theta**2 + 1e-8)
+    return 2 * to_numpy(layer.kernel_log_stddev) - np.log(theta**2)
 
 
 def pruned_kernel(layer):
@@ -103,7 +104,7 @@ def test_values_and_gradients_are_finite(form, log_variance, theta):
     layer.build((None, 1))
 
     def kl(mean, log_stddev):
-        log_alpha = 2.0 * log_stddev - ops.log(ops.square(mean) + 1e-8)
+        log_alpha = divergences.log_alpha(mean, log_stddev)
         return ops.sum(DIVERGENCES[form](log_alpha))
 
     for gradient in gradients(kl, ([[theta]], [[0.5 * log_variance]])):
@@ -125,6 +126,33 @@ def test_the_gradient_never_freezes(form):
     u = np.exp(-0.5 * log_alphas) / np.sqrt(2.0)
     if form == "exact":
         np.testing.assert_allclose(gradient, -u * special.dawsn(u), rtol=2e-6)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("form", DIVERGENCES)
+def test_weights_of_any_size_are_judged_by_alpha_alone(form, policy):
+    sizes = np.array([1e-12, 1e-8, 1e-6, 1e-3, 1.0, 1e3])
+    log_alphas = np.array([-12.0, 0.0, 2.9, 3.1, 9.0])
+    layer = keras_bdl.SparseVDDense(5, kl=form, use_bias=False, dtype=policy)
+    layer.build((None, 6))
+    layer.kernel.assign(np.repeat(sizes[:, None], 5, axis=1))
+    layer.kernel_log_stddev.assign(np.log(sizes)[:, None] + 0.5 * log_alphas)
+    found = to_numpy(layer.log_alpha())
+    np.testing.assert_allclose(found, np.tile(log_alphas, (6, 1)), atol=2e-5)
+    assert (to_numpy(layer.pruned_kernel()) == 0).sum(axis=1).tolist() == [2] * 6
+    alone = to_numpy(DIVERGENCES[form](ops.cast(log_alphas, "float32")))
+    total = float(to_numpy(layer.kl()))
+    assert total == pytest.approx(6 * alone.sum(), rel=2e-5)
+
+
+def test_a_mean_of_0_is_pruned_whatever_its_noise():
+    layer = keras_bdl.SparseVDDense(3, use_bias=False)
+    layer.build((None, 1))
+    layer.kernel.assign([[0.0, 0.0, 0.0]])
+    layer.kernel_log_stddev.assign([[-40.0, -9.0, 10.0]])
+    assert layer.sparsity() == 1.0
+    assert float(to_numpy(layer.kl())) == 0.0
+    assert np.isfinite(to_numpy(layer.log_alpha())).all()
 
 
 @pytest.mark.parametrize("prune", [False, True])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from contract import randomize, to_numpy
 from keras import ops
+from scipy import special
 
 import keras_bdl
 
@@ -390,6 +391,46 @@ def test_soft_labels_train_and_independent_ones_are_refused():
         classifier().fit(X, multi_hot, verbose=0)
     with pytest.raises(ValueError, match="Received: labels"):
         classifier().fit(X, 2 * np.eye(3)[Y] - 1, verbose=0)
+
+
+def test_soft_labels_are_scored_as_what_they_are():
+    model = classifier(num_examples=60)
+    for layer in model.network.layers:  # all samples are the mean
+        layer.kernel_log_stddev.assign(np.full(layer.kernel.shape, -20.0))
+        layer.bias_log_stddev.assign(np.full(layer.bias.shape, -20.0))
+    soft = np.random.default_rng(1).dirichlet(np.ones(3), size=60).astype("float32")
+    p = special.softmax(to_numpy(model(X)), axis=-1)
+    confidence, hits = p.max(-1), soft[np.arange(60), p.argmax(-1)]
+    bins = np.ceil(15 * confidence)
+    gaps = [(hits - confidence)[bins == b].sum() for b in range(1, 16)]
+    for found in (
+        model.evaluate(X, soft, return_dict=True, verbose=0),
+        model.evaluate(SoftBatches(soft), return_dict=True, verbose=0),
+    ):
+        nll = -(soft * np.log(p)).sum(axis=-1).mean()
+        assert found["nll"] == pytest.approx(nll, rel=1e-4)
+        assert found["ece"] == pytest.approx(np.abs(gaps).sum() / 60, rel=1e-3)
+        accuracy = (soft.argmax(-1) == p.argmax(-1)).mean()
+        assert found["accuracy"] == pytest.approx(accuracy)
+
+
+class SoftBatches(keras.utils.PyDataset):
+    def __init__(self, soft):
+        super().__init__()
+        self.soft = soft
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        rows = slice(20 * index, 20 * index + 20)
+        return X[rows], self.soft[rows]
+
+
+def test_a_loss_with_ignored_labels_is_refused():
+    model = keras_bdl.BayesianClassifier(network())
+    with pytest.raises(ValueError, match="weight 0.*Received: loss.ignore_class=-1"):
+        model.compile(loss=keras_bdl.losses.CategoricalNLL(ignore_class=-1))
 
 
 def test_around_a_graph_it_is_built_at_once(tmp_path):

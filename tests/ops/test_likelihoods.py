@@ -1,5 +1,7 @@
 """Likelihoods against SciPy's densities, in float64 where they are computed."""
 
+import math
+
 import numpy as np
 import pytest
 from backend_tools import gradients
@@ -85,3 +87,14 @@ def test_a_discretized_logistic_is_finite_with_finite_gradients(log_scale):
     assert np.isfinite(float(to_numpy(total(*map(ops.convert_to_tensor, arguments)))))
     for gradient in gradients(total, arguments):
         assert np.isfinite(gradient).all()
+
+
+def test_student_t_has_a_slope_where_squares_overflow():
+    y, log_scale = np.array([-1e4, 1.0, 1e15]), np.array([-50.0, -45.0, -10.0])
+
+    def total(y, log_scale):
+        return ops.sum(likelihoods.student_t_log_prob(y, 0.0, log_scale, math.log(4.0)))
+
+    d_y, d_log_scale = gradients(total, (y, log_scale))
+    np.testing.assert_allclose(d_y, -5.0 / y, rtol=1e-4)  # -(v + 1) / y far out
+    np.testing.assert_allclose(d_log_scale, 4.0, rtol=1e-4)  # v

@@ -5,7 +5,9 @@ import math
 import keras
 import numpy as np
 import pytest
-from contract import to_numpy
+from backend_tools import compiled
+from contract import BACKEND, to_numpy
+from keras import ops
 from scipy import stats
 
 from keras_bdl.ops import uncertainty
@@ -105,6 +107,47 @@ def test_one_row_and_as_many_rows_as_classes_are_no_special_cases():
     np.testing.assert_array_equal(to_numpy(found), [2, 0, 1])
     found = uncertainty.class_indices(np.eye(3)[[2, 0, 1]], (3, 3))
     np.testing.assert_array_equal(to_numpy(found), [2, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[0, -1], [0, 3], [0.5, 1.0], [[1, 0, 1], [1, 0, 0]], [[0.6, 0.4, 0.0], [1, 0, 0]]],
+    ids=["below", "above", "fractional", "multi-hot", "soft"],
+)
+def test_what_has_no_index_is_refused_or_negative(labels):
+    labels = np.array(labels)
+    with pytest.raises(ValueError, match="Expected labels.*Received:"):
+        uncertainty.class_indices(labels, (2, 3))
+    if BACKEND != "torch":  # which traces nothing
+        found = compiled(lambda y: uncertainty.class_indices(y, (2, 3)))(
+            ops.convert_to_tensor(labels)
+        )
+        assert -1 in to_numpy(found).tolist()
+
+
+def test_binary_probabilities_are_those_of_two_classes(rng):
+    p, labels = rng.random((20, 1)).astype("float32"), rng.integers(0, 2, size=20)
+    both = np.concatenate([1 - p, p], axis=-1)
+    for score in (
+        lambda y, p: uncertainty.entropy(p),
+        lambda y, p: uncertainty.mutual_information(np.stack([p, p[::-1]])),
+        uncertainty.negative_log_likelihood,
+        uncertainty.brier_score,
+        uncertainty.calibration_bins,
+    ):
+        expected = to_numpy(score(labels, both))
+        np.testing.assert_allclose(to_numpy(score(labels, p)), expected, atol=1e-5)
+    for score in (uncertainty.negative_log_likelihood, uncertainty.brier_score):
+        expected = to_numpy(score(labels, both))
+        np.testing.assert_allclose(
+            to_numpy(score(labels, p[:, 0])), expected, atol=1e-5
+        )
+
+
+def test_rows_that_are_no_distribution_are_refused():
+    for wrong in ([0.9, 0.2, 0.7], [[0.4, 0.4], [0.5, 0.5]], [[3.0, -2.0]]):
+        with pytest.raises(ValueError, match="sum 1.*Received: probabilities"):
+            uncertainty.entropy(np.array(wrong, "float32"))
 
 
 # Scores
@@ -252,3 +295,30 @@ def test_auroc_is_that_of_scikit_learn(rng):
     assert uncertainty.auroc(inside, inside) == pytest.approx(0.5)
     with pytest.raises(ValueError, match="Received"):
         uncertainty.auroc([], outside)
+    with pytest.raises(ValueError, match="Received: NaN for 0 of 50.* 2 of 4"):
+        uncertainty.auroc(inside, [1.0, np.nan, 0.0, np.nan])
+    assert uncertainty.auroc([0.0, 1.0], [np.inf, -np.inf]) == 0.5
+
+
+def test_bins_of_soft_labels_and_of_rows_without_weight(rng):
+    p = probabilities(rng, 30)
+    soft = rng.dirichlet(np.ones(4), size=30)
+    bins = to_numpy(uncertainty.calibration_bins(soft, p))
+    hits = np.take_along_axis(soft, p.argmax(-1)[:, None], -1)[:, 0]
+    index = np.ceil(p.max(-1) * 15).astype(int) - 1
+    np.testing.assert_allclose(bins[1], np.bincount(index, hits, 15), rtol=1e-5)
+    labels, weights = rng.integers(0, 4, size=30), np.ones(30)
+    expected = to_numpy(uncertainty.calibration_bins(labels[3:], p[3:]))
+    labels[:3], weights[:3], p[:3] = -1, 0, np.nan
+    bins = to_numpy(uncertainty.calibration_bins(labels, p, weights=weights))
+    np.testing.assert_allclose(bins, expected, rtol=1e-6)
+
+
+def test_wrong_bins_and_weights_are_refused():
+    p, labels = np.array([[0.75, 0.25]] * 3, "float32"), np.zeros(3, "int32")
+    with pytest.raises(ValueError, match="Received: num_bins=0"):
+        uncertainty.calibration_bins(labels, p, 0)
+    with pytest.raises(ValueError, match="one weight per row.*Received: weights"):
+        uncertainty.calibration_bins(labels, p, weights=np.ones(2))
+    with pytest.raises(ValueError, match="Received: bins.shape"):
+        uncertainty.calibration_error(np.zeros((15, 3)))
