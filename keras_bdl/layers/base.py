@@ -179,6 +179,10 @@ class StochasticLayer:
         """What the constructor says of the data and the objective, by name."""
         return {}
 
+    def epoch_variables(self):
+        """The state of one epoch of training, which no file keeps, by name."""
+        return {}
+
     def to_keras(self, weights="mean", seed=None):
         """The plain Keras layer in place of this one."""
         raise ValueError(
@@ -200,8 +204,8 @@ class StochasticLayer:
     @property
     def weights(self):
         # `set_weights` must not carry what was told from one model to another.
-        told = self.told_variables().values()
-        return [w for w in super().weights if all(w is not t for t in told)]
+        others = {**self.told_variables(), **self.epoch_variables()}.values()
+        return [w for w in super().weights if all(w is not v for v in others)]
 
     def call(self, inputs, training=None):
         inputs = as_floats(inputs, self.compute_dtype)
