@@ -119,17 +119,24 @@ class BayesianLayer(WeightedLayer):
 
     def build(self, input_shape):
         super().build(input_shape)
+        weights = {w.name for w in self.weights}
         self.build_posterior()
         shapes = self.prior_shapes()
         self._prior_variables = self.prior.build(self.add_weight, shapes)
         for name, variable in self._prior_variables.items():
             setattr(self, name, variable)
+        names = frozenset(w.name for w in self.weights)
+        self._names_of_beliefs = names - weights
         if not self._num_examples_known:
             # Called only when somebody reads `losses`: fit and evaluate.
             self._guarded_variable().regularizer = self._require_num_examples
 
     def build_posterior(self):
         """Makes the posterior's variables beside those of the Keras layer."""
+
+    def inference_weights(self):
+        beliefs = self._names_of_beliefs if self.built else ()
+        return [w for w in super().inference_weights() if w.name not in beliefs]
 
     def prior_shapes(self):
         """Shapes of what the prior is over, by name."""
