@@ -784,18 +784,19 @@ class Last(keras_bdl.BayesianLastLayer):
 
 
 PER_WEIGHT = keras_bdl.priors.NormalPerWeight()
+UNPRUNED = {"initial_log_stddev": -9.0}  # whatever the weights at the start
 WEIGHTS = {
-    "renamed": (lambda: Renamed(4), 20),
-    "rescaled": (lambda: Rescaled(4), 20),
+    "renamed": (lambda: Renamed(4, **UNPRUNED), 20),
+    "rescaled": (lambda: Rescaled(4, **UNPRUNED), 20),
     "gated": (lambda: Gated(4), 40),
     "own_posterior": (lambda: Scaled(), 15),
     "own_posterior_under_prior": (lambda: Held(Scaled(prior=PER_WEIGHT)), 40),
     "prior_per_weight": (lambda: VariationalDense(4, prior=PER_WEIGHT), 20),
     "subclass_with_prior": (lambda: Gated(4, prior=PER_WEIGHT), 40),
-    "subclass_held": (lambda: Held(Renamed(4)), 45),
-    "held": (lambda: Held(SparseVDDense(4)), 45),
+    "subclass_held": (lambda: Held(Renamed(4, **UNPRUNED)), 45),
+    "held": (lambda: Held(SparseVDDense(4, **UNPRUNED)), 45),
     "held_in_held": (lambda: Held(Held(VariationalDense(4, prior=PER_WEIGHT))), 70),
-    "distributed": (lambda: layers.TimeDistributed(Renamed(4)), 20),
+    "distributed": (lambda: layers.TimeDistributed(Renamed(4, **UNPRUNED)), 20),
     "last": (lambda: keras_bdl.BayesianLastLayer(4), 20),
     "last_subclass": (lambda: Last(4, covariance="full"), 20),
     "last_held": (lambda: Held(Last(4)), 45),
@@ -813,7 +814,11 @@ WEIGHTS = {
     ),
     "early_exit": (
         lambda: keras_bdl.EarlyExitResBlock(
-            [Renamed(5), layers.Dense(5), VariationalDense(5, prior=PER_WEIGHT)]
+            [
+                Renamed(5, **UNPRUNED),
+                layers.Dense(5),
+                VariationalDense(5, prior=PER_WEIGHT),
+            ]
         ),
         3 * 25 + 2 * 5,
     ),
