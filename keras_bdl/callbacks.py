@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_bdl import compression, validation
 from keras_bdl.layers import base
+from keras_bdl.layers.kl_weight import weighted_layers
 from keras_bdl.layers.latent import early_exit_blocks
 from keras_bdl.layers.weight_posterior import bayesian_layers
 
@@ -16,12 +17,15 @@ class KLWarmup(keras.callbacks.Callback):
 
     Before `start_epoch` the weight is 0; it grows by equal steps at the begin of
     each epoch and is full from epoch `start_epoch + epochs` on (epochs count
-    from 0). Full is each layer's own `kl_weight` as given to its constructor.
-    It is a function of the epoch alone, so resumed training continues it.
-    Validation, weights saved at the end of an epoch and the end of training always
-    see the full weight, so that `val_loss` is a bound and no checkpoint keeps a warm-up
-    value. Only a training that is interrupted within an epoch keeps it, until the
-    next one.
+    from 0). Full is each layer's own `layer.kl_weight`, which stays as it is: the
+    share is `layer.kl_warm_up`, a variable of one epoch that training alone sees, and
+    no file. It is a function of the epoch alone, so resumed training continues it,
+    and `val_loss` is a bound.
+
+    A `fit` that is interrupted leaves no warm-up behind: Keras resets the metrics of
+    layers before each epoch, evaluation and `train_on_batch`, and the share with them.
+    A model whose own `metrics` leaves out those of its layers is warned of. A training
+    loop of your own calls `model.reset_metrics()` first.
 
     Adds `kl`, the unweighted KL of all posteriors over weights in nats per data set,
     and `kl_weight`, the share of the full weight, to the training log. The log has
@@ -45,11 +49,7 @@ class KLWarmup(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
-        self._layers = [
-            layer
-            for layer in base.stochastic_layers(model)
-            if hasattr(layer, "kl_weight")
-        ]
+        self._layers = weighted_layers(model)
         if not self._layers:
             raise ValueError(
                 "`KLWarmup` expected a model with keras_bdl layers. "
@@ -63,19 +63,29 @@ class KLWarmup(keras.callbacks.Callback):
         """Share of the full KL weight in an epoch, from 0 to 1."""
         return min(max(epoch - self.start_epoch, 0) / self.epochs, 1.0)
 
-    def _assign(self, factor):
-        for layer in self._layers:
-            layer.kl_weight.assign(factor * layer.full_kl_weight)
+    def on_train_begin(self, logs=None):
+        self._set(1.0)
+        self.model.reset_metrics()
+        if self._warming_up():
+            self._undo()
+            warnings.warn(
+                "`reset_metrics` of this model leaves out the metrics of its layers, "
+                "which end an interrupted warm-up: after an error in `fit` later "
+                "training may keep a smaller KL weight. Let `metrics` return "
+                "`[..., *super().metrics]`.",
+                stacklevel=2,
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         self._factor = self.factor(epoch)
-        self._assign(self._factor)
+        self._set(self._factor)
 
-    def on_test_begin(self, logs=None):
-        self._assign(1.0)
+    def on_train_batch_begin(self, batch, logs=None):
+        if len(self._warming_up()) < len(self._layers):  # `evaluate` has undone it
+            self._set(self._factor)
 
     def on_epoch_end(self, epoch, logs=None):
-        self._assign(1.0)
+        self._undo()
         if logs is None:
             return
         if self._posteriors:
@@ -94,8 +104,16 @@ class KLWarmup(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
-    def on_train_end(self, logs=None):
-        self._assign(1.0)
+    def _set(self, factor):
+        for layer in self._layers:
+            layer.set_kl_warm_up(factor)
+
+    def _warming_up(self):
+        return [x for x in self._layers if x.epoch_settings.holds("kl_warm_up")]
+
+    def _undo(self):
+        for layer in self._layers:
+            layer.epoch_settings.undo("kl_warm_up")
 
 
 class OptimizerReset(keras.callbacks.Callback):
@@ -258,8 +276,15 @@ class DepthLogger(_LayerLogger):
                 layer.reset_depth()
 
 
+def _rate_of(optimizer):
+    return float(ops.convert_to_numpy(optimizer.learning_rate))
+
+
 class _HoldAndDecay(keras.callbacks.LearningRateScheduler):
-    """Holds the learning rate for a share of the epochs, then takes it to 0."""
+    """Holds the learning rate for a share of the epochs, then takes it to 0.
+
+    The optimizer gets its own rate back in the end and after an interruption.
+    """
 
     def __init__(self, epochs, learning_rate, hold):
         def rate(epoch):
@@ -269,6 +294,24 @@ class _HoldAndDecay(keras.callbacks.LearningRateScheduler):
         super().__init__(rate)
         self.epochs = epochs
 
+    def set_model(self, model):
+        super().set_model(model)
+        self._settings = weighted_layers(model)[0].epoch_settings
+        self._settings.undo("learning_rate")
+        self._optimizer = model.optimizer
+        self._own_rate = _rate_of(self._optimizer)
+
+    def _set(self, rate):
+        optimizer, own_rate = self._optimizer, self._own_rate
+        optimizer.learning_rate = rate
+        self._scheduled_rate = scheduled = _rate_of(optimizer)
+
+        def undo():
+            if _rate_of(optimizer) == scheduled:  # else somebody has set another
+                optimizer.learning_rate = own_rate
+
+        self._settings.add("learning_rate", undo)
+
     def on_train_begin(self, logs=None):
         if self.params["epochs"] > self.epochs:
             raise ValueError(
@@ -277,14 +320,28 @@ class _HoldAndDecay(keras.callbacks.LearningRateScheduler):
                 f"Received: epochs={self.params['epochs']} in `fit`"
             )
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self._set(self.schedule(epoch))
+
+    def _set_again(self, *args, logs=None):
+        if not self._settings.holds("learning_rate"):  # `evaluate` has undone it
+            self._set(self._scheduled_rate)
+
+    on_train_batch_begin = on_test_end = _set_again
+
+    def on_train_end(self, logs=None):
+        self._settings.undo("learning_rate")
+
 
 def sparse_vd_schedule(epochs, learning_rate=1e-3, hold=0.5, warmup=(5, 20)):
     """The training recipe of sparse variational dropout, as a list of callbacks.
 
     The KL weight is 0 until epoch `warmup[0]`, rises linearly to full at
     `warmup[1]`, where the optimizer's moments are reset; the learning rate holds
-    for the share `hold` of the epochs, then falls linearly to 0. Sparsity keeps
-    growing while both are high, and once more in the decay. Give the layers
+    for the share `hold` of the epochs, then falls linearly to 0. After the end, and
+    after an interruption, the optimizer has its own rate again and the KL its full
+    weight (see `KLWarmup`). Sparsity keeps growing while both are high, and once more
+    in the decay. Give the layers
     `prune_in_training=True`, as the paper does for its LeNets: half the epochs
     then prune more (benchmarks/README.md), and the optimizer a little decoupled weight
     decay of the means alone: `Adam(weight_decay=0.05)`, and of that optimizer

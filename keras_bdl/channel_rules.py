@@ -50,7 +50,7 @@ _MERGE = (
     layers.Maximum,
     layers.Minimum,
 )
-_LINEAR = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
+LINEAR = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _ELEMENTWISE_ACTIVATIONS = (
     "celu",
     "elu",
@@ -148,8 +148,8 @@ def channels(tensor):
 
 def is_linear(layer):
     """Whether a layer is a plain Dense or Conv, or one of ours in its place."""
-    ours = type(layer) in base.REGISTRY.values() and isinstance(layer, _LINEAR)
-    return ours or type(layer) in _LINEAR
+    ours = type(layer) in base.REGISTRY.values() and isinstance(layer, LINEAR)
+    return ours or type(layer) in LINEAR
 
 
 def is_elementwise(activation):
@@ -203,8 +203,8 @@ def rule_of(node, shared):
 
 def effective_weights(layer):
     """Kernel `(..., in, out)` and bias `(out,)` of a Dense or Conv at inference."""
-    pruned = hasattr(layer, "mean_kernel")
-    kernel = ops.convert_to_numpy(layer.mean_kernel() if pruned else layer.kernel)
+    ours = isinstance(layer, base.StochasticLayer)
+    kernel = ops.convert_to_numpy(base.own_weights(layer)[0] if ours else layer.kernel)
     if layer.bias is None:
         return kernel, np.zeros(kernel.shape[-1], kernel.dtype)
     return kernel, ops.convert_to_numpy(layer.bias)

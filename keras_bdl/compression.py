@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_bdl import conversion
 from keras_bdl.channel_graph import ChannelGraph
-from keras_bdl.channel_rules import effective_weights, is_linear
+from keras_bdl.channel_rules import LINEAR, effective_weights, is_linear
 from keras_bdl.layers import base
 from keras_bdl.model_copy import copy_assets, made_anew
 
@@ -103,11 +103,12 @@ def _report_rows(graph, seen):
         layer = node.layer
         if id(layer) in seen or not isinstance(layer, keras.layers.Layer):
             continue
-        seen.add(id(layer))
         if is_linear(layer):
+            seen |= set(map(id, base.flatten_layers(layer)))  # with its activation
             kernel, _ = graph.weights(node)
-            yield _report_row(layer, kernel, _live_weights(graph, node, kernel))
+            yield _kernel_row(layer, _live_weights(graph, node, kernel))
         elif isinstance(layer, keras.Model) and base.is_graph(layer):
+            seen.add(id(layer))
             yield from _report_rows(ChannelGraph(layer), seen)
         else:
             yield from _inner_rows(layer, seen)
@@ -115,46 +116,44 @@ def _report_rows(graph, seen):
 
 def _inner_rows(layer, seen):
     """Of a wrapper, a layer of the user's own, or a kind that is never pruned."""
-    others = {id(w): w for w in layer.weights if len(w.shape) > 1}
+    others = []
     for inner in base.flatten_layers(layer):
-        if not is_linear(inner):
+        if id(inner) in seen or not inner.built:
             continue
-        others = {
-            key: w
-            for key, w in others.items()
-            if all(w is not v for v in inner.weights)
-        }
-        if id(inner) not in seen:
-            seen.add(id(inner))
+        seen.add(id(inner))
+        if is_linear(inner):
+            seen |= set(map(id, base.flatten_layers(inner)))
             kernel, _ = effective_weights(inner)
-            yield _report_row(inner, kernel, kernel != 0)
+            yield _kernel_row(inner, kernel != 0)
+        elif hasattr(inner, "inference_weights"):
+            arrays = list(map(ops.convert_to_numpy, base.own_weights(inner)))
+            if len(arrays) == 1 and isinstance(inner, LINEAR):
+                yield _kernel_row(inner, arrays[0] != 0)
+            elif arrays:
+                yield _row(inner, arrays)
+        else:
+            others += [w for w in base.own_weights(inner) if id(w) not in seen]
+            seen |= set(map(id, others))
     if others:
-        counts = [
-            (int(np.prod(w.shape)), np.count_nonzero(ops.convert_to_numpy(w)))
-            for w in others.values()
-        ]
-        weights, non_zero = (int(sum(column)) for column in zip(*counts))
-        yield {
-            "layer": layer.name,
-            "weights": weights,
-            "non_zero": non_zero,
-            "dead_inputs": 0,
-            "dead_outputs": 0,
-            "factor": _factor(weights, non_zero),
-        }
+        yield _row(layer, list(map(ops.convert_to_numpy, others)))
 
 
-def _report_row(layer, kernel, live):
+def _kernel_row(layer, live):
     positions = tuple(range(live.ndim - 2))
     inputs, outputs = live.any(axis=(*positions, -1)), live.any(axis=(*positions, -2))
-    non_zero = int(live.sum())
+    return _row(layer, [live], int((~inputs).sum()), int((~outputs).sum()))
+
+
+def _row(layer, arrays, dead_inputs=0, dead_outputs=0):
+    weights = sum(array.size for array in arrays)
+    non_zero = sum(int(np.count_nonzero(array)) for array in arrays)
     return {
         "layer": layer.name,
-        "weights": int(kernel.size),
+        "weights": weights,
         "non_zero": non_zero,
-        "dead_inputs": int((~inputs).sum()),
-        "dead_outputs": int((~outputs).sum()),
-        "factor": _factor(kernel.size, non_zero),
+        "dead_inputs": dead_inputs,
+        "dead_outputs": dead_outputs,
+        "factor": _factor(weights, non_zero),
     }
 
 

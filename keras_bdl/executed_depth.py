@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl import latents, sampling
+from keras_bdl import latents, sampling, validation
 from keras_bdl.layers import base
 from keras_bdl.layers.latent import early_exit_blocks, num_combinations
 from keras_bdl.program import SeededModel
@@ -42,16 +42,26 @@ def depth(model, x, batch_size=None, verbose="auto"):
         NumPy array of integers `(n, blocks)`, blocks in the order of their calls.
 
     Raises:
-        ValueError: if the model has no early-exit block.
+        TypeError: if `model` is no Keras model, or there is no `x`.
+        ValueError: if the model has no early-exit block, or `batch_size` is below 1.
 
     Example:
 
     >>> keras_bdl.depth(model, x_test).mean(axis=0)
     """
     _check_blocks(model)
+    if x is None:
+        raise TypeError("Expected `x` to be inputs of the model. Received: x=None")
+    check_batch_size(batch_size)
     runner = _DepthModel(model)
     with weights_kept(runner):
         return runner.predict(x, batch_size=batch_size, verbose=verbose)
+
+
+def check_batch_size(batch_size):
+    """Refuses a batch size that is neither None nor a positive integer."""
+    if batch_size is not None:
+        validation.integer("batch_size", batch_size, least=1)
 
 
 class _DepthModel(keras.Model):

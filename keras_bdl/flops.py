@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from keras_bdl import latents
-from keras_bdl.executed_depth import depth
-from keras_bdl.layers.base import flatten_layers, method_replaced
+from keras_bdl.executed_depth import check_batch_size, depth
+from keras_bdl.layers.base import flatten_layers, method_replaced, own_weights
 from keras_bdl.layers.latent import early_exit_blocks
 
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
@@ -87,6 +87,7 @@ def flops_report(model, x, batch_size=None, verbose="auto"):
 
     Raises:
         TypeError: if `model` is no Keras model, or `x` no array.
+        ValueError: if `x` has no rows, or `batch_size` is below 1.
 
     Example:
 
@@ -94,8 +95,13 @@ def flops_report(model, x, batch_size=None, verbose="auto"):
     """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(f"Expected a Keras model. Received: model={model!r}")
-    if not all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(x)):
+    leaves = keras.tree.flatten(x)
+    if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
         raise TypeError(f"Expected `x` to be an array or arrays. Received: x={x!r}")
+    shapes = [tuple(leaf.shape) for leaf in leaves]
+    if any(shape[:1] in ((), (0,)) for shape in shapes):
+        raise ValueError(f"Expected `x` to have rows. Received: x of shapes {shapes}")
+    check_batch_size(batch_size)
     counter = _Counter()
     counter.run(model, keras.tree.map_structure(lambda v: v[:1], x))
     rows = [
@@ -144,8 +150,6 @@ class _Counter:
                 if isinstance(layer, _COUNTED):
                     call = self._counting(layer)
                     stack.enter_context(method_replaced(layer, "call", call))
-                elif _multiplies(layer):
-                    self.not_counted.append(layer.name)
             for block in early_exit_blocks(model):
                 for name in ("increment", "logit"):
                     method = self._within_unit(block, getattr(block, name))
@@ -155,6 +159,12 @@ class _Counter:
             stack.enter_context(scope)
             model(row, training=False)
         self.calls = [block for block, _ in scope.depths]
+        self.not_counted = [  # asked now that the call has built every layer
+            layer.name
+            for layer in flatten_layers(model)
+            if not isinstance(layer, (*_COUNTED, keras.layers.Embedding))
+            and own_weights(layer)
+        ]
 
     def _counting(self, layer):
         call = layer.call
@@ -175,13 +185,6 @@ class _Counter:
             return outputs
 
         return method_of_unit
-
-
-def _multiplies(layer):
-    """Whether a layer seems to multiply by weights of its own."""
-    if len(flatten_layers(layer)) > 1 or isinstance(layer, keras.layers.Embedding):
-        return False
-    return any(len(v.shape) > 1 for v in layer.weights)
 
 
 def _multiply_adds(layer, input_shape, output_shape):

@@ -7,28 +7,39 @@ values of sparse ones and all of dense ones, each divided by the array's `scale`
 largest absolute value; `columns` and `counts`, the compressed sparse rows (CSR) of
 the sparse arrays, seen as matrices with their last axis as columns: column indices,
 and the number of values in each row. Layers with state in files of its own
-(vocabularies) add those, as `asset/<number of the layer>/<file>`.
+(vocabularies) add those, as `asset/<number of the layer>/<file>`. `sha256` is the
+digest of all others; files of format 2 have none.
+
+Nothing larger than the file's bytes is made before they have been compared with the
+digest, and no array before its shape in the header has been compared with the model's.
 """
 
 import copy
+import hashlib
+import io
 import json
+import math
 import os
 import pathlib
 import tempfile
+import zipfile
 
 import keras
 import numpy as np
 
-from keras_bdl import validation
+from keras_bdl import files, validation
 from keras_bdl.compression import compress
 from keras_bdl.layers import base
 
-FORMAT = "keras_bdl sparse 2"
+FORMAT, OLD_FORMAT = "keras_bdl sparse 3", "keras_bdl sparse 2"
+ARRAYS = ("header", "vectors", "values", "columns", "counts")
 DTYPES = ("float16", "float32")
 
 
 def save_sparse(model, path, dtype="float16"):
     """Writes the compressed model (see `compress`) to one small file.
+
+    A file of this name is replaced once the new one is written whole.
 
     Args:
         model: what `compress` takes, or what it returned.
@@ -81,17 +92,26 @@ def save_sparse(model, path, dtype="float16"):
         "model": config,
         "layout": layout,
     }
-    with path.open("wb") as file:
-        np.savez_compressed(
-            file,
-            header=np.frombuffer(json.dumps(header).encode(), "uint8"),
-            vectors=np.concatenate([*vectors, np.zeros(0)]).astype("float32"),
-            values=np.concatenate([*values, np.zeros(0)]).astype(dtype),
-            columns=_smallest(columns),
-            counts=_smallest(counts),
-            **_assets(model),
-        )
+    arrays = {
+        "header": np.frombuffer(json.dumps(header).encode(), "uint8"),
+        "vectors": np.concatenate([*vectors, np.zeros(0)]).astype("float32"),
+        "values": np.concatenate([*values, np.zeros(0)]).astype(dtype),
+        "columns": _smallest(columns),
+        "counts": _smallest(counts),
+        **_assets(model),
+    }
+    with files.replaced(path) as file:
+        np.savez_compressed(file, **arrays, sha256=_digest(arrays))
     return path.stat().st_size
+
+
+def _digest(arrays):
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return np.frombuffer(digest.digest(), "uint8")
 
 
 def _as_path(path):
@@ -102,26 +122,29 @@ def _as_path(path):
 
 def _assets(model):
     """What layers save beside their weights: bytes by name."""
-    files = {}
+    arrays = {}
     for index, layer in enumerate(base.flatten_layers(model)):
         if hasattr(layer, "save_assets"):
             with tempfile.TemporaryDirectory() as folder:
                 layer.save_assets(folder)
                 for file in pathlib.Path(folder).iterdir():
                     content = np.frombuffer(file.read_bytes(), "uint8")
-                    files[f"asset/{index}/{file.name}"] = content
-    return files
+                    arrays[f"asset/{index}/{file.name}"] = content
+    return arrays
 
 
-def _load_assets(model, files):
-    for index, layer in enumerate(base.flatten_layers(model)):
-        own = [name for name in files if name.startswith(f"asset/{index}/")]
-        if own:
-            with tempfile.TemporaryDirectory() as folder:
-                for name in own:
-                    file = pathlib.Path(folder, name.rpartition("/")[2])
-                    file.write_bytes(files[name].tobytes())
-                layer.load_assets(folder)
+def _load_assets(model, arrays):
+    layers = base.flatten_layers(model)
+    by_layer = {}
+    for name in arrays:
+        if name not in ARRAYS:
+            _, index, file = name.split("/")
+            by_layer.setdefault(int(index), {})[file] = arrays[name].tobytes()
+    for index, contents in by_layer.items():
+        with tempfile.TemporaryDirectory() as folder:
+            for file, content in contents.items():
+                pathlib.Path(folder, file).write_bytes(content)
+            layers[index].load_assets(folder)
 
 
 def _check_rebuilds(config):
@@ -149,42 +172,125 @@ def load_sparse(path):
 
     Raises:
         TypeError: if `path` is no file name.
-        ValueError: if the file is of another kind.
+        OSError: if there is no such file, or it cannot be read.
+        ValueError: if the file is of another kind or damaged, or its model has a class
+            that is not registered with Keras.
+
+    Example:
+
+    >>> small = keras_bdl.load_sparse("small.npz")
     """
     path = _as_path(path)
+    content = path.read_bytes()
     try:
-        with np.load(path, allow_pickle=False) as file:
-            header = json.loads(file["header"].tobytes())
-            vectors, values = file["vectors"], file["values"].astype("float32")
-            columns, counts = file["columns"], file["counts"]
-            assets = {name: file[name] for name in file if name.startswith("asset/")}
-        known = header["format"] == FORMAT
-    except OSError:
-        raise
-    except Exception:  # whatever NumPy, zlib and json make of another file's bytes
-        known = False
-    if not known:
+        arrays = _arrays_of(content)
+        header = json.loads(arrays["header"].tobytes())
+        _check(header["format"], arrays)
+        config, layout = header["model"], header["layout"]
+    except Exception as error:  # whatever zipfile, zlib, NumPy and json make of bytes
+        raise _refusal(path, error) from error
+    try:
+        model = keras.saving.deserialize_keras_object(config)
+    except Exception as error:
         raise ValueError(
-            f"Expected a file written by `save_sparse` ('{FORMAT}'). "
-            f"Received: path={str(path)!r}"
-        )
-    model = keras.saving.deserialize_keras_object(header["model"])
-    weights = []
-    for entry in header["layout"]:
-        shape = tuple(entry["shape"])
-        size = int(np.prod(shape))
-        if len(shape) < 2:
-            array, vectors = np.split(vectors, [size])
-        elif not entry["sparse"]:
-            array, values = np.split(values, [size])
-        else:
-            row_counts, counts = np.split(counts, [size // shape[-1]])
-            total = int(row_counts.sum())
-            array = np.zeros((len(row_counts), shape[-1]), "float32")
-            rows = np.repeat(np.arange(len(row_counts)), row_counts)
-            array[rows, columns[:total]] = values[:total]
-            values, columns = values[total:], columns[total:]
-        weights.append(entry.get("scale", 1.0) * array.reshape(shape))
-    base.assign_weights(model, weights)
-    _load_assets(model, assets)
+            "Expected a model whose classes and functions are registered with Keras "
+            "(`keras.saving.register_keras_serializable`). "
+            f"Received: path={str(path)!r}: {error}"
+        ) from error
+    try:
+        shapes = [tuple(weight.shape) for weight in model.weights]
+        base.assign_weights(model, _weights(layout, arrays, shapes))
+        _load_assets(model, arrays)
+    except Exception as error:
+        raise _refusal(path, error) from error
     return model
+
+
+def _refusal(path, reason):
+    return ValueError(
+        f"Expected a whole file written by `save_sparse` ('{FORMAT}'). "
+        f"Received: path={str(path)!r}: {reason}"
+    )
+
+
+def _expect(condition, otherwise):
+    if not condition:
+        raise ValueError(otherwise)
+
+
+def _arrays_of(content):
+    """Arrays of an archive by name, none larger than the bytes that are there."""
+    arrays = {}
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for entry in archive.infolist():
+            deflated = entry.compress_type in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED)
+            _expect(deflated, "an unknown compression")
+            file = io.BytesIO(archive.read(entry))  # compares the checksum
+            _expect(np.lib.format.read_magic(file) == (1, 0), "an unknown array")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            data = file.read()
+            size = math.prod(shape) * dtype.itemsize
+            _expect(
+                dtype.kind in "fu" and len(shape) == 1 and size == len(data),
+                f"an array of shape {shape} and dtype {dtype} in {len(data)} bytes",
+            )
+            name = entry.filename.removesuffix(".npy")
+            _expect(name not in arrays, f"'{name}' twice")
+            arrays[name] = np.ndarray(shape, dtype, data)
+    return arrays
+
+
+def _check(format, arrays):
+    """Compares what is there with the digest, and takes that from the arrays."""
+    _expect(format in (FORMAT, OLD_FORMAT), f"format {format!r}")
+    others = {name for name in arrays if not name.startswith("asset/")}
+    digest = ("sha256",) if format == FORMAT else ()
+    _expect(others == {*ARRAYS, *digest}, f"arrays {sorted(others)}")
+    if digest:
+        found = arrays.pop("sha256")
+        _expect(np.array_equal(found, _digest(arrays)), "another digest")
+    _expect(np.isfinite(arrays["vectors"]).all(), "`vectors` with NaN or infinity")
+    _expect((np.abs(arrays["values"]) <= 1).all(), "`values` beyond 1 or NaN")
+
+
+def _weights(layout, arrays, shapes):
+    """The weights of a model, whose shapes are those of the layout."""
+    _expect(
+        [tuple(entry["shape"]) for entry in layout] == shapes,
+        "a layout of other weights than the model's",
+    )
+    left = {name: arrays[name] for name in ARRAYS if name != "header"}
+
+    def take(name, count):
+        part, left[name] = left[name][:count], left[name][count:]
+        _expect(len(part) == count, f"`{name}` ends too early")
+        return part
+
+    weights = []
+    for entry, shape in zip(layout, shapes):
+        size = math.prod(shape)
+        if len(shape) < 2:
+            array = take("vectors", size)
+        elif entry["sparse"]:
+            array = _sparse_array(take, size // shape[-1], shape[-1])
+        else:
+            array = take("values", size).astype("float32")
+        array = np.float32(entry.get("scale", 1.0)) * array.reshape(shape)
+        _expect(np.isfinite(array).all(), "weights with NaN or infinity")
+        weights.append(array)
+    unread = [name for name, rest in left.items() if len(rest)]
+    _expect(not unread, f"numbers that belong to no weight in {unread}")
+    return weights
+
+
+def _sparse_array(take, num_rows, num_columns):
+    counts = take("counts", num_rows)
+    _expect((counts <= num_columns).all(), "more numbers in a row than columns")
+    counts = counts.astype("int64")
+    columns = take("columns", int(counts.sum())).astype("int64")
+    places = np.repeat(np.arange(num_rows) * num_columns, counts) + columns
+    in_order = (columns < num_columns).all() and (np.diff(places) > 0).all()
+    _expect(in_order, "columns out of order")
+    array = np.zeros(num_rows * num_columns, "float32")
+    array[places] = take("values", len(places))
+    return array

@@ -41,7 +41,7 @@ ALLOWED = {
 }
 # Every other module is a tool. A tool knows what layers have in common and no concrete
 # layer, so that a new layer changes no tool.
-COMMON = ["layers.base", "layers.weight_posterior", "layers.latent"]
+COMMON = ["layers.base", "layers.kl_weight", "layers.weight_posterior", "layers.latent"]
 FORBIDDEN_TO_TOOLS = ["layers", "models"]
 
 # Packages that one module may import, or none.

@@ -716,3 +716,149 @@ def test_a_regressor_gives_a_plain_model(noise, rng, tmp_path):
         keras.tree.flatten(loaded(x)), keras.tree.flatten(model(x))
     ):
         np.testing.assert_allclose(to_numpy(result), to_numpy(of_model), atol=1e-4)
+
+
+# Layers say what their weights are
+
+
+class Renamed(SparseVDDense):
+    """A subclass of a user's, which changes nothing."""
+
+
+class Rescaled(SparseVDDense):
+    def call(self, inputs, training=None):
+        return 2.0 * super().call(inputs, training=training)
+
+
+class Gated(VariationalDense):
+    """A subclass with one more matrix."""
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.gate = self.add_weight(shape=(input_shape[-1], self.units))
+
+    def call_mean(self, inputs):
+        return super().call_mean(inputs) * keras.ops.matmul(inputs, self.gate)
+
+
+class Scaled(keras_bdl.layers.weight_posterior.BayesianLayer, layers.Layer):
+    """A posterior of a user's own: one scale for each input and output."""
+
+    def build(self, input_shape):
+        self.scales = self.add_weight(shape=(input_shape[-1], 3))
+        super().build(input_shape)
+
+    def build_posterior(self):
+        self.spread = self.add_weight(shape=self.scales.shape, name="spread")
+
+    def saved_variables(self):
+        variables = {"scales": self.scales, "spread": self.spread}
+        return {**variables, **super().saved_variables()}
+
+    def kl(self):
+        return keras.ops.sum(keras.ops.square(self.scales))
+
+    def call_mean(self, inputs):
+        return keras.ops.matmul(inputs, self.scales)
+
+
+class Held(layers.Layer):
+    """A layer of a user's with others inside, one of which is never called."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.unused = SparseVDDense(7)
+
+    def build(self, input_shape):
+        self.mix = self.add_weight(shape=(input_shape[-1], input_shape[-1]))
+        self.layer.build(input_shape)
+        self.built = True
+
+    def call(self, inputs):
+        return self.layer(keras.ops.matmul(inputs, self.mix))
+
+
+class Last(keras_bdl.BayesianLastLayer):
+    """A subclass of a user's."""
+
+
+PER_WEIGHT = keras_bdl.priors.NormalPerWeight()
+UNPRUNED = {"initial_log_stddev": -9.0}  # whatever the weights at the start
+WEIGHTS = {
+    "renamed": (lambda: Renamed(4, **UNPRUNED), 20),
+    "rescaled": (lambda: Rescaled(4, **UNPRUNED), 20),
+    "gated": (lambda: Gated(4), 40),
+    "own_posterior": (lambda: Scaled(), 15),
+    "own_posterior_under_prior": (lambda: Held(Scaled(prior=PER_WEIGHT)), 40),
+    "prior_per_weight": (lambda: VariationalDense(4, prior=PER_WEIGHT), 20),
+    "subclass_with_prior": (lambda: Gated(4, prior=PER_WEIGHT), 40),
+    "subclass_held": (lambda: Held(Renamed(4, **UNPRUNED)), 45),
+    "held": (lambda: Held(SparseVDDense(4, **UNPRUNED)), 45),
+    "held_in_held": (lambda: Held(Held(VariationalDense(4, prior=PER_WEIGHT))), 70),
+    "distributed": (lambda: layers.TimeDistributed(Renamed(4, **UNPRUNED)), 20),
+    "last": (lambda: keras_bdl.BayesianLastLayer(4), 20),
+    "last_subclass": (lambda: Last(4, covariance="full"), 20),
+    "last_held": (lambda: Held(Last(4)), 45),
+    "drop_connect": (lambda: Held(keras_bdl.DropConnectDense(4)), 45),
+    "concrete": (lambda: keras_bdl.ConcreteDropout(layers.Dense(4)), 20),
+    "alpha_per_weight": (
+        lambda: keras_bdl.VariationalGaussianDropout(
+            0.5, layers.Dense(4), alpha_per="weight"
+        ),
+        20,
+    ),
+    "alpha_per_unit_held": (
+        lambda: Held(keras_bdl.VariationalGaussianDropout(0.5, alpha_per="unit")),
+        25,
+    ),
+    "early_exit": (
+        lambda: keras_bdl.EarlyExitResBlock(
+            [
+                Renamed(5, **UNPRUNED),
+                layers.Dense(5),
+                VariationalDense(5, prior=PER_WEIGHT),
+            ]
+        ),
+        3 * 25 + 2 * 5,
+    ),
+    "latent": (
+        lambda: keras_bdl.GaussianLatent(
+            3, prior=keras_bdl.layers.GaussianMixture(num_components=8)
+        ),
+        5 * 6,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_the_report_counts_weights_and_nothing_that_is_known_of_them(name):
+    make, expected = WEIGHTS[name]
+    shape = (2, 5) if name == "distributed" else (5,)
+    model = keras.Sequential([keras.Input(shape), make()])
+    report = keras_bdl.sparsity_report(model)
+    assert (report.weights, report.non_zero) == (expected, expected)
+
+
+@pytest.mark.parametrize("make", [Renamed, Rescaled, lambda n: Held(Renamed(n))])
+def test_a_subclass_of_a_sparse_layer_says_what_is_pruned(make):
+    model = keras.Sequential([keras.Input((5,)), make(4)])
+    (sparse,) = [
+        layer for layer in keras_bdl.layers.base.stochastic_layers(model) if layer.built
+    ]
+    log_stddev = np.full((5, 4), PRUNED)
+    log_stddev[1, 2] = ALIVE
+    sparse.kernel.assign(np.ones((5, 4)))
+    sparse.kernel_log_stddev.assign(log_stddev)
+    row = keras_bdl.sparsity_report(model).rows[0]
+    assert (row["layer"], row["weights"], row["non_zero"]) == (sparse.name, 20, 1)
+    assert (row["dead_inputs"], row["dead_outputs"]) == (4, 3)
+
+
+def test_flops_report_names_layers_with_weights_that_it_cannot_count(rng):
+    inputs = keras.Input((5,))
+    outputs = Held(keras_bdl.VariationalGaussianDropout(0.5, layers.Dense(5)))(inputs)
+    model = keras.Model(inputs, Scaled(name="scaled")(outputs))
+    report = keras_bdl.flops_report(model, rng.normal(size=(2, 5)), verbose=0)
+    assert report.full == 25
+    assert report.not_counted == [model.layers[1].name, "scaled"]

@@ -61,22 +61,22 @@ class Kill(keras.callbacks.Callback):
 
 
 class Record(keras.callbacks.Callback):
-    """The KL weight of every epoch that was run."""
+    """The share of the KL weight in every epoch that was run."""
 
     def __init__(self):
         super().__init__()
-        self.kl_weights = {}
+        self.shares = {}
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        weight = self.model.get_layer("out").kl_weight
-        self.kl_weights[self._epoch] = float(to_numpy(weight))
+        share = self.model.get_layer("out").kl_warm_up
+        self.shares[self._epoch] = float(to_numpy(share))
 
 
 def train(model, *extra, validate=False):
-    """Fits the model and returns the KL weights by epoch."""
+    """Fits the model and returns the shares of the KL weight by epoch."""
     x, y = make_data()
     record = Record()
     model.fit(
@@ -89,7 +89,7 @@ def train(model, *extra, validate=False):
         callbacks=[keras_bdl.callbacks.KLWarmup(epochs=4), record, *extra],
         validation_data=(x[:20] + 1.0, y[:20]) if validate else None,
     )
-    return record.kl_weights
+    return record.shares
 
 
 def state_of(model):
@@ -107,8 +107,8 @@ def main(folder, task):
     model = make_model(seed=0 if task == "kill" else 1)
     backup = keras.callbacks.BackupAndRestore(os.path.join(folder, "backup"))
     kill = [Kill()] if task == "kill" else []
-    kl_weights = train(model, backup, *kill, validate=True)
-    found = {"epochs": list(kl_weights), "kl_weights": list(kl_weights.values())}
+    shares = train(model, backup, *kill, validate=True)
+    found = {"epochs": list(shares), "shares": list(shares.values())}
     np.savez(os.path.join(folder, "resumed.npz"), **found, **state_of(model))
 
 
@@ -128,9 +128,9 @@ def run_process(*arguments):
 def test_killed_training_resumes_exactly(tmp_path):
     whole = make_model(seed=0)
     start = state_of(whole)
-    kl_weights = train(whole)
+    shares = train(whole)
     expected = state_of(whole)
-    assert kl_weights == {0: 0.0, 1: 0.25, 2: 0.5, 3: 0.75, 4: 1.0}
+    assert shares == {0: 0.0, 1: 0.25, 2: 0.5, 3: 0.75, 4: 1.0}
 
     killed = run_process(tmp_path, "kill")
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
@@ -140,8 +140,8 @@ def test_killed_training_resumes_exactly(tmp_path):
     assert resumed.returncode == 0, resumed.stderr[-2000:]
 
     found = dict(np.load(tmp_path / "resumed.npz"))
-    epochs, weights = found.pop("epochs").tolist(), found.pop("kl_weights").tolist()
-    assert dict(zip(epochs, weights)) == {2: 0.5, 3: 0.75, 4: 1.0}
+    epochs, shares = found.pop("epochs").tolist(), found.pop("shares").tolist()
+    assert dict(zip(epochs, shares)) == {2: 0.5, 3: 0.75, 4: 1.0}
     assert set(found) == set(expected)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)

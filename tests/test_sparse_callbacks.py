@@ -49,6 +49,77 @@ def test_schedule_warms_up_holds_decays_and_resets():
     assert record.iterations == [2, 4, 6, 2, 4, 6, 8, 10]
 
 
+class Interrupt(keras.callbacks.Callback):
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.now == self.epoch:
+            raise KeyboardInterrupt
+
+
+def rate(net):
+    return float(to_numpy(net.optimizer.learning_rate))
+
+
+@pytest.mark.parametrize("epoch", [None, 0, 5])
+def test_later_training_has_the_optimizers_own_rate(epoch):
+    net = model(keras.optimizers.SGD(0.125))
+    recipe = callbacks.sparse_vd_schedule(6, learning_rate=0.01, warmup=(1, 3))
+    options = {"batch_size": 8, "epochs": 6, "verbose": 0, "validation_data": (X, Y)}
+    if epoch is None:
+        logs = net.fit(X, Y, callbacks=recipe, **options).history
+        np.testing.assert_allclose(
+            logs["learning_rate"], 0.01 * np.array([1, 1, 1, 1, 2 / 3, 1 / 3]), 1e-5
+        )
+        assert rate(net) == 0.125
+        return
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(X, Y, callbacks=[*recipe, Interrupt(epoch)], **options)
+    assert rate(net) == pytest.approx(0.01 if epoch == 0 else 0.01 / 3)
+    net.train_on_batch(X, Y)
+    assert rate(net) == 0.125
+    assert all(float(x.kl_warm_up.value) == 1.0 for x in net.layers)
+
+
+def test_a_rate_set_after_an_interruption_and_a_second_schedule():
+    net = model(keras.optimizers.SGD(0.125))
+    recipe = callbacks.sparse_vd_schedule(6, learning_rate=0.01, warmup=(1, 3))
+    options = {"batch_size": 8, "epochs": 6, "verbose": 0}
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(X, Y, callbacks=[*recipe, Interrupt(2)], **options)
+    # Begun again, the schedule does not take its own rate for the optimizer's.
+    net.fit(X, Y, callbacks=recipe, **options)
+    assert rate(net) == 0.125
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(X, Y, callbacks=[*recipe, Interrupt(2)], **options)
+    net.optimizer.learning_rate = 0.25
+    net.fit(X, Y, batch_size=8, verbose=0)
+    assert rate(net) == 0.25
+
+
+def test_evaluation_within_an_epoch_does_not_end_the_schedule():
+    class Evaluate(keras.callbacks.Callback):
+        rates = []
+
+        def on_train_batch_end(self, batch, logs=None):
+            if keras.backend.backend() == "jax":
+                self.model.jax_state_sync()
+            self.rates.append(rate(self.model))
+            self.model.evaluate(X, Y, verbose=0)
+
+    net = model(keras.optimizers.SGD(0.125))
+    recipe = callbacks.sparse_vd_schedule(2, learning_rate=0.01, warmup=(0, 1), hold=0)
+    evaluate = Evaluate()
+    options = {"batch_size": 8, "epochs": 2, "verbose": 0}
+    net.fit(X, Y, callbacks=[*recipe, evaluate], **options)
+    np.testing.assert_allclose(evaluate.rates, [0.01, 0.01, 0.005, 0.005], rtol=1e-5)
+
+
 def test_reset_clears_moments_and_keeps_the_learning_rate():
     net = model(keras.optimizers.Adam(0.02))
     net.fit(X, Y, epochs=2, verbose=0)

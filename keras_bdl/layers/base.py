@@ -136,6 +136,23 @@ def assign_weights(layer, weights):
             inner.finalize_state()
 
 
+def own_weights(layer):
+    """Weights at inference of a layer itself: what reports count.
+
+    A layer that has `inference_weights()` says it. Of any other they are its variables
+    of more than one axis (biases and scales have one); layers inside have their own.
+    """
+    if hasattr(layer, "inference_weights"):
+        return layer.inference_weights()
+    return own_matrices(layer)
+
+
+def own_matrices(layer):
+    """Variables of more than one axis that are of no layer inside."""
+    inner = {id(w) for x in flatten_layers(layer) if x is not layer for w in x.weights}
+    return [w for w in layer.weights if len(w.shape) > 1 and id(w) not in inner]
+
+
 @contextlib.contextmanager
 def method_replaced(layer, name, function):
     """Within, a method of one layer is another function; its class is untouched."""
@@ -206,6 +223,19 @@ class StochasticLayer:
         """What the constructor says of the data and the objective, by name."""
         return {}
 
+    def epoch_variables(self):
+        """The state of one epoch of training, which no file keeps, by name."""
+        return {}
+
+    def inference_weights(self):
+        """Weights of this layer itself at inference, a list: what reports count.
+
+        Without biases and without what is known of weights, as their deviations are;
+        0 where a weight is pruned. Layers inside say their own. Override it in a layer
+        whose variables of more than one axis are not its weights.
+        """
+        return own_matrices(self)
+
     def to_keras(self, weights="mean", seed=None):
         """The plain Keras layer in place of this one."""
         raise ValueError(
@@ -227,8 +257,8 @@ class StochasticLayer:
     @property
     def weights(self):
         # `set_weights` must not carry what was told from one model to another.
-        told = self.told_variables().values()
-        return [w for w in super().weights if all(w is not t for t in told)]
+        others = {**self.told_variables(), **self.epoch_variables()}.values()
+        return [w for w in super().weights if all(w is not v for v in others)]
 
     def call(self, inputs, training=None):
         inputs = as_floats(inputs, self.compute_dtype)

@@ -54,6 +54,10 @@ class DropInLayer(BayesianLayer):
         """The kernel at inference."""
         return self.kernel
 
+    def inference_weights(self):
+        others = [w for w in super().inference_weights() if w is not self._kernel]
+        return [self.mean_kernel(), *others]
+
     def plain_layer(self, kernel, bias):
         """The built Keras layer with these weights; `bias` is None without one."""
         plain = self.keras_class.from_config(live_config(self.keras_class, self))

@@ -186,12 +186,11 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         )
         self.built = True
 
-    def told_variables(self):
-        told = super().told_variables()
-        return {**told, "depth_sums": self._depth_sums} if self.built else told
-
-    def saved_variables(self):
-        return super().told_variables()
+    def epoch_variables(self):
+        variables = super().epoch_variables()
+        if self.built:
+            variables["depth_sums"] = self._depth_sums
+        return variables
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -247,7 +246,7 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
     def _report(self, inputs, mask, noise, latent):
         """As `_infer`, with the term of q, for which all units are run."""
         increments, logits = self._states(inputs, mask)
-        self.add_term(self._term(logits))
+        self.add_term(self._term(logits), training=False)
         stops = self._stops(logits, halting.log_survival(logits), noise)
         runs = ops.cumprod(ops.cast(ops.logical_not(stops), "int32"), axis=-1)
         depth = 1 + ops.sum(runs, axis=-1)
@@ -269,7 +268,7 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         if self.objective == "elbo":
             first = halting.prior_log_probs(self.num_states, self.prior_rate)[0]
             term = term - float(first + self.prior_rate)
-        self.add_term(term)
+        self.add_term(term, training=False)
         return outputs
 
     def _term(self, logits):

@@ -108,7 +108,7 @@ class GaussianLatent(LatentLayer, keras.layers.Layer):
             noise = random.normal(shape, dtype=mean.dtype, seed=self.noise)
             codes = mean + ops.exp(log_stddev) * self.repeat_rows(noise, mean)
             return ops.cast(codes, self.compute_dtype)
-        self.add_term(self.kl(mean, log_stddev, mask))
+        self.add_term(self.kl(mean, log_stddev, mask), training)
         if training or self.sample_at_inference:
             mean = self.draw(mean, log_stddev, 1)[0]
         return ops.cast(mean, self.compute_dtype)

@@ -167,7 +167,10 @@ class BayesianLastLayer(base.StochasticLayer, keras.layers.Dense):
         rows = ops.transpose(rows, (1, 0, 2))
         return ops.matmul(rows, ops.transpose(rows, (0, 2, 1)))
 
-    # Conversion and files
+    # Reports, conversion and files
+
+    def inference_weights(self):
+        return [w for w in super().inference_weights() if w is not self.factor]
 
     def to_keras(self, weights="mean", seed=None):
         """The plain `keras.layers.Dense`, with mean or sampled weights.

@@ -5,11 +5,12 @@ import math
 import keras
 from keras import ops
 
-from keras_bdl import latents, sampling, validation
-from keras_bdl.layers.base import StochasticLayer, flatten_layers
+from keras_bdl import latents, sampling
+from keras_bdl.layers.base import flatten_layers
+from keras_bdl.layers.kl_weight import WeightedLayer
 
 
-class LatentLayer(StochasticLayer):
+class LatentLayer(WeightedLayer):
     """Mixin of layers with a latent variable for each row.
 
     Its term of the objective, such as a KL to the prior, is one number for each row.
@@ -21,8 +22,7 @@ class LatentLayer(StochasticLayer):
 
     Args:
         *args: positional arguments of the Keras layer.
-        kl_weight: factor of the term; a variable, `layer.kl_weight`.
-        **kwargs: of `StochasticLayer` and of the Keras layer.
+        **kwargs: of `WeightedLayer`, such as `kl_weight`, and of the Keras layer.
 
     Example, a layer that picks one of two scales for each row:
 
@@ -37,21 +37,13 @@ class LatentLayer(StochasticLayer):
     ...         log_q = keras.ops.log_softmax(self.gate(inputs))
     ...         state = self.choose(log_q, training)
     ...         kl = keras.ops.sum(keras.ops.exp(log_q) * log_q, -1) + math.log(2)
-    ...         self.add_term(kl)
+    ...         self.add_term(kl, training)
     ...         scale = keras.ops.cast(1 + state, inputs.dtype)
     ...         return inputs * keras.ops.expand_dims(scale, -1)
     """
 
     estimator = None
     num_states = None
-
-    def __init__(self, *args, kl_weight=1.0, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.full_kl_weight = validation.number("kl_weight", kl_weight, least=0.0)
-        self.kl_weight = self.add_scalar("kl_weight", self.full_kl_weight)
-
-    def told_variables(self):
-        return {"kl_weight": self.kl_weight}
 
     def choose(self, log_probs, training=None):
         """A state for each row: drawn or enumerated in training, else the likeliest.
@@ -107,24 +99,23 @@ class LatentLayer(StochasticLayer):
         tiled = ops.tile(ops.expand_dims(by_sample, 1), (1, repeats, *ones))
         return ops.reshape(tiled, (-1, *by_sample.shape[1:]))
 
-    def add_term(self, values):
+    def add_term(self, values, training=True):
         """Adds the mean over rows to the loss, times `kl_weight`.
 
         Args:
             values: `(n,)`, in nats.
+            training: as in `call`; outside of training the weight is always the full
+                one, whatever `callbacks.KLWarmup` has set.
         """
         if not self.trainable or sampling.current_scope() is not None:
             return
-        values = values * ops.cast(self.kl_weight, values.dtype)
+        values = values * ops.cast(self.current_kl_weight(training), values.dtype)
         scope = latents.current_scope()
         if scope is not None and scope.estimator is not None:
             scope.add_term(values)
             return
         rows = ops.cast(ops.maximum(ops.shape(values)[0], 1), values.dtype)
         self.add_loss(ops.cast(ops.sum(values) / rows, keras.config.floatx()))
-
-    def get_config(self):
-        return {**super().get_config(), "kl_weight": self.full_kl_weight}
 
 
 def latent_layers(model):

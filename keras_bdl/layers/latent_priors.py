@@ -43,6 +43,10 @@ class LatentPrior(keras.layers.Layer):
     def start(self, rows):
         """Starts what is learned by training rows, a NumPy array."""
 
+    def inference_weights(self):
+        """None: the network computes without its prior."""
+        return []
+
     def compute_output_shape(self, codes_shape):
         return codes_shape[:-1]
 

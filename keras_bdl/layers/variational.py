@@ -23,7 +23,7 @@ class VariationalDense(MeanFieldDense, keras.layers.Dense):
         prior: a `keras_bdl.priors.Prior` or its name. Default "normal", N(0, 1).
         num_examples: number of training examples.
         kl_weight: factor of the KL term, default 1. `layer.kl_weight` is a
-            variable, so that `callbacks.KLWarmup` can raise it.
+            variable, of which `callbacks.KLWarmup` gives training a growing share.
         estimator: "local_reparameterization" (default for inputs of rank 2:
             fresh noise per row and unit), "flipout" (default for higher ranks:
             every row one weight draw, shared by its positions) or

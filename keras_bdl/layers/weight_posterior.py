@@ -11,7 +11,8 @@ import keras
 from keras import ops
 
 from keras_bdl import priors, sampling, validation
-from keras_bdl.layers.base import StochasticLayer, flatten_layers
+from keras_bdl.layers.base import flatten_layers
+from keras_bdl.layers.kl_weight import WeightedLayer
 
 _REFUSED = {
     "kernel_regularizer": "the prior is the regularizer: use `prior`",
@@ -68,7 +69,7 @@ class KLTerm(keras.layers.Layer):
         return factor
 
 
-class BayesianLayer(StochasticLayer):
+class BayesianLayer(WeightedLayer):
     """Mixin of all layers with a posterior over weights.
 
     A subclass says what its posterior is by `kl()`, beside the forward passes.
@@ -80,8 +81,7 @@ class BayesianLayer(StochasticLayer):
             to the loss is `kl_weight * kl() / N`. May be given later by
             `keras_bdl.set_num_examples` or read off the data by a keras_bdl
             model.
-        kl_weight: factor of the KL; a variable, `layer.kl_weight`.
-        **kwargs: of `StochasticLayer` and of the Keras layer.
+        **kwargs: of `WeightedLayer`, such as `kl_weight`, and of the Keras layer.
     """
 
     def __init__(
@@ -89,7 +89,6 @@ class BayesianLayer(StochasticLayer):
         *args,
         prior="normal",
         num_examples=None,
-        kl_weight=1.0,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
@@ -105,15 +104,13 @@ class BayesianLayer(StochasticLayer):
             if num_examples is None
             else validation.integer("num_examples", num_examples, least=1)
         )
-        self.full_kl_weight = validation.number("kl_weight", kl_weight, least=0.0)
-        self.kl_weight = self.add_scalar("kl_weight", self.full_kl_weight)
         # 0 stands for unknown; an inferred N is here and not in `num_examples`.
         self._num_examples = self.add_scalar("num_examples", self.num_examples or 0)
         self._num_examples_known = self.num_examples is not None
         self._kl_term = KLTerm(name="kl")
 
     def told_variables(self):
-        return {"kl_weight": self.kl_weight, "num_examples": self._num_examples}
+        return {**super().told_variables(), "num_examples": self._num_examples}
 
     def add_weight(self, *args, **kwargs):
         # Posterior parameters stay in their own dtype under mixed precision.
@@ -122,17 +119,24 @@ class BayesianLayer(StochasticLayer):
 
     def build(self, input_shape):
         super().build(input_shape)
+        weights = {w.name for w in self.weights}
         self.build_posterior()
         shapes = self.prior_shapes()
         self._prior_variables = self.prior.build(self.add_weight, shapes)
         for name, variable in self._prior_variables.items():
             setattr(self, name, variable)
+        names = frozenset(w.name for w in self.weights)
+        self._names_of_beliefs = names - weights
         if not self._num_examples_known:
             # Called only when somebody reads `losses`: fit and evaluate.
             self._guarded_variable().regularizer = self._require_num_examples
 
     def build_posterior(self):
         """Makes the posterior's variables beside those of the Keras layer."""
+
+    def inference_weights(self):
+        beliefs = self._names_of_beliefs if self.built else ()
+        return [w for w in super().inference_weights() if w.name not in beliefs]
 
     def prior_shapes(self):
         """Shapes of what the prior is over, by name."""
@@ -188,7 +192,7 @@ class BayesianLayer(StochasticLayer):
         """Adds the KL term to the loss, unless this forward pass has done so."""
         if not (self.trainable and self._num_examples_known):
             return
-        factor = ops.convert_to_tensor(self.kl_weight) / ops.convert_to_tensor(
+        factor = self.current_kl_weight(training) / ops.convert_to_tensor(
             self._num_examples
         )
         self._kl_term(factor, kl=self.kl if training else self.measured_kl)
@@ -198,7 +202,6 @@ class BayesianLayer(StochasticLayer):
             **super().get_config(),
             "prior": keras.saving.serialize_keras_object(self.prior),
             "num_examples": self.num_examples,
-            "kl_weight": self.full_kl_weight,
         }
 
     def saved_variables(self):
@@ -223,7 +226,7 @@ class BayesianLayer(StochasticLayer):
         super().load_own_variables(store)
 
     def load_told(self, name, value):
-        # The constructor's weight holds; a checkpoint may be mid-warm-up.
+        # The constructor's weight holds, not that of another objective.
         if name == "num_examples" and self.num_examples is None and value > 0:
             self._num_examples.assign(value)
             self._num_examples_now_known()

@@ -267,7 +267,7 @@ class SemiSupervisedVAE(GenerativeModel):
         log_q = y_pred["log_q"]
         labels = ops.cast(ops.reshape(y, (-1,)), "int32")
         labeled = ops.cast(labels >= 0, log_q.dtype)
-        kl_weight = ops.cast(self.latent.kl_weight, log_q.dtype)
+        kl_weight = ops.cast(self.latent.current_kl_weight(training), log_q.dtype)
         bounds = -y_pred["reconstruction"] - kl_weight * y_pred["kl"]
         bounds = bounds - math.log(self.num_classes)
         # Weights sum to one, so the origin of the bounds is free; that of a likely

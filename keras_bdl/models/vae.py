@@ -232,7 +232,7 @@ class VAE(VAEUse, GenerativeModel):
         mean, log_stddev = self.posterior(x, training)
         kl = self.latent.kl(mean, log_stddev)
         codes = self.latent.draw(mean, log_stddev, self.num_importance_samples)
-        kl_weight = ops.cast(self.latent.kl_weight, mean.dtype)
+        kl_weight = ops.cast(self.latent.current_kl_weight(training), mean.dtype)
         likelihood = self.log_likelihood(x, codes, training)  # (k, n)
         if self.gradient == "elbo":
             bound = ops.mean(likelihood, axis=0) - kl_weight * kl

@@ -728,6 +728,32 @@ def test_training_depth_is_logged():
             "array",
         ),
         (lambda: keras_bdl.flops_report("a", inputs()), TypeError, "Keras model"),
+        (
+            lambda: keras_bdl.flops_report(as_model(make_block()), []),
+            TypeError,
+            "array",
+        ),
+        (
+            lambda: keras_bdl.flops_report(as_model(make_block()), np.float32(3)),
+            ValueError,
+            "rows",
+        ),
+        (
+            lambda: keras_bdl.flops_report(as_model(make_block()), inputs()[:0]),
+            ValueError,
+            "rows",
+        ),
+        (
+            lambda: keras_bdl.flops_report(as_model(make_block()), inputs(), 0),
+            ValueError,
+            "batch_size",
+        ),
+        (lambda: keras_bdl.depth(as_model(make_block()), None), TypeError, "inputs"),
+        (
+            lambda: keras_bdl.depth(as_model(make_block()), inputs(), "a"),
+            TypeError,
+            "batch_size",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(make, error, match):
