@@ -123,6 +123,9 @@ class _DepthPosteriorModel(SeededModel):
         self.is_sampled = bool(others)
         self.places = base.places(network)
 
+    def input_network(self):
+        return self.network
+
     def answer(self, inputs, seed, number):
         probabilities, depths = self._run(inputs, seed, 0)
         if self.num_samples > 1:

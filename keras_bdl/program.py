@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from keras_bdl import validation
+from keras_bdl.inputs import check_inputs
 from keras_bdl.seeded_data import with_seed
 from keras_bdl.training import weights_kept
 
@@ -40,6 +41,10 @@ class SeededModel(keras.Model):
         first = ops.sum(data["seed"][:1], axis=0)
         return self.answer(data["x"], first[0], first[1])
 
+    def input_network(self):
+        """The network that takes the data, or None where another form is taken."""
+        return None
+
     def run(self, x, seed, batch_size, steps, verbose, callbacks):
         """What `predict` gives for the data `x` and the noise of an integer seed."""
         if seed is None:
@@ -48,6 +53,7 @@ class SeededModel(keras.Model):
             steps = validation.integer("steps", steps, least=1)
         if batch_size is not None:
             batch_size = validation.integer("batch_size", batch_size, least=1)
+        check_inputs(self.input_network(), x)
         data, known_steps = with_seed(x, word(seed))
         with weights_kept(self):
             return self.predict(

@@ -105,6 +105,9 @@ class Sampler(SeededModel):
         self.cut = cut
         self.block = min(_BLOCK, num_samples) if cut.parts.batched else 1
 
+    def input_network(self):
+        return self.network
+
     def run(self, x, seed, batch_size, steps, verbose, callbacks):
         result = super().run(x, seed, batch_size, steps, verbose, callbacks)
         if self.reduction == "samples":  # rows lead in Keras's predict

@@ -35,7 +35,8 @@ def with_seed(x, word):
     if leaves and all(hasattr(leaf, "shape") for leaf in leaves):
         rows = _num_rows(leaves)
         return {"x": x, "seed": _beside(np.arange(rows), word)}, None
-    if hasattr(x, "__iter__") and not isinstance(x, (list, tuple, dict, str, bytes)):
+    arrays = (list, tuple, dict, set, frozenset, str, bytes)
+    if hasattr(x, "__iter__") and not isinstance(x, arrays):
         steps = len(x) if hasattr(x, "__len__") else None  # of a torch DataLoader
         return _seeded(x, word), steps
     raise TypeError(

@@ -40,6 +40,9 @@ class Predictive(SeededModel):
         self.regressor = regressor
         self.num_samples = num_samples
 
+    def input_network(self):
+        return self.regressor.network
+
     def answer(self, inputs, seed, number):
         return self.summarize(inputs, seed)
 
@@ -78,6 +81,9 @@ class PredictiveSpread(Predictive):
 
 class PredictiveLogLikelihood(Predictive):
     """log of the mixture's density at the targets, `(n,)`."""
+
+    def input_network(self):
+        return None  # of pairs of x and y, which the regressor has looked at
 
     def summarize(self, inputs, seed):
         draws = self._draw(inputs["x"], seed)
