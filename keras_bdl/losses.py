@@ -93,6 +93,10 @@ class CategoricalNLL(EventLoss):
             event axes after n, over which the loss is summed.
         y_pred: logits `(n, ..., classes)`.
 
+    The `class_weight` of `keras.Model.fit` never reaches a loss: of labels `(n, T)`
+    Keras makes weights of rows, by the argmax over the last axis. Weigh such labels by
+    `sample_weight` of `(n, T)`; `BayesianClassifier` does so itself.
+
     Raises:
         ValueError: if the logits have a single class.
 
