@@ -32,6 +32,10 @@ class CategoricalNLL(EventLoss):
             which the loss is summed.
         y_pred: logits `(n, ..., classes)`.
 
+    The `class_weight` of `keras.Model.fit` never reaches a loss: of labels `(n, T)`
+    Keras makes weights of rows, by the argmax over the last axis. Weigh such labels by
+    `sample_weight` of `(n, T)`; `BayesianClassifier` does so itself.
+
     Raises:
         ValueError: if the logits have a single class. Where values can be seen, on
             labels that are no class or no distribution over classes and whose weight is

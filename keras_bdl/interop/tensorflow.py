@@ -68,6 +68,38 @@ def with_size(tensor, axis, size):
     return tf.ensure_shape(tensor, shape)
 
 
+def with_rank(tensor, rank):
+    """A tensor of unknown rank with this one: axes of 1 go, or come, at the end."""
+    shape = tf.shape(tensor)
+    ones = tf.ones((rank,), "int32")
+    shape = tf.concat([shape, ones], axis=0)[:rank]
+    tensor = tf.reshape(tensor, shape)
+    return tf.ensure_shape(tensor, [None] * rank)
+
+
+def class_probabilities(labels, rank, num_classes):
+    """Labels of unknown rank as rows of class probabilities, of the rank of logits.
+
+    Args:
+        labels: indices, also with a last axis of 1, or one-hot.
+        rank: of the logits.
+        num_classes: number of logits.
+    """
+    labels = tf.cast(labels, "float32")
+    shape = tf.shape(labels)
+    width = tf.where(tf.rank(labels) == rank, shape[-1], 1)
+    rows = tf.reshape(labels, (-1, width))
+    one_hot = tf.one_hot(tf.cast(rows[:, 0], "int32"), num_classes)
+    whole = tf.reduce_all(rows == tf.round(rows), axis=-1, keepdims=True)
+    one_hot = tf.where(whole, one_hot, float("nan"))  # fractions are no labels
+    # Of either width: the rows of width 1 are broadcast, and not taken.
+    probabilities = tf.where(width == 1, one_hot, rows + tf.zeros_like(one_hot))
+    shape = tf.concat([shape[: rank - 1], [num_classes]], axis=0)
+    return tf.ensure_shape(
+        tf.reshape(probabilities, shape), [None] * (rank - 1) + [num_classes]
+    )
+
+
 def run_until_stopped(step, num_steps, state, about):
     """Runs steps on rows of tensors until each row stops; on no others.
 

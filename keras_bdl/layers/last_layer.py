@@ -60,6 +60,12 @@ class BayesianLastLayer(base.StochasticLayer, keras.layers.Dense):
         probit=False,
         **kwargs,
     ):
+        if not isinstance(use_bias, bool):  # where `keras.layers.Dense` has another
+            raise TypeError(
+                "Expected `use_bias` to be a bool; `BayesianLastLayer` is linear and "
+                "takes no `activation`: put a layer of it behind. "
+                f"Received: use_bias={use_bias!r}"
+            )
         super().__init__(
             units,
             use_bias=use_bias,

@@ -1,12 +1,16 @@
 """A Bayesian classifier around any network of logits."""
 
+import types
+
 import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl import executed_depth, losses, metrics, prediction, training
+from keras_bdl import executed_depth, heads, losses, metrics, prediction, training
 from keras_bdl.layers import base
+from keras_bdl.models import batch_checks, class_weights, unknown_ranks
 from keras_bdl.models.likelihood_model import LikelihoodModel
+from keras_bdl.models.standardization import to_numpy
 
 PACKAGE = "keras_bdl"
 
@@ -20,6 +24,11 @@ class BayesianClassifier(LikelihoodModel):
     averages probabilities over posterior samples. `model(x)`, and so `export`,
     gives the logits of the posterior-mean network.
 
+    A network may end in softmax, or one unit with sigmoid for two classes; the logits
+    are then taken off its outputs, log p and (0, log p - log(1 - p)), and `to_keras`
+    gives it as it is. A network without a graph, a subclass with its own `call`, is
+    taken for one of logits, and refused in training where it gives probabilities.
+
     `evaluate` and `val_*` report `loss`, the negative bound with sampled weights,
     and of the posterior predictive `nll` (nats), `accuracy` and `ece` (15
     equal-width bins). In training these are of the one sample of each step. More
@@ -32,15 +41,15 @@ class BayesianClassifier(LikelihoodModel):
 
     Args:
         network: Keras model from inputs to logits `(n, classes)`, at least two
-            classes, that contains keras_bdl layers.
+            classes, or their softmax, that contains keras_bdl layers.
         num_samples: posterior samples of `predict` and `evaluate`.
         num_examples: number of training examples; None reads it off the data.
         name, **kwargs: as in `keras.Model`.
 
     Raises:
         TypeError: if the network is no Keras model.
-        ValueError: if nothing in the network is sampled, or its logits have a
-            single class.
+        ValueError: if nothing in the network is sampled, its logits have a single
+            class, or it ends in another activation than softmax.
 
     Example:
 
@@ -67,6 +76,8 @@ class BayesianClassifier(LikelihoodModel):
         self._nll = metrics.NegativeLogLikelihood(name="nll")
         self._accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         self._ece = metrics.ExpectedCalibrationError(name="ece")
+        # In a namespace, in which Keras looks for nothing to track or save.
+        self._made = types.SimpleNamespace(network=network)
         if base.is_graph(network):
             self.build(network.input_shape)
         elif network.built:
@@ -87,9 +98,19 @@ class BayesianClassifier(LikelihoodModel):
                 "`(n, ..., classes)`; make a model of each. "
                 f"Received: {len(keras.tree.flatten(outputs))} outputs"
             )
-        shape = getattr(self.network, "output_shape", None)
-        if isinstance(shape, tuple) and shape and shape[-1] is not None:
+        self._made.network = heads.logits_network(self.network)
+        shape = self._logits_shape()
+        if shape and shape[-1] is not None:
             losses.check_logits(shape[-1])
+
+    @property
+    def likelihood_network(self):
+        """The network, with logits in place of the softmax or sigmoid it ends in."""
+        return self._made.network
+
+    def _logits_shape(self):
+        shape = getattr(self.likelihood_network, "output_shape", None)
+        return shape if isinstance(shape, tuple) else None
 
     def build(self, input_shape):
         self._build_network(input_shape)
@@ -122,16 +143,17 @@ class BayesianClassifier(LikelihoodModel):
         but one-hot ones stay where metrics of the user's may need them so. Other data,
         such as a `tf.data.Dataset`, passes through.
         """
-        shape = getattr(self.network, "output_shape", None)
-        if not isinstance(shape, tuple) or not hasattr(y, "shape"):
+        shape = self._logits_shape()
+        if shape is None or not hasattr(y, "shape"):
             return y
         num_classes = shape[-1]
-        labels = ops.convert_to_numpy(y)
+        labels = to_numpy(y)
         if labels.dtype.kind not in "biuf":
-            raise TypeError(
-                "Expected labels as class indices or one-hot; "
-                "`keras.layers.StringLookup` makes indices of words. "
-                f"Received: labels of dtype {labels.dtype}"
+            _refuse_dtype(labels.dtype)
+        if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+            raise ValueError(
+                "Expected finite labels. Received: labels with "
+                f"{(~np.isfinite(labels)).sum()} values NaN or infinite"
             )
         if labels.ndim == len(shape) and labels.shape[-1] == num_classes:
             total = labels.sum(axis=-1)
@@ -159,6 +181,54 @@ class BayesianClassifier(LikelihoodModel):
                 f"{labels[labels != labels.astype('int64')][0]}"
             )
         return labels
+
+    def _label_weights(self, y, class_weight, sample_weight):
+        shape = self._logits_shape()
+        if not hasattr(y, "shape") or shape is None:
+            raise ValueError(
+                "Expected arrays of x and y beside `class_weight`, and a network that "
+                "knows its outputs; give the weights of labels as the third part of "
+                "each batch, or as `sample_weight`. Received: y of type "
+                f"{type(y).__name__}, class_weight={class_weight!r}"
+            )
+        labels = self._targets(y)
+        if labels.ndim == len(shape):
+            labels = labels.argmax(axis=-1)
+        return class_weights.of_labels(labels, class_weight, shape[-1], sample_weight)
+
+    def _known_rank(self, y, sample_weight):
+        shape = self._logits_shape()
+        if shape is None:
+            return y, sample_weight
+        return unknown_ranks.of_classes(y, sample_weight, shape)
+
+    def _target_problems(self, y):
+        shape = self._logits_shape()
+        if keras.backend.standardize_dtype(y.dtype) in ("string", "complex64"):
+            _refuse_dtype(y.dtype)
+        if shape is None:
+            return ()
+        y = ops.cast(y, "float32")
+        if len(y.shape) == len(shape) and y.shape[-1] == shape[-1]:
+            off = ops.abs(ops.sum(y, axis=-1) - 1.0)
+            right = ops.logical_and(ops.all(y >= 0.0), ops.all(off <= 1e-3))
+            return ((ops.logical_not(right), batch_checks.CLASS_PROBABILITIES),)
+        right = ops.logical_and(y >= 0.0, y < shape[-1])
+        right = ops.all(ops.logical_and(right, y == ops.round(y)))
+        return ((ops.logical_not(right), batch_checks.LABELS),)
+
+    def _output_problems(self, y_pred):
+        """Outputs of a network that shows no graph, if they are a softmax's."""
+        if base.is_graph(self.network):
+            return ()
+        wide = base.wide(y_pred)
+        sums = ops.abs(ops.sum(wide, axis=-1) - 1.0)
+        narrow = keras.backend.standardize_dtype(y_pred.dtype) != wide.dtype
+        of_softmax = ops.logical_and(
+            ops.all(wide >= 0.0), ops.all(sums < (1e-2 if narrow else 1e-5))
+        )
+        several = ops.size(sums) >= 8  # of a few rows it may be chance
+        return ((ops.logical_and(of_softmax, several), batch_checks.NO_LOGITS),)
 
     def _update_metrics(self, y, draws, sample_weight):
         probabilities = ops.mean(ops.softmax(base.wide(draws), axis=-1), axis=0)
@@ -242,10 +312,17 @@ class BayesianClassifier(LikelihoodModel):
         """
         return executed_depth.depth_posterior(
             self,
-            self.network,
+            self.likelihood_network,
             x,
             self._num_samples(num_samples),
             batch_size=batch_size,
             verbose=verbose,
             seed=seed,
         )
+
+
+def _refuse_dtype(dtype):
+    raise TypeError(
+        "Expected labels as class indices or one-hot; `keras.layers.StringLookup` "
+        f"makes indices of words. Received: labels of dtype {dtype}"
+    )

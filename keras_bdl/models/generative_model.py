@@ -1,12 +1,14 @@
 """What the generative models have in common: networks, likelihood, a bound as loss."""
 
+import types
+
 import keras
 from keras import ops
 
 from keras_bdl import saved_model, validation
 from keras_bdl.layers import base
 from keras_bdl.layers.gaussian_latent import GaussianLatent
-from keras_bdl.models import observations
+from keras_bdl.models import observations, vae_start
 from keras_bdl.sampling import ThreadScope
 
 
@@ -50,6 +52,8 @@ class GenerativeModel(keras.Model):
                 f"Received: preprocessing={preprocessing!r}"
             )
         self._networks = tuple(networks)
+        # In a namespace, in which Keras looks for nothing to track or save.
+        self._made = types.SimpleNamespace()
         self.observation = observations.get(likelihood)
         self.preprocessing = preprocessing
         self.seed = seed
@@ -106,6 +110,24 @@ class GenerativeModel(keras.Model):
         self.compile(**config)
         if self.built:
             self.optimizer.build(self.trainable_variables)
+
+    def fit(self, *args, class_weight=None, **kwargs):
+        if class_weight is not None:
+            raise ValueError(
+                f"`{type(self).__name__}.fit` takes no `class_weight`. "
+                f"Received: class_weight={class_weight!r}"
+            )
+        return super().fit(*args, **kwargs)
+
+    def train_on_batch(self, x, *args, **kwargs):
+        """As `keras.Model.train_on_batch`, of data as in `fit`."""
+        vae_start.check(self, x)
+        return super().train_on_batch(x, *args, **kwargs)
+
+    def test_on_batch(self, x, *args, **kwargs):
+        """As `keras.Model.test_on_batch`, of data as in `fit`."""
+        vae_start.check(self, x)
+        return super().test_on_batch(x, *args, **kwargs)
 
     def train_step(self, *args):  # of the data; on JAX of the state and the data
         with BoundScope(args[-1]):

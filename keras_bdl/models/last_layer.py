@@ -10,11 +10,11 @@ import numpy as np
 from keras import ops
 from scipy import linalg
 
-from keras_bdl import validation
+from keras_bdl import heads, validation
 from keras_bdl.layers import base
 from keras_bdl.layers.last_layer import BayesianLastLayer
 from keras_bdl.model_copy import ModelCopier
-from keras_bdl.models import laplace
+from keras_bdl.models import data_sets, laplace
 from keras_bdl.models.bayesian_linear_regression import (
     EVIDENCE,
     BayesianLinearRegression,
@@ -27,7 +27,12 @@ from keras_bdl.sampler import CLASSIFICATION
 KINDS = ("auto", "regression", "classification")
 _MAX_WEIGHTS = 20_000  # of a joint covariance: 1.6 GB
 _BLOCK_VALUES = 2**22  # features that a regression takes at a time
-_PROBABILITIES = {"softmax": "softmax", "sigmoid": "sigmoid", "linear": None}
+_LINKS = {
+    heads.LINEAR: None,
+    heads.SOFTMAX: heads.SOFTMAX,
+    heads.SIGMOID: heads.SIGMOID,
+}
+_RESHAPERS = ("Reshape", "Permute", "Transpose", "RepeatVector")
 
 
 def fit_last_layer(
@@ -58,8 +63,13 @@ def fit_last_layer(
 
     of all weights jointly, without a Kronecker approximation of the sum. alpha is the
     one of highest evidence, log p(y | w) - alpha/2 w'w + P/2 log alpha -
-    1/2 log det(H + alpha I), of all P weights with the bias. It is that of a mode:
-    train the model until its loss is flat.
+    1/2 log det(H + alpha I), of all P weights with the bias. Laplace's approximation
+    is made for the mode of log p(y | w) - alpha/2 w'w, which a flat loss alone does not
+    show: early stopping ends before it, and without weight decay classes that can be
+    separated have none. Spreads are then those of the data around the weights as they
+    are. For the mode train to the end with `kernel_regularizer=L2(l)` and
+    `bias_regularizer` likewise on the last layer, and give `prior_precision=2 * l * n`
+    of n training examples.
 
     Args:
         model: trained Sequential or functional model of one output, whose last layer
@@ -100,6 +110,8 @@ def fit_last_layer(
     """
     dense, link, behind = _last_layer(model)
     kind = _resolve_kind(model, kind, link)
+    if kind == "classification":
+        _check_one_label(model, link, dense.units)
     num_samples = validation.integer("num_samples", num_samples, least=1)
     if validation.boolean("probit", probit) and kind == "regression":
         raise ValueError(
@@ -116,12 +128,13 @@ def fit_last_layer(
         """A copy of the model that ends in another layer, without activation."""
 
         def convert(old):
-            return last if old is dense else keras.layers.Identity(name=old.name)
+            # `Logits` of linear outputs: the identity, called with a mask or without.
+            return last if old is dense else heads.Logits("linear", name=old.name)
 
         return ModelCopier([dense, *behind], convert).copy(model)
 
     features = with_last(keras.layers.Identity(name=dense.name))
-    batches = _Batches(x, y, batch_size, verbose)
+    batches = data_sets.TrainingPairs(x, y, batch_size, verbose)
     if kind == "regression":
         layer, noise_stddev = _regression(
             dense, features, batches, prior_precision, noise_precision
@@ -161,39 +174,41 @@ def _last_layer(model):
             "Expected a built Sequential or functional model of one output. "
             f"Received: model={model.name!r}"
         )
-    behind, link = [], None
-    layers = list(model.layers)
-    while layers:
-        layer = layers.pop()
-        if isinstance(layer, keras.Model) and base.is_graph(layer):
-            layers += layer.layers
-            continue
-        if type(layer) is keras.layers.Dense:
-            own = _link(layer.activation)
-            if len(layer.kernel.shape) == 2 and len(model.outputs[0].shape) == 2:
-                return layer, own or link, behind
-        if isinstance(layer, keras.layers.Activation):
-            link = link or _link(layer.activation)
-        elif type(layer) is keras.layers.Softmax:
-            link = link or "softmax"
-        elif type(layer) is not keras.layers.Identity:
-            break
-        behind.append(layer)
-    raise ValueError(
-        "Expected a model that ends in a Dense layer, `(batch, units)`, with at most a "
-        f"softmax or sigmoid behind it. Received: model={model.name!r}, whose last "
-        f"layer is {model.layers[-1]!r}"
-    )
-
-
-def _link(activation):
-    name = getattr(activation, "__name__", "")
-    if name not in _PROBABILITIES:
+    head = heads.find(model)
+    dense = head.layer
+    fits = type(dense) is keras.layers.Dense and len(dense.kernel.shape) == 2
+    fits = fits and len(model.outputs[0].shape) == 2
+    fits = fits and all(type(x).__name__ not in _RESHAPERS for x in head.behind)
+    if not fits:
+        raise ValueError(
+            "Expected a model that ends in a Dense layer, `(batch, units)`, with at "
+            f"most a softmax or sigmoid behind it. Received: model={model.name!r}, "
+            f"whose last layer is {dense!r}"
+        )
+    if head.activation not in _LINKS:
         raise ValueError(
             "Expected the last layer to have no activation, softmax or sigmoid. "
-            f"Received: activation={activation!r}"
+            f"Received: activation={head.activation!r}"
         )
-    return _PROBABILITIES[name]
+    return dense, _LINKS[head.activation], head.behind
+
+
+def _check_one_label(model, link, units):
+    """Refuses several labels that hold independently of each other."""
+    of_loss = link is None and (resolve_outputs(model, "auto") or "").startswith("bin")
+    if units > 1 and (link == heads.SIGMOID or of_loss):
+        raise ValueError(
+            "Expected one label of several classes, or of two with one unit; units "
+            "with a sigmoid each are of labels that hold independently of each other. "
+            "Make a model of each label, `Dense(1, activation='sigmoid')` with its "
+            "column of the weights on the same features, and fit the last layer of "
+            f"each. Received: model={model.name!r}, of {units} units"
+        )
+    if units == 1 and link == heads.SOFTMAX:
+        raise ValueError(
+            "Expected a sigmoid, of which the softmax of one unit is none: it is "
+            f"always 1. Received: model={model.name!r}, of one unit"
+        )
 
 
 def _resolve_kind(model, kind, link):
@@ -212,59 +227,7 @@ def _resolve_kind(model, kind, link):
     return "regression"
 
 
-# The data
-
-
-class _Batches:
-    """Pairs of inputs and targets, with a progress bar."""
-
-    def __init__(self, x, y, batch_size, verbose):
-        self._batch_size = validation.integer("batch_size", batch_size, least=1)
-        self._verbose = verbose
-        if y is not None:
-            y = ops.convert_to_numpy(y)
-            x = keras.tree.map_structure(ops.convert_to_numpy, x)
-            counts = [len(part) for part in keras.tree.flatten(x)]
-            if {*counts} != {len(y)} or not len(y):
-                raise ValueError(
-                    "Expected as many targets as inputs, and one at least. "
-                    f"Received: {counts} inputs, {len(y)} targets"
-                )
-        elif hasattr(x, "shape"):
-            raise ValueError("Expected targets beside an array. Received: y=None")
-        self._x, self._y = x, y
-
-    def __iter__(self):
-        count = self._count()
-        bar = keras.utils.Progbar(count, verbose=1 if self._verbose else 0)
-        for index, (x, y) in enumerate(self._batches()):
-            yield x, ops.convert_to_numpy(y)
-            bar.update(index + 1)
-        if count is None:
-            bar.update(index + 1, finalize=True)
-
-    def _count(self):
-        if self._y is not None:
-            return -(-len(self._y) // self._batch_size)
-        try:
-            return len(self._x)
-        except TypeError:
-            return None
-
-    def _batches(self):
-        if self._y is not None:
-            for start in range(0, len(self._y), self._batch_size):
-                rows = slice(start, start + self._batch_size)
-                x = keras.tree.map_structure(
-                    lambda part, rows=rows: part[rows], self._x
-                )
-                yield x, self._y[rows]
-        elif isinstance(self._x, keras.utils.PyDataset):
-            for index in range(len(self._x)):
-                yield self._x[index][:2]
-        else:
-            for batch in self._x:
-                yield batch[:2]
+# The features
 
 
 def _features(model, x):
@@ -357,6 +320,12 @@ def _check_labels(y, rows, units):
             f"Received: y of shape {y.shape}"
         )
     classes = max(units, 2)
+    if y.size != rows and not (y.min() >= 0 and np.allclose(y.sum(-1), 1, atol=1e-3)):
+        raise ValueError(
+            "Expected labels one-hot, or rows of class probabilities; labels that hold "
+            "independently of each other are not one categorical variable. "
+            f"Received: y with row sums from {y.sum(-1).min()} to {y.sum(-1).max()}"
+        )
     whole = np.array_equal(y, np.round(y))
     if y.size == rows and not (whole and y.min() >= 0 and y.max() < classes):
         raise ValueError(

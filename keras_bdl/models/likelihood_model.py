@@ -1,6 +1,7 @@
 """What the models with a likelihood of their own have in common."""
 
 import contextlib
+import math
 
 import keras
 from keras import ops
@@ -18,13 +19,15 @@ from keras_bdl import (
 )
 from keras_bdl.layers import base, latent
 from keras_bdl.layers.weight_posterior import bayesian_layers
+from keras_bdl.models.batch_checks import CheckedBatches, Problem, require_targets
 
 
-class LikelihoodModel(keras.Model):
+class LikelihoodModel(CheckedBatches, keras.Model):
     """A network and the likelihood of its outputs, trained by the evidence bound.
 
     A subclass sets `_likelihood`, a loss of `keras_bdl.losses` of the outputs of
-    the model, and `_own_metrics`, names of those it reports unasked; and has
+    the model, and `_own_metrics`, names of those it reports unasked; and has, with
+    what `CheckedBatches` needs,
 
         _targets(y): the targets as training takes them, checked.
         _update_metrics(y, draws, sample_weight): from outputs of posterior
@@ -60,6 +63,7 @@ class LikelihoodModel(keras.Model):
         )
         self._depth = None
         self._reports_more = False  # than its own metrics
+        self._problem = Problem()
         self._tell_num_examples()
 
     def _tell_num_examples(self):
@@ -67,9 +71,14 @@ class LikelihoodModel(keras.Model):
             training.set_num_examples(self.network, self.num_examples)
 
     @property
+    def likelihood_network(self):
+        """The network up to what the likelihood takes."""
+        return self.network
+
+    @property
     def sampled_network(self):
         """What `keras_bdl.predict` samples."""
-        return self.network
+        return self.likelihood_network
 
     def to_keras(self, weights="mean", seed=None):
         """As `keras_bdl.to_keras`: a plain Keras model with the outputs of this one."""
@@ -149,6 +158,9 @@ class LikelihoodModel(keras.Model):
         )
 
     def _check_loss(self, loss):
+        own = self._likelihood  # which an HDF5 file gives to `compile`
+        if type(loss) is type(own) and loss.get_config() == own.get_config():
+            return
         raise ValueError(
             f"`{type(self).__name__}` has its own likelihood; leave `loss` out, or "
             "compile the network itself as a plain Keras model. "
@@ -189,17 +201,40 @@ class LikelihoodModel(keras.Model):
             ValueError: if the number of examples cannot be told (a generator):
                 give `num_examples` to the constructor. On targets that do not fit.
         """
-        y = self._targets(y)
-        validation = kwargs.get("validation_data")
-        if isinstance(validation, (tuple, list)) and len(validation) > 1:
-            x_val, y_val, *weights = validation
-            kwargs["validation_data"] = (x_val, self._targets(y_val), *weights)
+        class_weight = kwargs.pop("class_weight", None)
+        if class_weight is not None:
+            x, y = self._weigh_classes(x, y, class_weight, kwargs)
+        y, _ = self._checked_arrays(x, y, kwargs.get("sample_weight"))
+        held_out = kwargs.get("validation_data")
+        if isinstance(held_out, (tuple, list)) and len(held_out) > 1:
+            x_val, y_val, *weights = held_out
+            y_val, _ = self._checked_arrays(x_val, y_val, *weights or [None])
+            kwargs["validation_data"] = (x_val, y_val, *weights)
         names = ("validation_split", "validation_data", "steps_per_epoch")
         extent = {name: kwargs[name] for name in names if name in kwargs}
         self._prepare_fit(x, y, extent)
         if self.num_examples is None:
             training.tell_num_examples(self, x, extent)
-        return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
+        history = super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
+        self.raise_refused()
+        return history
+
+    def _weigh_classes(self, x, y, class_weight, kwargs):
+        """Puts the weights of classes into `sample_weight`; the rows to train on.
+
+        Those that `validation_split` sets apart are not weighted, as in Keras.
+        """
+        weights = kwargs.get("sample_weight")
+        share = kwargs.pop("validation_split", 0.0)
+        if share and kwargs.get("validation_data") is None and y is not None:
+            left = math.floor(len(y) * (1.0 - share))
+            parts = x, y, weights
+            x, y, weights = _rows(parts, slice(left))
+            kwargs["validation_data"] = _rows(parts, slice(left, None))
+            if kwargs["validation_data"][2] is None:
+                kwargs["validation_data"] = kwargs["validation_data"][:2]
+        kwargs["sample_weight"] = self._label_weights(y, class_weight, weights)
+        return x, y
 
     def _prepare_fit(self, x, y, extent):
         """Called before training, when the targets are known to be right.
@@ -209,8 +244,13 @@ class LikelihoodModel(keras.Model):
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`; what it reports is in the class docstring."""
+        names = ("batch_size", "verbose", "sample_weight")
+        options = {**dict(zip(names, args)), **kwargs}
+        y, _ = self._checked_arrays(x, y, options.get("sample_weight"))
         with training.weights_kept(self):
-            return super().evaluate(x, self._targets(y), *args, **kwargs)
+            result = super().evaluate(x, y, *args, **kwargs)
+        self.raise_refused()
+        return result
 
     def train_step(self, *args):
         with self._latent_scope(training=True):
@@ -240,12 +280,17 @@ class LikelihoodModel(keras.Model):
         scope = latents.current_scope()
         if scope is not None:
             inputs = scope.copy(inputs)
-        return self.network(inputs, training=training)
+        return self.likelihood_network(inputs, training=training)
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         """Negative evidence lower bound per example; also updates the metrics."""
+        require_targets(y)
+        loss = self._bound(x, y, y_pred, sample_weight, training)
+        return self.refuse_batch(loss, y_pred)
+
+    def _bound(self, x, y, y_pred, sample_weight, training):
         scope = latents.current_scope()
         if scope is not None and self._depth is not None:
             self._depth.update_state(scope.mean_depth())
@@ -340,3 +385,10 @@ class LikelihoodModel(keras.Model):
             config["network"], custom_objects=custom_objects
         )
         return cls(**config)
+
+
+def _rows(parts, rows):
+    """The rows of a slice of every array in a nest."""
+    return keras.tree.map_structure(
+        lambda part: None if part is None else part[rows], parts, none_is_leaf=True
+    )

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl import losses
-from keras_bdl.models.standardization import wide_dtype
+from keras_bdl import heads, losses
+from keras_bdl.models.standardization import to_numpy, wide_dtype
 from keras_bdl.ops import divergences, likelihoods, mixtures
 
 NOISES = ("heteroscedastic", "homoscedastic", "student_t")
@@ -98,6 +98,67 @@ class ObservationNoise(keras.layers.Layer):
 
     def _df(self):
         return 2.0 + ops.softplus(self.raw_df)  # above 2: the variance is finite
+
+    def check_head(self, network):
+        """Refuses a network that ends in an activation which does not fit.
+
+        Raises:
+            ValueError: if it does.
+        """
+        head = heads.find(network)
+        if head is None or head.activation == heads.LINEAR:
+            return
+        if self.noise == "heteroscedastic":
+            expected = (
+                "means, then log standard deviations, of any sign (an activation of "
+                "the means alone goes before a `keras.layers.Concatenate` of both)"
+            )
+        elif self.targets is not None:
+            expected = "locations of standardised targets, of any sign"
+        elif head.activation not in heads.OF_MEANS:
+            expected = f"locations of any sign, or behind one of {heads.OF_MEANS}"
+        else:
+            return
+        heads.refuse(network, head, "network", expected)
+
+    def columns(self, y):
+        """Targets in an array as NumPy `(n, d)`, checked.
+
+        Raises:
+            ValueError: if they are no finite numbers, or of another width.
+        """
+        y = to_numpy(y)
+        try:
+            if y.dtype.kind in "cmM":  # NumPy would take a part of them
+                raise TypeError
+            targets = y.astype(keras.config.floatx())
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"Expected `y` to be numbers. Received: y of dtype {y.dtype}"
+            ) from error
+        if targets.ndim == 1:
+            targets = targets[:, None]
+        self.check_width(targets.shape)
+        if not np.isfinite(targets).all():
+            raise ValueError(
+                "Expected finite targets. Received: y with "
+                f"{(~np.isfinite(targets)).sum()} values NaN or infinite"
+            )
+        return targets
+
+    def check_width(self, shape):
+        """Refuses targets of another shape than `(n,)` or `(n, d)`.
+
+        Raises:
+            ValueError: if they are.
+        """
+        width = (*shape, 1)[1] if len(shape) in (1, 2) else None
+        if width is None or self.num_targets not in (None, width):
+            raise ValueError(
+                f"Expected targets `(n, {self.num_targets or 'd'})`, of the width that "
+                f"the network's outputs have for noise={self.noise!r}. "
+                f"Received: y.shape={tuple(shape)}"
+            )
 
     def loss(self):
         """The Keras loss of these parameters."""

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops, random
 
-from keras_bdl import losses
+from keras_bdl import heads, losses
 
 
 class Observation:
@@ -18,9 +18,25 @@ class Observation:
 
     num_parameters = 1  # outputs of the decoder for each value
     is_categorical = False  # whether they are logits, on an axis of their own
+    # What the decoder gives, and activations that it may end in.
+    parameters, activations = "parameters of any sign", (heads.LINEAR,)
 
     def __init__(self, loss):
         self.loss = loss
+        self.activation = heads.LINEAR  # that the decoder ends in
+
+    def read_head(self, decoder):
+        """Takes note of the activation that a built decoder ends in.
+
+        Raises:
+            ValueError: if it does not fit.
+        """
+        head = heads.find(decoder)
+        if head is None:
+            return
+        if head.activation not in self.activations:
+            heads.refuse(decoder, head, "decoder", self.parameters)
+        self.activation = head.activation
 
     def log_prob(self, x, outputs):
         """log p(x | z) of each row in nats, `(n,)`."""
@@ -63,16 +79,28 @@ class Observation:
             )
 
 
-class BernoulliObservation(Observation):
+class LogitsObservation(Observation):
+    """Of logits, or of what the decoder gives behind an activation."""
+
+    def logits(self, outputs):
+        return heads.logits(outputs, self.activation)
+
+    def log_prob(self, x, outputs):
+        return super().log_prob(x, self.logits(outputs))
+
+
+class BernoulliObservation(LogitsObservation):
+    parameters, activations = "logits, or their sigmoid", ("linear", "sigmoid")
+
     def check(self, x):
         self._check_range(x, 0.0, 1.0, "divide 8-bit pixels by 255")
 
     def mean(self, outputs):
-        return ops.sigmoid(outputs)
+        return ops.sigmoid(self.logits(outputs))
 
     def draw(self, outputs, seed):
         uniform = random.uniform(ops.shape(outputs), seed=seed, dtype=outputs.dtype)
-        return ops.cast(uniform < ops.sigmoid(outputs), outputs.dtype)
+        return ops.cast(uniform < self.mean(outputs), outputs.dtype)
 
     def bias(self, mean, variance):
         mean = np.clip(mean, 1e-3, 1.0 - 1e-3)
@@ -83,6 +111,9 @@ class GaussianObservation(Observation):
     def __init__(self, loss):
         super().__init__(loss)
         self.num_parameters = 2 if loss.stddev is None else 1
+        if loss.stddev is not None:  # means alone: no link follows
+            self.activations = (heads.LINEAR, *heads.OF_MEANS)
+            self.parameters = f"means of any sign, or behind one of {heads.OF_MEANS}"
 
     def _moments(self, outputs):
         if self.loss.stddev is None:
@@ -99,16 +130,18 @@ class GaussianObservation(Observation):
 
     def bias(self, mean, variance):
         if self.loss.stddev is not None:
-            return mean
+            return mean if self.activation == heads.LINEAR else None
         # Of a constant value the noise stays visible.
         log_stddev = 0.5 * np.log(np.maximum(variance, 1e-2 * variance.mean() + 1e-12))
         return np.concatenate([mean, log_stddev], axis=-1)
 
 
-class CategoricalObservation(Observation):
+class CategoricalObservation(LogitsObservation):
     """x holds levels 0 ... k - 1."""
 
     is_categorical = True
+    parameters = "logits, or their softmax"
+    activations = ("linear", "log_softmax", "softmax")
 
     def check(self, x):
         self.check_finite(x)
@@ -123,10 +156,11 @@ class CategoricalObservation(Observation):
 
     def mean(self, outputs):
         levels = ops.cast(ops.arange(outputs.shape[-1]), outputs.dtype)
-        return ops.sum(ops.softmax(outputs, axis=-1) * levels, axis=-1)
+        probabilities = ops.softmax(self.logits(outputs), axis=-1)
+        return ops.sum(probabilities * levels, axis=-1)
 
     def draw(self, outputs, seed):
-        flat = ops.reshape(outputs, (-1, outputs.shape[-1]))
+        flat = ops.reshape(self.logits(outputs), (-1, outputs.shape[-1]))
         drawn = random.categorical(flat, 1, dtype="int32", seed=seed)
         return ops.cast(ops.reshape(drawn, ops.shape(outputs)[:-1]), outputs.dtype)
 

@@ -9,6 +9,7 @@ from keras import ops
 from keras_bdl import conversion, prediction, training, validation
 from keras_bdl.layers import base
 from keras_bdl.mc_dropout import dropout_layers
+from keras_bdl.models import batch_checks, data_sets, unknown_ranks
 from keras_bdl.models.likelihood_model import LikelihoodModel
 from keras_bdl.models.observation_noise import NOISES, ObservationNoise
 from keras_bdl.models.predictive import (
@@ -63,7 +64,7 @@ class BayesianRegressor(LikelihoodModel):
 
     Args:
         network: Keras model from inputs to `(n, 2 d)` with heteroscedastic noise, to
-            `(n, d)` otherwise.
+            `(n, d)` otherwise, without activation at its end.
         noise: "heteroscedastic", "homoscedastic" or "student_t".
         num_samples: posterior samples S of `predict` and `evaluate`.
         num_examples: number of training examples; None reads it off the data.
@@ -157,6 +158,7 @@ class BayesianRegressor(LikelihoodModel):
         if self.normalize:
             self._check_one_input(input_shape)
             self.inputs_standardization.build(input_shape)
+        self.observation_noise.check_head(self.network)
         self.observation_noise.build(self._output_shape(input_shape))
         self.built = True
         if self.is_sampled():  # here, because a traced function makes no variables
@@ -231,32 +233,28 @@ class BayesianRegressor(LikelihoodModel):
 
     def _targets(self, y):
         """Targets in an array as `(n, d)`; other data passes through."""
-        if not hasattr(y, "shape"):
-            return y
-        try:
-            targets = to_numpy(y).astype(keras.config.floatx())
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"Expected `y` to be numbers. Received: y of dtype {y.dtype}"
-            ) from error
-        if targets.ndim == 1:
-            targets = targets[:, None]
-        self._check_width(targets.shape)
-        if not np.isfinite(targets).all():
-            raise ValueError(
-                "Expected finite targets. Received: y with "
-                f"{(~np.isfinite(targets)).sum()} values NaN or infinite"
-            )
-        return targets
+        return self.observation_noise.columns(y) if hasattr(y, "shape") else y
 
-    def _check_width(self, shape):
+    def _known_rank(self, y, sample_weight):
         num_targets = self.observation_noise.num_targets
-        width = (*shape, 1)[1] if len(shape) in (1, 2) else None
-        if width is None or num_targets not in (None, width):
+        return unknown_ranks.of_values(y, sample_weight, num_targets)
+
+    def _target_problems(self, y):
+        finite = ops.all(ops.isfinite(ops.cast(y, "float32")))
+        return ((ops.logical_not(finite), batch_checks.TARGETS),)
+
+    def _label_weights(self, y, class_weight, sample_weight):
+        raise ValueError(
+            "`BayesianRegressor` knows no classes; weigh rows by `sample_weight`. "
+            f"Received: class_weight={class_weight!r}"
+        )
+
+    def _check_ready(self):
+        if self.normalize and not self.targets_standardization.is_adapted:
             raise ValueError(
-                f"Expected targets `(n, {num_targets or 'd'})`, of the width that the "
-                f"network's outputs have for noise={self.noise!r}. "
-                f"Received: y.shape={tuple(shape)}"
+                "Expected a model that knows the scales of its data: with "
+                "`normalize=True` the first `fit` takes them. "
+                f"Received: model={self.name!r}, which was never fitted"
             )
 
     def compute_loss(
@@ -264,7 +262,8 @@ class BayesianRegressor(LikelihoodModel):
     ):
         """Negative evidence lower bound per example; also updates the metrics."""
         # Here too, because a `tf.data.Dataset` shows its shapes only now.
-        self._check_width(() if y is None else y.shape)
+        batch_checks.require_targets(y)
+        self.observation_noise.check_width(y.shape)
         if sample_weight is not None and math.prod(sample_weight.shape[1:]) != 1:
             raise ValueError(
                 "Expected one weight per example; the log-likelihood is a sum over "
@@ -371,19 +370,23 @@ class BayesianRegressor(LikelihoodModel):
         return PredictiveUncertainty(**result)
 
     def log_likelihood(
-        self, x, y, num_samples=None, *, batch_size=None, verbose="auto", seed=None
+        self, x, y=None, num_samples=None, *, batch_size=None, verbose="auto", seed=None
     ):
         """log 1/S sum_s p(y | x, w_s) of each row: `(n,)`, in nats.
 
-        In the units of the targets, with all constants. For data in other forms than
-        arrays, `evaluate` reports the mean of its negative as `nll`.
+        In the units of the targets, with all constants.
 
         Args:
-            x, y: arrays (a nest of them for several inputs).
+            x, y: arrays (a nest of them for several inputs); or in x alone a
+                `tf.data.Dataset`, `PyDataset` or `DataLoader` of batches of both.
             num_samples: posterior samples; None takes the constructor's.
             batch_size, verbose: as in `keras.Model.predict`.
             seed: integer for repeatable results.
         """
+        if y is None and data_sets.is_data_set(x):
+            opts = {"num_samples": num_samples, "verbose": 0, "seed": seed}
+            log_p = [self.log_likelihood(*b[:2], **opts) for b in data_sets.batches(x)]
+            return np.concatenate(log_p)
         for name, value in (("x", keras.tree.flatten(x)), ("y", [y])):
             if not all(getattr(leaf, "shape", ()) for leaf in value):
                 raise TypeError(

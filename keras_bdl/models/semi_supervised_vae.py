@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl import losses, sampling, training, validation
+from keras_bdl import heads, losses, sampling, training, validation
 from keras_bdl.layers import base
 from keras_bdl.models import observations, vae_networks, vae_start
 from keras_bdl.models.generative_model import BoundScope, GenerativeModel
@@ -47,7 +47,7 @@ class SemiSupervisedVAE(GenerativeModel):
     in training and its mean at inference; the VAE is frozen (`vae.trainable`).
 
     Args:
-        classifier: Keras model from x to logits `(n, classes)`.
+        classifier: Keras model from x to logits `(n, classes)`, or their softmax.
         encoder: Keras model of two inputs, x and one-hot y, to mean and log standard
             deviation of the code, `(n, 2 d)`.
         decoder: Keras model of two inputs, codes `(n, d)` and one-hot y, to the
@@ -183,7 +183,9 @@ class SemiSupervisedVAE(GenerativeModel):
         if self.features is not None:
             self.features.build(input_shape)
             x = keras.Input((self.features.latent_dim,))
-        self.num_classes = self.classifier(x).shape[-1]
+        self.classifier(x)  # builds it
+        self._made.classifier = heads.logits_network(self.classifier, "classifier")
+        self.num_classes = self._made.classifier(x).shape[-1]
         losses.check_logits(self.num_classes)
         if (self.summed_classes or 0) >= self.num_classes:
             raise ValueError(
@@ -196,6 +198,7 @@ class SemiSupervisedVAE(GenerativeModel):
         codes = keras.Input((self.latent.prior.latent_dim,))
         outputs = self.decoder([codes, y]).shape
         vae_networks.check_outputs(outputs, x.shape, self.observation)
+        self.observation.read_head(self.decoder)
         self.built = True
 
     # The forward pass and the bound
@@ -209,7 +212,7 @@ class SemiSupervisedVAE(GenerativeModel):
 
     def call(self, inputs, training=None):
         x = self.preprocess(inputs, training)
-        logits = base.wide(self.classifier(x, training=training))
+        logits = base.wide(self._made.classifier(x, training=training))
         scope = BoundScope.current()
         if scope is None:
             return ops.softmax(logits, axis=-1)
@@ -345,9 +348,8 @@ class SemiSupervisedVAE(GenerativeModel):
             )
         self._labeled_fraction.assign(is_labeled.mean())
         shuffle = kwargs.pop("shuffle", True)
-        return MixedBatches(
-            ops.convert_to_numpy(x), labels, batch_size, self.labeled_share, shuffle
-        )
+        x = ops.convert_to_numpy(x)
+        return MixedBatches(x, labels, batch_size, self.labeled_share, shuffle)
 
     def _labels(self, x, y):
         labels = np.zeros(0) if y is None else ops.convert_to_numpy(y)

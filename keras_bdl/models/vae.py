@@ -49,8 +49,9 @@ class VAE(VAEUse, GenerativeModel):
             one output `(n, 2 d)` or two `(n, d)`.
         decoder: Keras model from codes `(n, d)` to the likelihood's parameters, k for
             each value of x, on the last axis.
-        likelihood: "bernoulli" (logits), "gaussian" (mean and log stddev),
-            "categorical" (x holds levels; logits on a further axis),
+        likelihood: "bernoulli" (logits, or their sigmoid), "gaussian" (mean and log
+            stddev), "categorical" (x holds levels; logits on a further axis, or their
+            softmax),
             "discretized_logistic" (mean and log scale), or a loss:
             `GaussianNLL(stddev)`, `DiscretizedLogisticNLL(...)`, `TFPNLL(...)`.
         prior: "standard_normal" or a `keras_bdl.layers.LatentPrior`.
@@ -190,6 +191,7 @@ class VAE(VAEUse, GenerativeModel):
         codes_shape = self.latent.compute_output_shape(shape)
         outputs = self.decoder(keras.Input(codes_shape[1:])).shape
         vae_networks.check_outputs(outputs, x.shape, self.observation)
+        self.observation.read_head(self.decoder)
         self._active_units = metrics.ActiveUnits(codes_shape[-1])
         self.build_scores()
         if self.num_examples is not None:

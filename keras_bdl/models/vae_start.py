@@ -4,14 +4,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl.layers import base
+from keras_bdl import heads
 
 # Rows of a data set that is not an array; more say little more.
 _MOST_ROWS = 10_000
 _CHUNK = 1000
 
-# What may stand between a decoder's last weights and its outputs.
-_SHAPERS = ("Reshape", "Flatten", "Cropping1D", "Cropping2D", "Cropping3D")
+# Behind a layer, its bias is not in the order of the outputs.
+_REORDERS = ("Permute", "Transpose", "RepeatVector")
 
 
 def check(vae, x):
@@ -68,14 +68,11 @@ def _start_bias(vae, rows):
 
 
 def _last_layer(decoder):
-    """The layer whose outputs are the decoder's, reshaped at most, if it has a bias."""
-    for layer in reversed(base.flatten_layers(decoder)):
-        if type(layer).__name__ in _SHAPERS:
-            continue
-        linear = getattr(layer, "activation", None) in (None, keras.activations.linear)
-        has_bias = getattr(layer, "bias", None) is not None
-        return layer if linear and has_bias else None
-    return None
+    """The layer whose outputs are the decoder's, if it has a bias, or None."""
+    head = heads.find(decoder)
+    if head is None or any(type(x).__name__ in _REORDERS for x in head.behind):
+        return None
+    return None if getattr(head.layer, "bias", None) is None else head.layer
 
 
 def _chunks(vae, x, training=False):

@@ -174,3 +174,8 @@ def test_bad_arguments_are_refused(options, match):
 def test_inputs_with_positions_are_refused():
     with pytest.raises(ValueError, match="Received: input_shape"):
         keras_bdl.BayesianLastLayer(3)(np.ones((2, 5, 4), "float32"))
+
+
+def test_a_second_argument_that_is_an_activation_is_refused():
+    with pytest.raises(TypeError, match="no `activation`.*Received: use_bias='relu'"):
+        keras_bdl.BayesianLastLayer(3, "relu")

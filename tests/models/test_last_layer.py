@@ -322,6 +322,11 @@ def test_several_inputs():
     )
 
 
+def compiled_with(model, loss):
+    model.compile("adam", loss)
+    return model
+
+
 def make_wide():
     return keras.Sequential([keras.Input((300,)), layers.Dense(100)])
 
@@ -342,7 +347,7 @@ def make_wide():
             lambda: classifier(behind=[layers.ReLU()]),
             class_data,
             {"kind": "classification"},
-            "last layer is",
+            "Received: activation='ReLU'",
         ),
         (
             lambda: classifier(4, "softmax"),
@@ -382,6 +387,38 @@ def make_wide():
             "Received: y=None",
         ),
         (
+            regressor,
+            lambda: ([[0.0, 1.0, 2.0]], [0.0]),
+            {},
+            "np.asarray.*Received",
+        ),
+        (
+            regressor,
+            lambda: (np.zeros((4, 3), "float32"), np.arange(4).astype("M8[D]")),
+            {},
+            "dtype datetime64",
+        ),
+        (
+            lambda: classifier(3, "sigmoid"),
+            lambda: (np.zeros((4, 3), "float32"), np.eye(3)[[0, 1, 2, 0]]),
+            {},
+            "independently.*each. Received",
+        ),
+        (
+            lambda: compiled_with(
+                classifier(3), keras.losses.BinaryCrossentropy(from_logits=True)
+            ),
+            lambda: (np.zeros((4, 3), "float32"), np.eye(3)[[0, 1, 2, 0]]),
+            {},
+            "independently.*each. Received",
+        ),
+        (
+            lambda: classifier(3, "softmax"),
+            lambda: (np.zeros((4, 3), "float32"), np.ones((4, 3))),
+            {},
+            "one-hot.*Received",
+        ),
+        (
             make_wide,
             lambda: (np.zeros((4, 300), "float32"), np.zeros(4)),
             {"kind": "classification"},
@@ -393,3 +430,31 @@ def test_what_does_not_fit_is_refused(make, data, options, match):
     x, y = data()
     with pytest.raises((TypeError, ValueError), match=match):
         keras_bdl.fit_last_layer(make(), x, y, verbose=0, **options)
+
+
+@pytest.mark.parametrize("end", [layers.Softmax(), keras.ops.softmax])
+def test_a_functional_softmax_is_dropped(end):
+    inputs = keras.Input((3,))
+    x, y = class_data(4)
+    model = keras.Model(inputs, end(layers.Dense(4)(inputs)))
+    bayesian = keras_bdl.fit_last_layer(model, x, y.tolist(), verbose=0)
+    np.testing.assert_allclose(
+        to_numpy(keras.ops.softmax(bayesian(x))), to_numpy(model(x)), atol=1e-6
+    )
+    assert bayesian.predict(x, seed=0, verbose=0).shape == (60, 4)
+
+
+def test_the_precision_of_weight_decay_makes_trained_weights_the_mode():
+    """At l, the gradient of the log posterior with alpha = 2 l n is 0."""
+    x, y = class_data(2, rows=40)
+    decay = 0.01
+
+    def loss(w):
+        logits = x @ w[:3] + w[3]
+        nll = np.logaddexp(0.0, logits) - y * logits
+        return nll.mean() + decay * w @ w
+
+    w = optimize.minimize(loss, np.zeros(4), options={"gtol": 1e-9}).x
+    p = special.expit(x @ w[:3] + w[3])
+    gradient = np.hstack([x, np.ones((40, 1))]).T @ (y - p) - 2.0 * decay * 40 * w
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-4)

@@ -624,3 +624,19 @@ def test_an_error_in_prediction_does_not_cost_the_weights():
         with pytest.raises(Exception):  # noqa: B017 (whatever the backend says)
             call(X[:, :2], verbose=0)
     np.testing.assert_array_equal(model.predict(X, seed=0, verbose=0), before)
+
+
+@pytest.mark.parametrize("noise, width", [("heteroscedastic", 2), ("student_t", 1)])
+def test_an_hdf5_file_gives_the_model_back(tmp_path, noise, width):
+    network = keras.Sequential([keras.Input((3,)), keras_bdl.VariationalDense(width)])
+    model = keras_bdl.BayesianRegressor(network, noise, 2, normalize=True)
+    model.compile()
+    x = np.random.default_rng(0).normal(size=(16, 3)).astype("float32")
+    model.fit(x, 5.0 * x[:, 0] + 2.0, verbose=0)
+    model.save(tmp_path / "model.h5")
+    classes = (keras_bdl.BayesianRegressor, keras_bdl.VariationalDense)
+    loaded = keras.saving.load_model(
+        tmp_path / "model.h5", custom_objects={cls.__name__: cls for cls in classes}
+    )
+    np.testing.assert_allclose(to_numpy(loaded(x)), to_numpy(model(x)), rtol=1e-6)
+    assert np.isfinite(loaded.evaluate(x, x[:, 0], verbose=0)).all()

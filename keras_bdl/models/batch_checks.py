@@ -1,0 +1,274 @@
+"""Refusing data that a likelihood cannot take, where every batch passes.
+
+Arrays are looked at before training. What comes in batches (data sets, generators)
+shows its values inside a compiled function alone, which cannot raise an error on every
+backend: a batch that cannot be taken has the loss NaN and no gradient, so that it
+leaves the weights alone, and the model raises an error at the end of the epoch.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_bdl import sampling
+from keras_bdl.training import weights_kept
+
+# What may be wrong with a batch, by its number from 1 on.
+PROBLEMS = (
+    "Expected inputs without NaN; fill missing values in before training. "
+    "Received: a batch with NaN in x",
+    "Expected sample weights that are finite and at least 0. "
+    "Received: a batch with others",
+    "Expected whole labels from 0, below the number of the network's logits. "
+    "Received: a batch with others",
+    "Expected rows of class probabilities, at least 0 with the sum 1; labels that hold "
+    "independently of each other are not one categorical variable. "
+    "Received: a batch with others",
+    "Expected finite targets. Received: a batch with NaN or infinity in y",
+    "Expected `network` to give logits. Its outputs are probabilities (at least 0, "
+    "with the sum 1); leave its last softmax out. Received: a batch with such outputs",
+)
+NAN_INPUTS, WEIGHTS, LABELS, CLASS_PROBABILITIES, TARGETS, NO_LOGITS = range(
+    1, len(PROBLEMS) + 1
+)
+
+_NOT_DENSE = ("SparseTensor", "RaggedTensor", "BCOO", "JAXSparse")
+
+
+class Problem(keras.metrics.Metric):
+    """The number of the gravest problem of the batches so far; it reports nothing."""
+
+    def __init__(self, name="problem"):
+        super().__init__(name=name)
+        self.number = self.add_weight(
+            name="number", shape=(), initializer="zeros", dtype="int32"
+        )
+
+    def update_state(self, number):
+        self.number.assign(ops.maximum(self.number, ops.cast(number, "int32")))
+
+    def result(self):
+        return {}
+
+    def read(self):
+        return int(ops.convert_to_numpy(self.number))
+
+
+class BatchScope(sampling.ThreadScope):
+    """Within, `compute_loss` knows what is wrong with the batch.
+
+    Args:
+        problem: its number as an integer tensor, 0 for none.
+    """
+
+    def __init__(self, problem):
+        self.problem = problem
+
+
+class CheckedBatches:
+    """Mixin of a model with a likelihood: its steps look at every batch.
+
+    The model has, besides `_targets(y)`, which checks arrays,
+
+        _known_rank(y, sample_weight): both with the rank that its loss needs, where
+            TensorFlow has traced data of different ranks together.
+        _target_problems(y): pairs for `first_problem`.
+        _output_problems(y_pred): likewise; none unless overridden.
+        _label_weights(y, class_weight, sample_weight): weights by class of arrays.
+    """
+
+    def train_step(self, *args):
+        return self._checked_step(super().train_step, *args)
+
+    def test_step(self, *args):
+        return self._checked_step(super().test_step, *args)
+
+    def _checked_step(self, step, *args):
+        *state, data = args  # on JAX the state comes first
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        require_targets(y)
+        y, sample_weight = self._known_rank(y, sample_weight)
+        problem = first_problem(
+            (has_nan(x), NAN_INPUTS),
+            (wrong_weights(sample_weight), WEIGHTS),
+            *self._target_problems(y),
+        )
+        data = blank((x, y, sample_weight), problem)
+        with BatchScope(problem):
+            return step(*state, keras.utils.pack_x_y_sample_weight(*data))
+
+    def refuse_batch(self, loss, y_pred):
+        """The loss of a batch: NaN, and a note of why, if it cannot be taken."""
+        scope = BatchScope.current()
+        if scope is None:
+            return loss
+        problem = first_problem(
+            (scope.problem > 0, scope.problem),
+            *self._output_problems(y_pred),
+        )
+        self._raise_in_eager(problem)
+        self._problem.update_state(problem)
+        return without_gradient(loss, problem)
+
+    def _output_problems(self, y_pred):
+        return ()
+
+    def _check_ready(self):
+        """Refuses to train on a batch what `fit` has to prepare before."""
+
+    def _raise_in_eager(self, problem):
+        """Raises at once where values can be seen, before the weights change."""
+        if keras.backend.backend() == "torch" and not self.jit_compile:
+            number = int(ops.convert_to_numpy(problem))
+            if number:
+                raise_problem(number)
+
+    def raise_refused(self):
+        """The error of batches that were refused since the metrics were reset.
+
+        Raises:
+            ValueError: if there were.
+        """
+        number = self._problem.read()
+        if number:
+            super().reset_metrics()
+            raise_problem(number)
+
+    def reset_metrics(self):
+        self.raise_refused()  # in `fit` before the next epoch, and before validation
+        super().reset_metrics()
+
+    def train_on_batch(
+        self, x, y=None, sample_weight=None, class_weight=None, return_dict=False
+    ):
+        """As `keras.Model.train_on_batch`, with targets as in `fit`."""
+        self._check_ready()
+        y, sample_weight = self._checked_arrays(x, y, sample_weight, class_weight)
+        logs = super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
+        self.raise_refused()
+        return logs
+
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """As `keras.Model.test_on_batch`, with targets as in `fit`."""
+        y, sample_weight = self._checked_arrays(x, y, sample_weight)
+        with weights_kept(self):
+            logs = super().test_on_batch(x, y, sample_weight, return_dict=return_dict)
+        self.raise_refused()
+        return logs
+
+    def _checked_arrays(self, x, y, sample_weight, class_weight=None):
+        """Targets and weights as the steps take them."""
+        if hasattr(x, "shape") or y is not None:
+            require_targets(y)
+        check_arrays(x, sample_weight)
+        if class_weight is not None:
+            sample_weight = self._label_weights(y, class_weight, sample_weight)
+        return self._targets(y), sample_weight
+
+
+def require_targets(y):
+    """Refuses data without targets, or with several.
+
+    Raises:
+        ValueError: if it is.
+    """
+    if y is None or isinstance(y, dict):
+        raise ValueError(
+            "Expected inputs and their targets, `(x, y)`; the likelihood is of the "
+            f"targets. Received: y={'None' if y is None else type(y).__name__}"
+        )
+
+
+def raise_problem(number):
+    """The error of a problem.
+
+    Raises:
+        ValueError: always.
+    """
+    known = number <= len(PROBLEMS)  # replicas may have added theirs up
+    raise ValueError(
+        PROBLEMS[number - 1]
+        if known
+        else "Expected finite inputs, labels within the classes and weights of at "
+        "least 0. Received: batches with others"
+    )
+
+
+def first_problem(*problems):
+    """The first of pairs of a bool tensor and a number that is true; 0 for none."""
+    found = ops.zeros((), "int32")
+    for is_wrong, number in reversed(problems):
+        found = ops.where(is_wrong, number, found)
+    return ops.cast(found, "int32")
+
+
+def has_nan(x):
+    """Whether some float in a nest of tensors is NaN, as a bool tensor."""
+    found = ops.zeros((), "bool")
+    for leaf in keras.tree.flatten(x):
+        if _is_dense(leaf) and keras.backend.is_float_dtype(_dtype(leaf)):
+            found = ops.logical_or(found, ops.any(ops.isnan(leaf)))
+    return found
+
+
+def wrong_weights(sample_weight):
+    """Whether some weight is negative, infinite or NaN, as a bool tensor."""
+    if sample_weight is None:
+        return ops.zeros((), "bool")
+    weights = ops.cast(sample_weight, "float32")
+    return ops.logical_not(
+        ops.all(ops.logical_and(weights >= 0.0, ops.isfinite(weights)))
+    )
+
+
+def blank(data, problem):
+    """Zeros in place of the numbers in a nest of tensors where there is a problem."""
+
+    def blanked(leaf):
+        if not _is_dense(leaf) or _dtype(leaf) == "string":
+            return leaf
+        return ops.where(problem > 0, ops.zeros_like(leaf), leaf)
+
+    return keras.tree.map_structure(blanked, data)
+
+
+def without_gradient(loss, problem):
+    """A loss, or where there is a problem NaN, which no gradient passes."""
+    return ops.where(problem > 0, ops.cast(float("nan"), loss.dtype), loss)
+
+
+def check_arrays(x, sample_weight):
+    """Refuses NaN in arrays of inputs, and weights that are no weights.
+
+    Raises:
+        ValueError: if there are.
+    """
+    for leaf in keras.tree.flatten(x):
+        if isinstance(leaf, np.ndarray):
+            # The least one is NaN if one is, without an array of booleans.
+            wrong = leaf.dtype.kind == "f" and leaf.size and np.isnan(leaf.min())
+        else:
+            wrong = ops.is_tensor(leaf) and bool(ops.convert_to_numpy(has_nan(leaf)))
+        if wrong:
+            raise ValueError(
+                "Expected inputs without NaN; fill missing values in before training. "
+                f"Received: x of shape {tuple(leaf.shape)} with NaN"
+            )
+    if hasattr(sample_weight, "shape"):
+        weights = ops.convert_to_numpy(sample_weight)
+        if (
+            not (weights.dtype.kind in "biuf" and (weights >= 0).all())
+            or (weights == np.inf).any()
+        ):
+            raise ValueError(
+                "Expected sample weights that are finite and at least 0. "
+                f"Received: sample_weight from {weights.min()} to {weights.max()}"
+            )
+
+
+def _is_dense(leaf):
+    return hasattr(leaf, "dtype") and type(leaf).__name__ not in _NOT_DENSE
+
+
+def _dtype(leaf):
+    return keras.backend.standardize_dtype(leaf.dtype)
