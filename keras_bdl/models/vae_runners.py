@@ -3,12 +3,15 @@
 from keras import ops
 
 from keras_bdl import sampling
-from keras_bdl.layers.base import flatten_layers, wide
+from keras_bdl.layers.base import flatten_layers, stochastic_layers, wide
 from keras_bdl.sampler import SeededModel, kept_with
 
 # Rows of decoder outputs held at a time by the loop over codes: enough that matrix
 # products are efficient, few enough to stay in the cache (benchmarks/README.md).
 ROWS = 4096
+
+# Codes held at a time where each has a draw of the decoder's weights.
+_DRAWS = 8
 
 # The log of nothing, finite so that differences are.
 _NEVER = -1e30
@@ -41,7 +44,7 @@ class Runner(SeededModel):
 
 
 class Encoding(Runner):
-    """Mean and standard deviation of q(z | x)."""
+    """Mean and standard deviation of q(z | x), at the mean weights of the encoder."""
 
     def call(self, inputs):
         return encoding(self.vae, inputs)
@@ -80,7 +83,7 @@ class Evidence(Runner):
     def __init__(self, vae, num_samples, batch_size):
         super().__init__(vae)
         self.num_samples = num_samples
-        self.block = min(num_samples, max(1, ROWS // batch_size))
+        self.block = min(num_samples, codes_held(vae, max(1, ROWS // batch_size)))
 
     def call(self, inputs):
         seed = ops.convert_to_tensor(self.seed)
@@ -88,11 +91,18 @@ class Evidence(Runner):
         return evidence(self.vae, inputs, self.num_samples, self.block, seed, first)
 
 
+def codes_held(vae, most):
+    """Codes of each row to hold at a time: at most so many, few with weights each."""
+    return min(most, _DRAWS) if stochastic_layers(vae.decoder) else most
+
+
 def evidence(vae, inputs, num_samples, block, seed, first=0):
     """log p(x) by importance sampling, and the evidence lower bound.
 
     log p(x) >= E log 1/k sum_i w_i, w_i = p(x, z_i) / q(z_i | x), which tends to it
-    as k grows. The codes are drawn in blocks, of which one is held at a time.
+    as k grows. The codes are drawn in blocks, of which one is held at a time. Where the
+    decoder has a posterior over weights w, each code has a draw of them: log p(x) is
+    then log E p(x | w), the posterior predictive.
 
     Args:
         vae: the `VAE`.
@@ -111,8 +121,8 @@ def evidence(vae, inputs, num_samples, block, seed, first=0):
     def add(index, sums):
         with sampling.SamplingScope(seed, first + index, block):
             codes = vae.latent.draw(mean, log_stddev, block)
-        log_weights = vae.log_likelihood(x, codes)
-        log_weights = log_weights + vae.log_ratio(codes, mean, log_stddev)
+            likelihood = vae.log_likelihood(x, codes)
+        log_weights = likelihood + vae.log_ratio(codes, mean, log_stddev)
         sample = index * block + ops.arange(block, dtype="int32")
         valid = ops.expand_dims(sample < num_samples, -1)
         total = ops.sum(ops.where(valid, log_weights, 0.0), axis=0)
