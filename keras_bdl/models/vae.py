@@ -259,10 +259,10 @@ class VAE(VAEUse, GenerativeModel):
         if self.gradient == "dreg" and training:
             # For log w_i = log p(x | z_i) + b (log p(z_i) - log q(z_i)) and normalised
             # weights v_i, v_i d log w_i has a path through the code z_i and, of q's own
-            # parameters, -b v_i d log q(z_i). The latter is in expectation the path of
-            # -b dv_i/dz_i = -b (v_i - v_i^2) d log w_i/dz_i (Tucker et al., eq. 6), so
-            # that the codes' path has (1 - b) v_i + b v_i^2 in all, at b = 1 their
-            # eq. 8. What else is in log w_i has v_i.
+            # parameters, -b v_i d log q(z_i). By E f d log q = E df/dz dz this last is
+            # in expectation the path of -b dv_i/dz_i = -b (v_i - v_i^2) d log w_i/dz_i:
+            # the codes' path has (1 - b) v_i + b v_i^2 in all, at b = 1 eq. 8 of Tucker
+            # et al. What else is in log w_i has v_i.
             weights = ops.stop_gradient(ops.softmax(log_weights, axis=0))
             mean_, log_stddev_, codes_ = map(
                 ops.stop_gradient, (mean, log_stddev, codes)
