@@ -56,5 +56,14 @@ class DynamicBinarization(keras.layers.Layer):
         uniform = random.uniform(ops.shape(x), dtype="float32", seed=seed)
         return ops.convert_to_numpy(ops.cast(x, "float32") > uniform).astype("float32")
 
+    def save_own_variables(self, store):
+        # Training that is resumed draws the bits that would have come next.
+        store["seed_state"] = ops.convert_to_numpy(self.noise.state).astype("int64")
+
+    def load_own_variables(self, store):
+        if "seed_state" in store.keys():
+            state = store["seed_state"][()]
+            self.noise.state.assign(state.astype(self.noise.state.dtype))
+
     def get_config(self):
         return {**super().get_config(), "seed": self.seed}

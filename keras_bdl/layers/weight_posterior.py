@@ -49,6 +49,20 @@ def _kl_is_added_elsewhere():
     return getattr(_local, "elsewhere", False)
 
 
+class SharedWeights(sampling.ThreadScope):
+    """Within, a layer with a posterior has one draw of its weights for all rows.
+
+    Every call of a layer repeats the draw, with `training` and without it. Everything
+    else is as outside: layers add their KL, and only weights are drawn.
+
+    Args:
+        seed: integer tensor, `()` or `(2,)`.
+    """
+
+    def __init__(self, seed):
+        self.seed = seed
+
+
 class KLTerm(keras.layers.Layer):
     """Adds a KL to the loss once per forward pass, however often it is called.
 
@@ -181,7 +195,11 @@ class BayesianLayer(WeightedLayer):
     def call(self, inputs, training=None):
         if sampling.current_scope() is None and not _kl_is_added_elsewhere():
             self.add_kl(training)
-        return super().call(inputs, training=training)
+        shared = SharedWeights.current()
+        if shared is None:
+            return super().call(inputs, training=training)
+        with sampling.SamplingScope(shared.seed, 0, num_samples=1):
+            return super().call(inputs, training=training)
 
     def measured_kl(self):
         """`kl()` without using up training noise."""

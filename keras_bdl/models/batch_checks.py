@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl import sampling
+from keras_bdl import inputs, sampling
 from keras_bdl.training import weights_kept
 
 # What may be wrong with a batch, by its number from 1 on.
@@ -160,6 +160,7 @@ class CheckedBatches:
         """Targets and weights as the steps take them."""
         if hasattr(x, "shape") or y is not None:
             require_targets(y)
+        inputs.check_inputs(self.network, x)
         check_arrays(x, sample_weight)
         if class_weight is not None:
             sample_weight = self._label_weights(y, class_weight, sample_weight)

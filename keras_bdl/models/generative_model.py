@@ -1,15 +1,21 @@
 """What the generative models have in common: networks, likelihood, a bound as loss."""
 
+import contextlib
 import types
 
 import keras
 from keras import ops
 
-from keras_bdl import saved_model, validation
+from keras_bdl import saved_model, training, validation
 from keras_bdl.layers import base
 from keras_bdl.layers.gaussian_latent import GaussianLatent
-from keras_bdl.models import observations, vae_start
+from keras_bdl.layers.latent import latent_layers
+from keras_bdl.layers.weight_posterior import SharedWeights, bayesian_layers
+from keras_bdl.models import observations, vae_networks, vae_start
 from keras_bdl.sampling import ThreadScope
+
+# Draws of the weights that `evaluate` averages the bound over, for each batch.
+_WEIGHT_DRAWS = 4
 
 
 class BoundScope(ThreadScope):
@@ -31,12 +37,22 @@ class GenerativeModel(keras.Model):
 
     Args:
         networks: dict of name to Keras model, kept as attributes.
-        likelihood, prior, beta, preprocessing, seed: as in `VAE`.
+        num_inputs: dict of name to the number of its inputs.
+        likelihood, prior, beta, preprocessing, seed, num_examples: as in `VAE`.
         **kwargs: of `keras.Model`.
     """
 
     def __init__(
-        self, networks, likelihood, prior, beta, preprocessing, seed, **kwargs
+        self,
+        networks,
+        num_inputs,
+        likelihood,
+        prior,
+        beta,
+        preprocessing,
+        seed,
+        num_examples,
+        **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)  # the networks cast themselves
         for name, network in networks.items():
@@ -45,6 +61,7 @@ class GenerativeModel(keras.Model):
                     f"Expected `{name}` to be a Keras model. "
                     f"Received: {name}={network!r}"
                 )
+            vae_networks.check_num_inputs(name, network, num_inputs[name])
             setattr(self, name, network)
         if not (preprocessing is None or isinstance(preprocessing, keras.layers.Layer)):
             raise TypeError(
@@ -57,6 +74,11 @@ class GenerativeModel(keras.Model):
         self.observation = observations.get(likelihood)
         self.preprocessing = preprocessing
         self.seed = seed
+        self.num_examples = (
+            None
+            if num_examples is None
+            else validation.integer("num_examples", num_examples, least=1)
+        )
         self.latent = GaussianLatent(
             prior=prior,
             kl_weight=validation.number("beta", beta, least=0.0),
@@ -74,6 +96,50 @@ class GenerativeModel(keras.Model):
         if self.preprocessing is None:
             return x
         return base.call_with_training(self.preprocessing, x, training)
+
+    # Posteriors over weights. With log p(x | w) under a bound for every w, the mean of
+    # those over draws of w, less the KL of the weights, is one of log p(data).
+
+    def weights_drawn_once(self, wanted=True):
+        """Within, all calls of the networks have one draw of weights, if `wanted`."""
+        if not (wanted and self._posteriors()):
+            return contextlib.nullcontext()
+        return SharedWeights(self.latent.noise.next())
+
+    def mean_over_weights(self, bound, training):
+        """The terms of a bound: in evaluation, their mean over draws of the weights.
+
+        Args:
+            bound: function without arguments that gives a dict of tensors.
+            training: whether it is training, where each step has its own draw.
+        """
+        if training or not self._posteriors():
+            return bound()
+        # What other latent variables add to the loss is added in every call.
+        others = any(latent_layers(network) for network in self._network_list())
+        draws = [bound() for _ in range(1 if others else _WEIGHT_DRAWS)]
+        return {
+            name: sum(terms[name] for terms in draws) / len(draws) for name in draws[0]
+        }
+
+    def _tell_num_examples(self):
+        """Tells layers the number of training examples that the constructor gave."""
+        if self.num_examples is not None:
+            training.set_num_examples(self, self.num_examples)
+
+    def _read_num_examples(self, x, options):
+        """Reads it off the data otherwise; `options` are those of `fit`."""
+        if self.num_examples is None:
+            names = ("validation_split", "validation_data", "steps_per_epoch")
+            extent = {name: options[name] for name in names if name in options}
+            training.tell_num_examples(self, x, extent)
+
+    def _posteriors(self):
+        """Layers of the networks with a posterior over weights."""
+        return [x for network in self._network_list() for x in bayesian_layers(network)]
+
+    def _network_list(self):
+        return [getattr(self, name) for name in self._networks]
 
     def compile(self, optimizer="adam", **kwargs):
         """Configures training. The loss is the negative bound.
@@ -155,6 +221,7 @@ class GenerativeModel(keras.Model):
             "beta": self.latent.full_kl_weight,
             "preprocessing": serialize(self.preprocessing),
             "seed": self.seed,
+            "num_examples": self.num_examples,
         }
 
     @classmethod

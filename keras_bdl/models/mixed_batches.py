@@ -7,29 +7,35 @@ import numpy as np
 class MixedBatches(keras.utils.PyDataset):
     """All unlabelled rows once in an epoch, and labelled rows as often as needed.
 
+    A batch is x, labels and weights, by which labelled rows count at their share of all
+    rows, however many of them the batch has.
+
     Args:
         x, labels: arrays; labels are -1 where there is none.
         batch_size: rows of a batch.
         labeled_share: share of labelled rows in a batch, unless more of all rows are.
         shuffle: whether the order is another one in every epoch.
+        epoch_seed: function that gives integers, called when an epoch begins, which set
+            its order. They come from the model, so that training which another process
+            resumes goes on in the same order.
     """
 
-    def __init__(self, x, labels, batch_size, labeled_share, shuffle):
+    def __init__(self, x, labels, batch_size, labeled_share, shuffle, epoch_seed):
         super().__init__()
         self._x, self._labels = x, labels
         self._labeled = np.flatnonzero(labels >= 0)
         self._unlabeled = np.flatnonzero(labels < 0)
-        share = max(labeled_share, len(self._labeled) / len(labels))
+        self._fraction = len(self._labeled) / len(labels)
+        share = max(labeled_share, self._fraction)
         self._num_labeled = max(1, min(batch_size, round(batch_size * share)))
         self._num_unlabeled = batch_size - self._num_labeled
         if len(self._unlabeled) and not self._num_unlabeled:
             self._num_unlabeled = 1
         if not len(self._unlabeled):
             self._num_labeled, self._num_unlabeled = batch_size, 0
-        # Follows `keras.utils.set_random_seed`.
-        self._rng = np.random.default_rng(np.random.randint(2**31))
         self._shuffle = shuffle
-        self._order()
+        self._epoch_seed = epoch_seed
+        self._order(np.random.default_rng(0))  # Keras looks at batches before it begins
 
     @property
     def num_batches(self):
@@ -37,20 +43,18 @@ class MixedBatches(keras.utils.PyDataset):
             return -(-len(self._unlabeled) // self._num_unlabeled)
         return -(-len(self._labeled) // self._num_labeled)
 
-    def _order(self):
-        if self._shuffle:
-            self._rng.shuffle(self._unlabeled)
+    def _order(self, rng):
+        def ordered(rows):
+            return rng.permutation(rows) if self._shuffle else rows
+
+        self._once = ordered(self._unlabeled)
         if not self._num_unlabeled:
-            if self._shuffle:
-                self._rng.shuffle(self._labeled)
-            self._repeated = self._labeled
+            self._repeated = ordered(self._labeled)
             return
         count = self.num_batches * self._num_labeled
-        rounds = [
-            self._rng.permutation(self._labeled) if self._shuffle else self._labeled
-            for _ in range(-(-count // len(self._labeled)))
-        ]
-        self._repeated = np.concatenate(rounds)[:count]
+        rounds = -(-count // len(self._labeled))
+        repeated = [ordered(self._labeled) for _ in range(rounds)]
+        self._repeated = np.concatenate(repeated)[:count]
 
     def __len__(self):
         return self.num_batches
@@ -59,10 +63,15 @@ class MixedBatches(keras.utils.PyDataset):
         rows = np.concatenate(
             [
                 self._repeated[index * self._num_labeled :][: self._num_labeled],
-                self._unlabeled[index * self._num_unlabeled :][: self._num_unlabeled],
+                self._once[index * self._num_unlabeled :][: self._num_unlabeled],
             ]
         )
-        return self._x[rows], self._labels[rows]
+        labels = self._labels[rows]
+        is_labeled = labels >= 0
+        share = is_labeled.mean()
+        of_others = (1.0 - self._fraction) / max(1.0 - share, 1e-6)
+        weights = np.where(is_labeled, self._fraction / share, of_others)
+        return self._x[rows], labels, weights.astype("float32")
 
-    def on_epoch_end(self):
-        self._order()
+    def on_epoch_begin(self):
+        self._order(np.random.default_rng(self._epoch_seed()))

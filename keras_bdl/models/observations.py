@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops, random
 
 from keras_bdl import heads, losses
+from keras_bdl.ops import likelihoods
 
 
 class Observation:
@@ -174,17 +175,19 @@ class DiscretizedLogisticObservation(Observation):
         )
 
     def mean(self, outputs):
-        return ops.clip(
-            ops.split(outputs, 2, axis=-1)[0], self.loss.low, self.loss.high
+        location, log_scale = ops.split(outputs, 2, axis=-1)
+        loss = self.loss
+        return likelihoods.discretized_logistic_mean(
+            location, log_scale, loss.levels, loss.low, loss.high
         )
 
     def draw(self, outputs, seed):
-        mean, log_scale = ops.split(outputs, 2, axis=-1)
+        location, log_scale = ops.split(outputs, 2, axis=-1)
         uniform = random.uniform(
-            ops.shape(mean), 1e-6, 1.0 - 1e-6, seed=seed, dtype=mean.dtype
+            ops.shape(location), 1e-6, 1.0 - 1e-6, seed=seed, dtype=location.dtype
         )
         logistic = ops.log(uniform) - ops.log1p(-uniform)
-        values = mean + ops.exp(log_scale) * logistic
+        values = location + ops.exp(log_scale) * logistic
         width = (self.loss.high - self.loss.low) / (self.loss.levels - 1)
         level = ops.round((values - self.loss.low) / width)
         return self.loss.low + width * ops.clip(level, 0, self.loss.levels - 1)
@@ -192,16 +195,42 @@ class DiscretizedLogisticObservation(Observation):
     def bias(self, mean, variance):
         # A logistic's variance is (pi scale)^2 / 3.
         variance = np.maximum(variance, 1e-2 * variance.mean() + 1e-12)
-        log_scale = 0.5 * np.log(3.0 * variance / np.pi**2)
-        return np.concatenate([mean, log_scale], axis=-1)
+        scale = np.sqrt(3.0 * variance) / np.pi
+        # The mean of a logistic variable that is held within low and high is
+        # low + scale log((1 + e^((location - low) / scale))
+        #                 / (1 + e^((location - high) / scale))), solved for location.
+        low, high = self.loss.low, self.loss.high
+        margin = 1e-3 * (high - low)
+        mean = np.clip(mean, low + margin, high - margin).astype("float64")
+        from_low, to_high = (mean - low) / scale, (high - mean) / scale
+        shift = np.log(-np.expm1(-from_low)) - np.log(-np.expm1(-to_high))
+        return np.concatenate([mean + scale * shift, np.log(scale)], axis=-1)
 
 
 class TFPObservation(Observation):
+    """Its mean is NaN or infinite for parameters that leave it without one."""
+
     def __init__(self, loss):
         super().__init__(loss)
         self.num_parameters = len(loss.parameters)
+        self._has_mean = self._find_mean()
+
+    def _find_mean(self):
+        """Whether the distribution has a mean for the parameters of some outputs."""
+        outputs = np.full((1, self.num_parameters), 5.0, "float32")
+        try:
+            mean = self.loss.make(ops.convert_to_tensor(outputs)).mean()
+        except NotImplementedError:
+            return False
+        return bool(np.isfinite(ops.convert_to_numpy(mean)).all())
 
     def mean(self, outputs):
+        if not self._has_mean:
+            raise ValueError(
+                "TensorFlow Probability knows no mean of this distribution, which "
+                "`predict`, `decode` and `reconstruct` give; `sample(num, noise=True)` "
+                f"draws. Received: distribution={self.loss.distribution!r}"
+            )
         return self.loss.make(outputs).mean()
 
     def draw(self, outputs, seed):

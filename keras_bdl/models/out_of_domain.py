@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_bdl import losses, validation
+from keras_bdl.layers.binarization import DynamicBinarization
 
 METHODS = ("log_prob", "typicality", "complexity")
 
@@ -26,7 +27,9 @@ class OutOfDomainScores:
     def fit_ood(self, x, num_samples=100, batch_size=32, verbose="auto", seed=None):
         """Learns the mean of log p(x) over training data, for `ood_score`.
 
-        It is saved with the model. Without it "typicality" has nothing to go by.
+        It is saved with the model. Without it "typicality" has nothing to go by. A
+        `DynamicBinarization` as `preprocessing` draws the bits of an array here and in
+        `ood_score`, as in training; bits stay as they are.
 
         Args:
             x: training data, or some thousand rows of it.
@@ -35,9 +38,20 @@ class OutOfDomainScores:
         Returns:
             The model.
         """
+        x = self._drawn(x, seed)
         values = self.log_prob(x, num_samples, batch_size, verbose, seed)
         self.typical_log_prob.assign([values.mean(), len(values)])
         return self
+
+    def _drawn(self, x, seed):
+        """Grey values as bits, which `preprocessing` rounds at inference."""
+        is_drawn = isinstance(self.preprocessing, DynamicBinarization)
+        if not (is_drawn and hasattr(x, "shape")):  # a data set stays as it is
+            return x
+        self._check(x)
+        if seed is None:
+            seed = int(np.random.default_rng().integers(2**31))
+        return self.preprocessing.binarize(x, seed)
 
     def ood_score(
         self,
@@ -92,6 +106,7 @@ class OutOfDomainScores:
         bits = None
         if method == "complexity":
             bits = png_bits(to_bytes(np.asarray(x), self.observation))
+        x = self._drawn(x, seed)
         log_prob = self.log_prob(x, num_samples, batch_size, verbose, seed)
         if method == "log_prob":
             return -log_prob

@@ -7,27 +7,24 @@ models", 2014.
 import math
 
 import keras
-import numpy as np
 from keras import ops
 
-from keras_bdl import heads, losses, sampling, training, validation
+from keras_bdl import heads, losses, training, validation
 from keras_bdl.layers import base
-from keras_bdl.models import observations, vae_networks, vae_start
+from keras_bdl.models import few_labels, observations, vae_networks, vae_start
 from keras_bdl.models.generative_model import BoundScope, GenerativeModel
 from keras_bdl.models.mixed_batches import MixedBatches
+from keras_bdl.models.semi_supervised_use import SemiSupervisedUse
 from keras_bdl.ops import estimators
 
 PACKAGE = "keras_bdl"
-
-# The weight of the classifier's own loss: this many times examples per label.
-_CLASSIFIER_WEIGHT = 0.1
 
 # A finite log-probability of which the exponential is 0.
 _IMPOSSIBLE = -1e4
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class SemiSupervisedVAE(GenerativeModel):
+class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
     """p(x | y, z) p(y) p(z) with a class y that few examples tell; predicts classes.
 
     With L(x, y) = E log p(x | y, z) + log p(y) - KL(q(z | x, y) || p(z)) and uniform
@@ -41,7 +38,9 @@ class SemiSupervisedVAE(GenerativeModel):
     `fit(x, y)` takes labels with -1 where there is none. Of arrays it makes batches
     with labelled examples in every one; the bound counts them at their true share.
     The log has `loss`, `reconstruction`, `kl` and `accuracy` (on labelled examples).
-    `predict` and `model(x)` give q(y | x), `(n, classes)`.
+    `evaluate` reports this loss of the whole data, whatever the batches.
+    `predict` and `model(x)` give q(y | x), `(n, classes)`. Where networks have a
+    posterior over weights the bound is one of log p(data), and `evaluate` draws them.
 
     With `features=vae`, x is a code of that trained VAE (M1+M2 of the paper), drawn
     in training and its mean at inference; the VAE is frozen (`vae.trainable`).
@@ -49,7 +48,7 @@ class SemiSupervisedVAE(GenerativeModel):
     Args:
         classifier: Keras model from x to logits `(n, classes)`, or their softmax.
         encoder: Keras model of two inputs, x and one-hot y, to mean and log standard
-            deviation of the code, `(n, 2 d)`.
+            deviation of the code, as in `VAE`.
         decoder: Keras model of two inputs, codes `(n, d)` and one-hot y, to the
             likelihood's parameters.
         likelihood, prior, beta, preprocessing, seed: as in `VAE`.
@@ -60,6 +59,7 @@ class SemiSupervisedVAE(GenerativeModel):
             drawn from q stands for all others. The gradient stays unbiased, and a
             step takes as much less time as there are fewer classes.
         features: a trained `VAE`, or None.
+        num_examples: as in `VAE`.
         **kwargs: of `keras.Model`.
 
     Raises:
@@ -94,11 +94,20 @@ class SemiSupervisedVAE(GenerativeModel):
         features=None,
         preprocessing=None,
         seed=None,
+        num_examples=None,
         **kwargs,
     ):
         networks = {"classifier": classifier, "encoder": encoder, "decoder": decoder}
         super().__init__(
-            networks, likelihood, prior, beta, preprocessing, seed, **kwargs
+            networks,
+            {"classifier": 1, "encoder": 2, "decoder": 2},
+            likelihood,
+            prior,
+            beta,
+            preprocessing,
+            seed,
+            num_examples,
+            **kwargs,
         )
         if not (features is None or hasattr(features, "posterior")):
             raise TypeError(
@@ -120,6 +129,7 @@ class SemiSupervisedVAE(GenerativeModel):
             name="labeled_fraction", shape=(), initializer="zeros", trainable=False
         )
         self._accuracy = keras.metrics.Mean(name="accuracy")
+        self._classifier_loss = few_labels.ClassifierLoss(classifier_weight)
 
     @classmethod
     def dense(
@@ -169,6 +179,10 @@ class SemiSupervisedVAE(GenerativeModel):
 
         >>> model = keras_bdl.SemiSupervisedVAE.on_codes(vae, 10, num_classes=10)
         """
+        if getattr(vae, "latent_dim", None) is None:
+            raise ValueError(
+                f"Expected `vae` to be a trained `keras_bdl.VAE`. Received: vae={vae!r}"
+            )
         options = {"likelihood": "gaussian", **options}
         shape = (vae.latent_dim,)
         return cls.dense(shape, latent_dim, num_classes, features=vae, **options)
@@ -185,8 +199,7 @@ class SemiSupervisedVAE(GenerativeModel):
             x = keras.Input((self.features.latent_dim,))
         self.classifier(x)  # builds it
         self._made.classifier = heads.logits_network(self.classifier, "classifier")
-        self.num_classes = self._made.classifier(x).shape[-1]
-        losses.check_logits(self.num_classes)
+        self.num_classes = vae_networks.check_classifier(self._made.classifier(x))
         if (self.summed_classes or 0) >= self.num_classes:
             raise ValueError(
                 "Expected `summed_classes` to be less than the number of classes, "
@@ -194,11 +207,12 @@ class SemiSupervisedVAE(GenerativeModel):
                 f"Received: summed_classes={self.summed_classes!r}"
             )
         y = keras.Input((self.num_classes,))
-        self.latent.build(self.encoder([x, y]).shape)
+        self.latent.build(vae_networks.code_shapes(self.encoder([x, y])))
         codes = keras.Input((self.latent.prior.latent_dim,))
-        outputs = self.decoder([codes, y]).shape
+        outputs = self.decoder([codes, y])
         vae_networks.check_outputs(outputs, x.shape, self.observation)
         self.observation.read_head(self.decoder)
+        self._tell_num_examples()
         self.built = True
 
     # The forward pass and the bound
@@ -212,20 +226,50 @@ class SemiSupervisedVAE(GenerativeModel):
 
     def call(self, inputs, training=None):
         x = self.preprocess(inputs, training)
-        logits = base.wide(self._made.classifier(x, training=training))
         scope = BoundScope.current()
         if scope is None:
-            return ops.softmax(logits, axis=-1)
-        log_q = ops.log_softmax(logits, axis=-1)
+            return ops.softmax(self._logits(x, training), axis=-1)
         if scope.y is None:
             raise ValueError(
                 "Expected labels, integers that are -1 where there is none. "
                 "Received: y=None"
             )
         labels = ops.cast(ops.reshape(scope.y, (-1,)), "int32")
-        classes, weights = self._classes(log_q, labels, training)
-        terms = self._terms(x, classes, training)
-        return {"log_q": log_q, "weights": weights, **terms}
+        return self.mean_over_weights(
+            lambda: self._bound(x, labels, training), training
+        )
+
+    def _logits(self, x, training):
+        return base.wide(self._made.classifier(x, training=training))
+
+    def _bound(self, x, labels, training):
+        """Of each row the bound and its parts in nats, and of labels the classifier's.
+
+        The bound is linear in the terms of the classes: these need no common draw of
+        weights in training, where draws of their own have less variance.
+        """
+        with self.weights_drawn_once(not training):
+            log_q = ops.log_softmax(self._logits(x, training), axis=-1)
+            classes, weights = self._classes(log_q, labels, training)
+            terms = self._terms(x, classes, training)
+        labeled = ops.cast(labels >= 0, log_q.dtype)
+        kl_weight = ops.cast(self.latent.current_kl_weight(training), log_q.dtype)
+        bounds = -terms["reconstruction"] - kl_weight * terms["kl"]
+        bounds = bounds - math.log(self.num_classes)
+        # Weights sum to one, so the origin of the bounds is free; that of a likely
+        # class gives the gradient through the weights less variance.
+        origin = ops.stop_gradient(bounds[:, :1])
+        bound = ops.sum(weights * (bounds - origin), axis=-1) + origin[:, 0]
+        entropy = -ops.sum(ops.exp(log_q) * log_q, axis=-1)
+        one_hot = self._one_hot(labels, log_q.dtype)
+        hits = ops.equal(ops.cast(ops.argmax(log_q, axis=-1), "int32"), labels)
+        return {
+            "bound": bound + (1.0 - labeled) * entropy,
+            "cross_entropy": -labeled * ops.sum(one_hot * log_q, axis=-1),
+            "hits": labeled * ops.cast(hits, labeled.dtype),
+            "labeled": labeled,
+            **{name: ops.sum(weights * terms[name], axis=-1) for name in terms},
+        }
 
     def _one_hot(self, labels, dtype):
         """Rows of labels, of the first class where there is none."""
@@ -267,47 +311,34 @@ class SemiSupervisedVAE(GenerativeModel):
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         """The negative bound per example and the classifier's loss; the metrics."""
-        log_q = y_pred["log_q"]
-        labels = ops.cast(ops.reshape(y, (-1,)), "int32")
-        labeled = ops.cast(labels >= 0, log_q.dtype)
-        kl_weight = ops.cast(self.latent.current_kl_weight(training), log_q.dtype)
-        bounds = -y_pred["reconstruction"] - kl_weight * y_pred["kl"]
-        bounds = bounds - math.log(self.num_classes)
-        # Weights sum to one, so the origin of the bounds is free; that of a likely
-        # class gives the gradient through the weights less variance.
-        weights, origin = y_pred["weights"], ops.stop_gradient(bounds[:, :1])
-        supervised = ops.sum(weights * (bounds - origin), axis=-1) + origin[:, 0]
-        unsupervised = supervised - ops.sum(ops.exp(log_q) * log_q, axis=-1)
-        one_hot = self._one_hot(labels, log_q.dtype)
-        cross_entropy = -ops.sum(one_hot * log_q, axis=-1)
-
-        ones = ops.ones_like(labeled)
+        labeled = y_pred["labeled"]
+        weights = ops.ones_like(labeled)
         if sample_weight is not None:
-            ones = losses.align_weights(sample_weight, labeled)
-
-        def mean(values, of):
-            return ops.sum(ones * of * values) / ops.maximum(ops.sum(of), 1.0)
-
-        share = ops.mean(labeled)
+            weights = losses.align_weights(sample_weight, labeled)
         known = ops.cast(self._labeled_fraction, labeled.dtype)
+        cross_entropy = weights * y_pred["cross_entropy"]
+        loss = -ops.mean(weights * y_pred["bound"])
         if training:
-            share = ops.where(known > 0.0, known, share)
-        factor = self.classifier_weight
-        if factor is None:
-            factor = _CLASSIFIER_WEIGHT / ops.where(known > 0.0, known, 1.0)
-        loss = -share * mean(supervised, labeled)
-        loss = loss - (1.0 - share) * mean(unsupervised, 1.0 - labeled)
-        loss = loss + factor * mean(cross_entropy, labeled)
-
+            share = ops.where(known > 0.0, known, ops.mean(labeled))
+            loss = loss + few_labels.classifier_loss(
+                self.classifier_weight, ops.mean(cross_entropy), share, known
+            )
+        else:  # joins the loss of all batches in `get_metrics_result`
+            self._classifier_loss.update_state(cross_entropy, labeled, known)
         for metric, name in (
             (self._reconstruction, "reconstruction"),
             (self._kl, "kl"),
         ):
-            values = ops.sum(weights * y_pred[name], axis=-1)
-            metric.update_state(ops.stop_gradient(values), ones)
-        hits = ops.equal(ops.cast(ops.argmax(log_q, axis=-1), "int32"), labels)
-        self._accuracy.update_state(ops.cast(hits, labeled.dtype), ones * labeled)
+            metric.update_state(ops.stop_gradient(y_pred[name]), weights)
+        self._accuracy.update_state(y_pred["hits"], weights * labeled)
         return self.add_losses(loss)
+
+    def get_metrics_result(self):
+        logs = super().get_metrics_result()
+        classifier_loss = logs.pop(self._classifier_loss.name)
+        if "loss" in logs:
+            logs["loss"] = logs["loss"] + classifier_loss
+        return logs
 
     # Training
 
@@ -325,90 +356,41 @@ class SemiSupervisedVAE(GenerativeModel):
             ValueError: on labels that do not fit, or `validation_split`.
         """
         vae_start.check(self, x)
+        self._read_num_examples(x, kwargs)
         if hasattr(x, "shape"):
             if not self.built:
                 self.build((None, *x.shape[1:]))
             x, y = self._mixed(x, y, batch_size or 32, kwargs), None
             batch_size = None
+        else:
+            self._labeled_fraction.assign(few_labels.labeled_fraction(x))
         return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
 
     def _mixed(self, x, y, batch_size, kwargs):
-        for name in ("validation_split", "sample_weight", "class_weight"):
-            value = kwargs.get(name)
-            if value is not None and not (np.isscalar(value) and value == 0.0):
-                raise ValueError(
-                    f"`SemiSupervisedVAE.fit` takes no `{name}`. Received: {name}"
-                )
-        labels = self._labels(x, y)
-        is_labeled = labels >= 0
-        if not is_labeled.any():
-            raise ValueError(
-                "Expected a label for some examples, from 0; -1 marks those without. "
-                "Received: y with none"
-            )
-        self._labeled_fraction.assign(is_labeled.mean())
-        shuffle = kwargs.pop("shuffle", True)
-        x = ops.convert_to_numpy(x)
-        return MixedBatches(x, labels, batch_size, self.labeled_share, shuffle)
+        few_labels.check_options(kwargs)
+        labels = few_labels.check_labels(x, y, self.num_classes)
+        few_labels.check_some(labels)
+        self._labeled_fraction.assign((labels >= 0).mean())
+        x, shuffle = ops.convert_to_numpy(x), kwargs.pop("shuffle", True)
+        kwargs["shuffle"] = False  # the order of batches, which Keras would shuffle
+        return MixedBatches(
+            x, labels, batch_size, self.labeled_share, shuffle, self._epoch_seed
+        )
 
-    def _labels(self, x, y):
-        labels = np.zeros(0) if y is None else ops.convert_to_numpy(y)
-        numbers = labels.dtype.kind in "biuf" and labels.size > 0
-        fits = numbers and labels.size == len(x) == len(labels)
-        fits = fits and np.array_equal(labels, labels.round())
-        if not fits or labels.min() < -1 or labels.max() >= self.num_classes:
-            span = f"from {labels.min()} to {labels.max()}" if numbers else labels.dtype
-            raise ValueError(
-                f"Expected labels `({len(x)},)`, integers from -1 (unknown) to "
-                f"{self.num_classes - 1}. Received: y of shape {np.shape(y)}, {span}"
-            )
-        return labels.reshape(-1).astype("int32")
+    def _epoch_seed(self):
+        """What sets the order of this epoch, of variables that are saved."""
+        key = ops.convert_to_numpy(self.latent.noise.state)[0]
+        return int(key), int(self.optimizer.iterations)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`; labels are -1 where there is none."""
         vae_start.check(self, x)
         if hasattr(x, "shape") and self.built:
-            y = self._labels(x, y)
+            y = few_labels.check_labels(x, y, self.num_classes)
         with training.weights_kept(self):
             return super().evaluate(x, y, *args, **kwargs)
 
-    # Use
-
-    def sample(self, num, label=None, seed=None, noise=False):
-        """New data of a class, `(num, ...)`, NumPy.
-
-        Args:
-            num: integer.
-            label: class index, or integers `(num,)`; None draws classes.
-            seed: integer for repeatable results.
-            noise: whether to draw from p(x | y, z) in place of its mean; of the codes
-                where there are `features`, of which then the mean is decoded.
-        """
-        num = validation.integer("num", num, least=1)
-        if not self.built:
-            raise ValueError(
-                "Expected a built model: `fit` or `build` first. "
-                f"Received: model={self.name!r}"
-            )
-        rng = np.random.default_rng(seed)
-        if label is None:
-            label = rng.integers(0, self.num_classes, num)
-        labels = np.broadcast_to(np.asarray(label), (num,))
-        if labels.min() < 0 or labels.max() >= self.num_classes:
-            raise ValueError(
-                f"Expected `label` from 0 to {self.num_classes - 1}. "
-                f"Received: label={label!r}"
-            )
-        generator = sampling.NoiseGenerator(int(rng.integers(2**31)), "sample")
-        codes = self.latent.prior.draw(num, generator)
-        one_hot = ops.one_hot(labels, self.num_classes, dtype=codes.dtype)
-        outputs = base.wide(self.decoder([codes, one_hot], training=False))
-        if validation.boolean("noise", noise):
-            values = self.observation.draw(outputs, generator)
-        else:
-            values = self.observation.mean(outputs)
-        values = ops.convert_to_numpy(values)
-        return values if self.features is None else self.features.decode(values)
+    # Serialisation
 
     def get_config(self):
         return {

@@ -35,6 +35,10 @@ class VAE(VAEUse, GenerativeModel):
             encoder (squared normalised weights), whose variance is lower once q is
             near the posterior. It runs the decoder twice: without dropout there.
 
+    Where the networks have posteriors over weights, the mean bound of the rows less the
+    KL of the weights over their number is one on log p(data) / n: the k codes of a row
+    share a draw of the decoder's weights, and `evaluate` draws weights too.
+
     The log has `loss` (the negative bound, nats per example), `reconstruction`
     (-E log p(x | z)), `kl` and `active_units` (numbers of the code whose mean varies
     over the data by more than .01). `evaluate` samples codes as training does: its
@@ -56,7 +60,9 @@ class VAE(VAEUse, GenerativeModel):
             `GaussianNLL(stddev)`, `DiscretizedLogisticNLL(...)`, `TFPNLL(...)`.
         prior: "standard_normal" or a `keras_bdl.layers.LatentPrior`.
         beta: factor of the KL; the variable `latent.kl_weight`, which
-            `callbacks.KLWarmup` warms up. A bound for beta >= 1.
+            `callbacks.KLWarmup` warms up. At 1 the loss is a bound. Above 1 it is one
+            with "elbo", which only falls; with k > 1 importance samples it is none at
+            any other beta, and may exceed log p(x) by far.
         num_importance_samples: k.
         gradient: "elbo", "iwae" or "dreg".
         preprocessing: Keras layer applied to x, the target of the decoder too, such
@@ -100,17 +106,20 @@ class VAE(VAEUse, GenerativeModel):
     ):
         networks = {"encoder": encoder, "decoder": decoder}
         super().__init__(
-            networks, likelihood, prior, beta, preprocessing, seed, **kwargs
+            networks,
+            {"encoder": 1, "decoder": 1},
+            likelihood,
+            prior,
+            beta,
+            preprocessing,
+            seed,
+            num_examples,
+            **kwargs,
         )
         self.num_importance_samples = validation.integer(
             "num_importance_samples", num_importance_samples, 1, 10**6
         )
         self.gradient = validation.choice("gradient", gradient, GRADIENTS)
-        self.num_examples = (
-            None
-            if num_examples is None
-            else validation.integer("num_examples", num_examples, least=1)
-        )
         self._active_units = None  # known when built
         if preprocessing is None and encoder.built and hasattr(encoder, "input_shape"):
             self.build(encoder.input_shape)
@@ -185,17 +194,16 @@ class VAE(VAEUse, GenerativeModel):
         x = keras.Input(batch_shape=input_shape)
         if self.preprocessing is not None:
             x = self.preprocessing(x)
-        shape = keras.tree.map_structure(lambda y: tuple(y.shape), self.encoder(x))
+        shape = vae_networks.code_shapes(self.encoder(x))
         self.latent.prior.connect(self.posterior, x.shape[1:])
         self.latent.build(shape)
         codes_shape = self.latent.compute_output_shape(shape)
-        outputs = self.decoder(keras.Input(codes_shape[1:])).shape
+        outputs = self.decoder(keras.Input(codes_shape[1:]))
         vae_networks.check_outputs(outputs, x.shape, self.observation)
         self.observation.read_head(self.decoder)
         self._active_units = metrics.ActiveUnits(codes_shape[-1])
         self.build_scores()
-        if self.num_examples is not None:
-            training.set_num_examples(self, self.num_examples)
+        self._tell_num_examples()
         self.built = True
 
     # The forward pass and the bound
@@ -207,7 +215,7 @@ class VAE(VAEUse, GenerativeModel):
     def call(self, inputs, training=None):
         x = self.preprocess(inputs, training)
         if BoundScope.current() is not None:
-            return self._bound(x, training)
+            return self.mean_over_weights(lambda: self._bound(x, training), training)
         codes = self.latent(self.encoder(x, training=training), training=training)
         return self.explained(codes, training)
 
@@ -231,11 +239,19 @@ class VAE(VAEUse, GenerativeModel):
 
     def _bound(self, x, training):
         """Of each row `(n,)` the bound and its parts in nats; the mean codes."""
-        mean, log_stddev = self.posterior(x, training)
+        with self.weights_drawn_once(not training):
+            mean, log_stddev = self.posterior(x, training)
         kl = self.latent.kl(mean, log_stddev)
-        codes = self.latent.draw(mean, log_stddev, self.num_importance_samples)
+        num_codes = self.num_importance_samples
+        codes = self.latent.draw(mean, log_stddev, num_codes)
         kl_weight = ops.cast(self.latent.current_kl_weight(training), mean.dtype)
-        likelihood = self.log_likelihood(x, codes, training)  # (k, n)
+        # Inside the logarithm of a mean over codes they share the decoder's weights.
+        # A mean of logarithms has the same expectation with weights of their own, and
+        # less variance.
+        is_joint = self.gradient != "elbo" and num_codes > 1
+        decoder_draw = self.weights_drawn_once(is_joint or not training)
+        with decoder_draw:
+            likelihood = self.log_likelihood(x, codes, training)  # (k, n)
         if self.gradient == "elbo":
             bound = ops.mean(likelihood, axis=0) - kl_weight * kl
         else:
@@ -243,14 +259,20 @@ class VAE(VAEUse, GenerativeModel):
             log_weights = likelihood + kl_weight * ratio
             bound = mixtures.log_mean_exp(log_weights)
         if self.gradient == "dreg" and training:
-            # The decoder's gradient has the normalised weights once, the path through
-            # the codes twice, and q's own parameters none (Tucker et al., eq. 8).
+            # For log w_i = log p(x | z_i) + b (log p(z_i) - log q(z_i)) and normalised
+            # weights v_i, v_i d log w_i has a path through the code z_i and, of q's own
+            # parameters, -b v_i d log q(z_i). By E f d log q = E df/dz dz this last is
+            # in expectation the path of -b dv_i/dz_i = -b (v_i - v_i^2) d log w_i/dz_i:
+            # the codes' path has (1 - b) v_i + b v_i^2 in all, at b = 1 eq. 8 of Tucker
+            # et al. What else is in log w_i has v_i.
             weights = ops.stop_gradient(ops.softmax(log_weights, axis=0))
             mean_, log_stddev_, codes_ = map(
                 ops.stop_gradient, (mean, log_stddev, codes)
             )
-            codes = codes_ + ops.expand_dims(weights, -1) * (codes - codes_)
-            log_weights = self.log_likelihood(x, codes, training)
+            share = 1.0 - kl_weight + kl_weight * weights
+            codes = codes_ + ops.expand_dims(share, -1) * (codes - codes_)
+            with decoder_draw:
+                log_weights = self.log_likelihood(x, codes, training)
             log_weights += kl_weight * self.log_ratio(codes, mean_, log_stddev_)
             surrogate = ops.sum(weights * log_weights, axis=0)
             bound = ops.stop_gradient(bound - surrogate) + surrogate
@@ -291,10 +313,7 @@ class VAE(VAEUse, GenerativeModel):
         weighted = kwargs.get("sample_weight") is not None and hasattr(x, "shape")
         if weighted and kwargs.get("validation_split"):
             x = _split_off(x, kwargs)
-        names = ("validation_split", "validation_data", "steps_per_epoch")
-        extent = {name: kwargs[name] for name in names if name in kwargs}
-        if self.num_examples is None:
-            training.tell_num_examples(self, x, extent)
+        self._read_num_examples(x, kwargs)
         if self.optimizer is not None and not int(self.optimizer.iterations):
             vae_start.start(self, x, kwargs.get("validation_split", 0.0))
         y = None if kwargs.get("sample_weight") is None else _no_targets(x)
@@ -309,7 +328,7 @@ class VAE(VAEUse, GenerativeModel):
         sample_weight=None,
         **kwargs,
     ):
-        """As `keras.Model.evaluate`, with sampled codes; `loss` is a bound."""
+        """As `keras.Model.evaluate`, with sampled codes and weights."""
         self._refuse_targets(y)
         vae_start.check(self, x)
         y = None if sample_weight is None else _no_targets(x)
@@ -346,7 +365,6 @@ class VAE(VAEUse, GenerativeModel):
             **super().get_config(),
             "num_importance_samples": self.num_importance_samples,
             "gradient": self.gradient,
-            "num_examples": self.num_examples,
         }
 
 

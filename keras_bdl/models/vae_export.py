@@ -6,7 +6,7 @@ from keras_bdl import sampling
 from keras_bdl.layers import base
 from keras_bdl.models import vae_runners
 
-# Codes of each row that `log_prob` holds at a time.
+# Codes of each row that `log_prob` holds at a time, at most.
 _BLOCK = 64
 
 
@@ -28,8 +28,9 @@ def export(vae, filepath, verbose=None):
         return decode(codes)
 
     def log_prob(x, num_samples, seed):
-        return vae_runners.evidence(vae, x, num_samples, _BLOCK, seed)["log_prob"]
+        return vae_runners.evidence(vae, x, num_samples, block, seed)["log_prob"]
 
+    block = vae_runners.codes_held(vae, _BLOCK)
     x = keras.InputSpec(dtype="float32", shape=(None, *vae.example_shape), name="x")
     z = keras.InputSpec(dtype="float32", shape=(None, vae.latent_dim), name="z")
     num, seed, num_samples = (

@@ -10,6 +10,9 @@ from keras_bdl.program import SeededModel, kept_with
 # products are efficient, few enough to stay in the cache (benchmarks/README.md).
 ROWS = 4096
 
+# Codes held at a time where each has a draw of the decoder's weights.
+_DRAWS = 8
+
 # The log of nothing, finite so that differences are.
 _NEVER = -1e30
 
@@ -31,7 +34,7 @@ class Runner(SeededModel):
 
 
 class Encoding(Runner):
-    """Mean and standard deviation of q(z | x)."""
+    """Mean and standard deviation of q(z | x), at the mean weights of the encoder."""
 
     def answer(self, inputs, seed, number):
         return encoding(self.vae, inputs)
@@ -76,17 +79,29 @@ class Evidence(Runner):
         return evidence(self.vae, inputs, self.num_samples, self.block, seed)
 
 
-def codes_at_a_time(num_samples, batch_size):
-    """A power of two, so that many batch sizes share a program; at most all codes."""
+def codes_at_a_time(vae, num_samples, batch_size):
+    """Codes of each row to hold at a time.
+
+    A power of two, so that many batch sizes share a program; few where each code has
+    weights of its own; at most all of them.
+    """
     most = max(1, ROWS // batch_size)
-    return min(num_samples, 1 << (most.bit_length() - 1))
+    most = codes_held(vae, 1 << (most.bit_length() - 1))
+    return min(num_samples, most)
+
+
+def codes_held(vae, most):
+    """Codes of each row to hold at a time: at most so many, few with weights each."""
+    return min(most, _DRAWS) if base.stochastic_layers(vae.decoder) else most
 
 
 def evidence(vae, inputs, num_samples, block, seed):
     """log p(x) by importance sampling, and the evidence lower bound.
 
     log p(x) >= E log 1/k sum_i w_i, w_i = p(x, z_i) / q(z_i | x), which tends to it
-    as k grows. The codes are drawn in blocks, of which one is held at a time.
+    as k grows. The codes are drawn in blocks, of which one is held at a time. Where the
+    decoder has a posterior over weights w, each code has a draw of them: log p(x) is
+    then log E p(x | w), the posterior predictive.
 
     Args:
         vae: the `VAE`.
@@ -105,8 +120,8 @@ def evidence(vae, inputs, num_samples, block, seed):
     def add(index, sums):
         with sampling.SamplingScope(seed, index, block, places):
             codes = vae.latent.draw(mean, log_stddev, block)
-        log_weights = vae.log_likelihood(x, codes)
-        log_weights = log_weights + vae.log_ratio(codes, mean, log_stddev)
+            likelihood = vae.log_likelihood(x, codes)
+        log_weights = likelihood + vae.log_ratio(codes, mean, log_stddev)
         sample = index * block + ops.arange(block, dtype="int32")
         valid = ops.expand_dims(sample < num_samples, -1)
         total = ops.sum(ops.where(valid, log_weights, 0.0), axis=0)

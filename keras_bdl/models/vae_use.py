@@ -19,6 +19,8 @@ class VAEUse(OutOfDomainScores):
     def encode(self, x, batch_size=None, verbose=0, return_stddev=False):
         """Mean codes `(n, d)`, NumPy.
 
+        Posteriors over weights count by their means, here and where codes are decoded.
+
         Args:
             x, batch_size, verbose: as in `keras.Model.predict`.
             return_stddev: whether to return the standard deviations of q(z | x),
@@ -81,7 +83,7 @@ class VAEUse(OutOfDomainScores):
         return outputs.reshape(len(first), steps, *outputs.shape[1:])
 
     def elbo(self, x, num_samples=1, batch_size=32, verbose="auto", seed=None):
-        """Evidence lower bound of each row in nats, `(n,)`, NumPy.
+        """Evidence lower bound of each row in nats, `(n,)`, NumPy: of `log_prob`.
 
         Args:
             x, batch_size, verbose: as in `keras.Model.predict`.
@@ -95,6 +97,10 @@ class VAEUse(OutOfDomainScores):
 
         log 1/k sum_i p(x, z_i) / q(z_i | x) over k codes of the encoder: a bound in
         expectation, the tighter the more codes. Memory does not grow with k.
+
+        Where the decoder has a posterior over weights w, each code has a draw of them:
+        this is log E p(x | w), the posterior predictive of a row. `evaluate` gives the
+        bound on the log evidence of all data.
 
         Args:
             x, batch_size, verbose: as in `keras.Model.predict`.
@@ -114,7 +120,7 @@ class VAEUse(OutOfDomainScores):
         num_samples = validation.integer("num_samples", num_samples, 1, 10**8)
         batch_size = validation.integer("batch_size", batch_size, 1, 10**8)
         self._check(x)
-        block = vae_runners.codes_at_a_time(num_samples, batch_size)
+        block = vae_runners.codes_at_a_time(self, num_samples, batch_size)
         runner = vae_runners.get(self, vae_runners.Evidence, num_samples, block)
         return runner.run(x, seed, batch_size, verbose)
 

@@ -140,6 +140,138 @@ def test_evaluation_sums_all_classes(rng):
     assert -logs["loss"] == pytest.approx(evidence.mean(), abs=0.02)
 
 
+# Evaluation
+
+
+def expected_loss(joint, labels, some, weight):
+    """The negative bound per row, and the mean cross-entropy of labelled rows."""
+    known = some >= 0
+    evidence = special.logsumexp(joint, axis=1)
+    of_labels = joint[np.arange(len(joint)), labels]
+    cross_entropy = (evidence - of_labels)[known].mean()
+    return weight * cross_entropy - np.where(known, of_labels, evidence).mean()
+
+
+def losses_of(model, x, y, **options):
+    """The loss in batches of several sizes, of rows in several orders."""
+    found = []
+    for batch_size, order in ((900, 1), (64, 1), (7, -1)):
+        rows = np.argsort(y, kind="stable")[::order]
+        logs = model.evaluate(
+            x[rows], y[rows], batch_size=batch_size, verbose=0, return_dict=True
+        )
+        assert set(logs) == {"loss", "reconstruction", "kl", "accuracy"}
+        found.append(logs["loss"])
+    return np.array(found)
+
+
+def test_the_loss_does_not_depend_on_batches_or_order(rng):
+    """Of a model that was only built, and of one trained on other labels."""
+    model, x, labels, joint = exact_model(rng, classifier_weight=20.0)
+    some = np.where(rng.random(len(x)) < 0.1, labels, -1)
+    model.compile(keras.optimizers.SGD(0.0))
+    rows, y = np.tile(x, (3, 1)), np.tile(some, 3)
+    for _ in range(2):
+        found = losses_of(model, rows, y)
+        expected = expected_loss(joint, labels, some, 20.0)
+        np.testing.assert_allclose(found, expected, atol=0.15)
+        history = model.fit(
+            x,
+            np.where(np.arange(300) < 30, labels, -1),
+            batch_size=50,
+            verbose=0,
+            validation_data=(rows, y),
+            validation_batch_size=7,
+        ).history
+        assert history["val_loss"][0] == pytest.approx(expected, abs=0.15)
+
+
+def test_the_default_weight_is_of_the_training_data_or_of_these(rng):
+    model, x, labels, joint = exact_model(rng)
+    some = np.where(np.arange(300) % 10 == 0, labels, -1)
+    model.compile(keras.optimizers.SGD(0.0))
+    expected = expected_loss(joint, labels, some, 0.1 / 0.1)
+    np.testing.assert_allclose(losses_of(model, x, some), expected, atol=0.25)
+    model.fit(x, np.where(np.arange(300) < 6, labels, -1), verbose=0)
+    expected = expected_loss(joint, labels, some, 0.1 / 0.02)
+    np.testing.assert_allclose(losses_of(model, x, some), expected, atol=0.25)
+
+
+def test_rows_are_weighted_one_by_one(rng):
+    model, x, labels, joint = exact_model(rng, classifier_weight=20.0)
+    some = np.where(rng.random(len(x)) < 0.3, labels, -1)
+    model.compile(keras.optimizers.SGD(0.0))
+    first = (np.arange(len(x)) < 100).astype("float32")
+
+    def loss(weights, batch_size):
+        options = {"sample_weight": weights, "batch_size": batch_size, "verbose": 0}
+        return np.mean([model.evaluate(x, some, **options)[0] for _ in range(4)])
+
+    parts = loss(first, 300) + loss(1.0 - first, 11)
+    whole = expected_loss(joint, labels, some, 20.0)
+    assert parts == pytest.approx(whole, abs=0.25)
+    assert loss(0.0 * first, 50) == 0.0
+
+
+def test_data_sets_are_evaluated_and_trained_alike(rng, only_tensorflow):
+    import tensorflow as tf
+
+    model, x, labels, joint = exact_model(rng)
+    some = np.where(np.arange(300) < 60, labels, -1)
+    model.compile(keras.optimizers.SGD(0.0))
+    data = tf.data.Dataset.from_tensor_slices((x, some)).batch(7)
+    # One labelled row in five, wherever they are: the weight is .1 times 5.
+    expected = expected_loss(joint, labels, some, 0.5)
+    logs = model.fit(data, epochs=5, verbose=0, validation_data=data).history
+    assert np.mean(logs["loss"]) == pytest.approx(expected, abs=0.2)
+    assert np.mean(logs["val_loss"]) == pytest.approx(expected, abs=0.2)
+    with pytest.raises(ValueError, match="labels.*Received: y=None"):
+        model.fit(data.map(lambda x, y: x), verbose=0)
+
+
+# Resumption
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_saved_training_goes_on_in_the_same_order(rng, tmp_path, shuffle):
+    """Weights, noise and order of the batches come from the file alone."""
+    x, labels, some = clusters(rng, 60)
+    grey = 0.8 * x + 0.1
+    options = {"batch_size": 16, "verbose": 0, "shuffle": shuffle}
+
+    def make():
+        bits = keras_bdl.layers.DynamicBinarization(name="bits")
+        model = keras_bdl.SemiSupervisedVAE.dense(
+            (12,), 2, 2, hidden=(4,), preprocessing=bits, summed_classes=1
+        )
+        model.build((None, 12))
+        model.compile(keras.optimizers.Adam(0.01))
+        return model
+
+    keras.utils.set_random_seed(0)
+    whole = make()
+    whole.fit(grey, some, epochs=4, **options)
+    keras.utils.set_random_seed(0)
+    first = make()
+    first.fit(grey, some, epochs=2, **options)
+    first.save(tmp_path / "model.keras")
+    first.save_weights(tmp_path / "model.weights.h5")
+    keras.utils.set_random_seed(5)  # of another process
+    second = keras.models.load_model(tmp_path / "model.keras")
+    second.fit(grey, some, epochs=2, **options)
+    third = make()
+    third.optimizer.build(third.trainable_variables)
+    third.load_weights(tmp_path / "model.weights.h5")
+    third.fit(grey, some, initial_epoch=2, epochs=4, **options)
+    for copy in (second, third):
+        for a, b in zip(whole.get_weights(), copy.get_weights()):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+    moved = [
+        np.abs(a - b).max() for a, b in zip(first.get_weights(), whole.get_weights())
+    ]
+    assert max(moved) > 1e-3
+
+
 # Batches
 
 
@@ -147,23 +279,33 @@ def test_evaluation_sums_all_classes(rng):
 def test_batches_have_every_unlabelled_row_once(shuffle):
     x = np.arange(103)[:, None]
     labels = np.where(np.arange(103) % 10 == 0, 1, -1)  # 11 of 103
-    batches = MixedBatches(x, labels, 20, 0.25, shuffle)
+    seeds = [5, 4]
+    batches = MixedBatches(x, labels, 20, 0.25, shuffle, seeds.pop)
+    seen = []
     for _ in range(2):
+        batches.on_epoch_begin()
         parts = [batches[index] for index in range(len(batches))]
-        rows = np.concatenate([part for part, _ in parts])[:, 0]
-        for part, given in parts:
+        rows = np.concatenate([part for part, _, _ in parts])[:, 0]
+        seen.append(rows)
+        for part, given, weights in parts:
+            of_labels = weights[given >= 0].sum() / len(part)
+            assert of_labels == pytest.approx(11 / 103, rel=1e-5)
+            assert weights.sum() == pytest.approx(len(part), rel=1e-5)
             assert (given >= 0).sum() == 5
             np.testing.assert_array_equal(given, labels[part[:, 0]])
         counts = np.bincount(rows, minlength=103)
         assert (counts[labels < 0] == 1).all()
         repeats = counts[labels >= 0]
         assert repeats.min() >= 1 and np.ptp(repeats) <= 1
-        batches.on_epoch_end()
+    assert np.array_equal(*seen) != shuffle
+    again = MixedBatches(x, labels, 20, 0.25, shuffle, lambda: 4)
+    again.on_epoch_begin()
+    np.testing.assert_array_equal(again[0][0], seen[0][:20, None])
 
 
 def test_batches_of_labelled_rows_alone():
     x = np.arange(7)[:, None]
-    batches = MixedBatches(x, np.zeros(7, int), 3, 0.5, True)
+    batches = MixedBatches(x, np.zeros(7, int), 3, 0.5, True, lambda: 0)
     rows = np.concatenate([batches[index][0] for index in range(len(batches))])
     assert sorted(rows[:, 0]) == list(range(7))
 
@@ -266,6 +408,23 @@ def test_wrong_labels_and_arguments_are_refused(rng):
     with pytest.raises(ValueError, match="label.*Received"):
         model.sample(3, label=CLASSES)
     networks = (model.classifier, model.encoder, model.decoder)
+    for options in ({"hidden": 64}, {"hidden": b"x"}, {"hidden": (2.5,)}):
+        with pytest.raises(TypeError, match="hidden.*Received"):
+            keras_bdl.SemiSupervisedVAE.dense((3,), 2, CLASSES, **options)
+    with pytest.raises(ValueError, match="trained.*Received: vae=3"):
+        keras_bdl.SemiSupervisedVAE.on_codes(3, 2, CLASSES)
+    one, two = model.classifier, model.encoder
+    for wrong in ((two, two, two), (one, one, two), (one, two, one)):
+        with pytest.raises(ValueError, match="inputs.*Received"):
+            keras_bdl.SemiSupervisedVAE(*wrong)
+    for index, message in enumerate(("classifier", "encoder", "decoder")):
+        parts = list(networks)
+        inputs = parts[index].inputs
+        outputs = [parts[index].output] * 3
+        parts[index] = keras.Model(inputs if index else inputs[0], outputs)
+        wrong = keras_bdl.SemiSupervisedVAE(*parts, losses.GaussianNLL(NOISE))
+        with pytest.raises(ValueError, match=f"{message} with one output.*Received"):
+            wrong.build((None, 3))
     with pytest.raises(TypeError, match="features.*Received"):
         keras_bdl.SemiSupervisedVAE(*networks, features=3)
     with pytest.raises(ValueError, match="labeled_share.*Received"):

@@ -146,6 +146,84 @@ def test_dreg_has_the_gradient_of_iwae_and_less_variance(rng):
     assert np.abs(iwae[:, size:].mean(axis=0)).max() > 10 * error[size:].max()
 
 
+def bound_by_quadrature(weights, x, beta, k):
+    """E log 1/k sum_i p(x | z_i) (p(z_i) / q(z_i))^beta, for codes of one number."""
+    encoder_kernel, encoder_bias, kernel, bias = weights
+    mean, log_stddev = x @ encoder_kernel + encoder_bias
+    nodes, node_weights = np.polynomial.hermite_e.hermegauss(24)
+    codes = mean + np.exp(log_stddev) * nodes
+    log_w = stats.norm(codes[:, None] * kernel[0] + bias, NOISE).logpdf(x).sum(axis=1)
+    log_q = stats.norm(mean, np.exp(log_stddev)).logpdf(codes)
+    log_w = log_w + beta * (stats.norm(0.0, 1.0).logpdf(codes) - log_q)
+    all_log_w = np.stack(np.meshgrid(*[log_w] * k, indexing="ij"))
+    values = special.logsumexp(all_log_w, axis=0) - np.log(k)
+    for _ in range(k):
+        values = values @ node_weights / node_weights.sum()
+    return values
+
+
+def vae_of_one_number(bias, kernel, **options):
+    """A VAE of three numbers and a code of one, q(z | x) given by its last bias."""
+    encoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    decoder = keras.Sequential([keras.Input((1,)), keras.layers.Dense(3)])
+    vae = keras_bdl.VAE(encoder, decoder, losses.GaussianNLL(NOISE), seed=1, **options)
+    encoder.set_weights([np.zeros((3, 2)), np.array(bias)])
+    decoder.set_weights([np.array([kernel]), np.zeros(3)])
+    return vae
+
+
+@pytest.mark.parametrize("beta, k", [(0.1, 3), (0.5, 2), (1.0, 2), (2.0, 3)])
+def test_dreg_has_the_gradient_of_its_bound_at_every_beta(beta, k):
+    vae = vae_of_one_number(
+        [0.1, -0.3],
+        [0.13, -0.13, 0.64],
+        beta=beta,
+        num_importance_samples=k,
+        gradient="dreg",
+    )
+    x = np.array([1.0, -0.5, 0.3])
+    rows = np.tile(x.astype("float32"), (5000, 1))
+    vae.compile(keras.optimizers.SGD(1.0))
+    networks = (vae.encoder, vae.decoder)
+    weights = [w for network in networks for w in network.get_weights()]
+    steps = []
+    for _ in range(12):
+        vae.train_on_batch(rows)
+        after = [w for network in networks for w in network.get_weights()]
+        steps.append(np.concatenate([(b - a).ravel() for a, b in zip(after, weights)]))
+        for network, start in zip(networks, (weights[:2], weights[2:])):
+            network.set_weights(start)
+    expected, step = [], 1e-4
+    for index, array in enumerate(weights):
+        for place in np.ndindex(array.shape):
+            bounds = []
+            for sign in (1, -1):
+                shifted = [w.astype("float64") for w in weights]
+                shifted[index][place] += sign * step
+                bounds.append(bound_by_quadrature(shifted, x, beta, k))
+            expected.append(-(bounds[0] - bounds[1]) / (2 * step))
+    error = np.std(steps, axis=0) / math.sqrt(len(steps) - 1)
+    assert (np.abs(np.mean(steps, axis=0) - expected) < 6 * error + 1e-4).all()
+    assert np.abs(expected[6:8]).max() > 20 * error[6:8].max()  # of the encoder's bias
+
+
+def test_beta_beyond_one_bounds_the_elbo_alone():
+    """The mean of several codes may exceed the evidence by far."""
+    x = np.zeros((2000, 3), "float32")
+    evidence = 3 * stats.norm(0.0, NOISE).logpdf(0.0)
+    found = {}
+    for gradient, k in (("elbo", 5), ("iwae", 1), ("iwae", 200)):
+        options = {"beta": 4.0, "gradient": gradient, "num_importance_samples": k}
+        vae = vae_of_one_number([0.0, math.log(0.5)], [0.0, 0.0, 0.0], **options)
+        vae.compile("sgd")
+        loss = vae.evaluate(x, batch_size=2000, verbose=0)[0]
+        found[gradient, k] = -loss - evidence
+    kl = -math.log(0.5) + 0.5 * (0.25 - 1.0)
+    assert found["elbo", 5] == pytest.approx(-4.0 * kl, abs=1e-3)
+    assert found["iwae", 1] == pytest.approx(-4.0 * kl, abs=0.3)
+    assert found["iwae", 200] > 1.0
+
+
 def test_the_gradient_of_the_elbo_is_exact_in_expectation(rng):
     vae, x, _ = linear_vae(rng, spread=1.3)
     steps = gradients(vae, np.tile(x[:4], (1000, 1)), 20)
@@ -238,6 +316,61 @@ def test_the_last_bias_starts_at_the_mean_of_the_data(rng, name, build):
     bias = vae_start_bias(vae)
     vae.fit(x, epochs=1, verbose=0)  # not again
     np.testing.assert_array_equal(bias, vae_start_bias(vae))
+
+
+@pytest.mark.parametrize("levels, low, high", [(256, 0.0, 1.0), (5, -1.0, 3.0)])
+def test_means_of_levels_are_those_of_the_density(rng, levels, low, high):
+    """Summed over the levels by SciPy; the location is another number."""
+    loss = losses.DiscretizedLogisticNLL(levels=levels, low=low, high=high)
+    observation = observations.get(loss)
+    location = np.array([0.0, 0.2, 0.5, 0.97, 3.0, -4.0, 0.5, 0.3, 0.3])
+    log_scale = np.array([-1.0, -3.0, -2.0, -1.5, 0.0, 0.5, -200.0, 20.0, -6.0])
+    outputs = np.concatenate([location, log_scale])[None].astype("float32")
+    width, grid = (high - low) / (levels - 1), np.linspace(low, high, levels)
+    edges = np.concatenate([[-np.inf], grid[:-1] + 0.5 * width, [np.inf]])
+    scale = np.exp(np.maximum(log_scale, -60.0))[:, None]
+    mass = np.diff(stats.logistic(location[:, None], scale).cdf(edges), axis=1)
+    np.testing.assert_allclose(mass.sum(axis=1), 1.0)
+    means = to_numpy(observation.mean(ops.convert_to_tensor(outputs)))[0]
+    expected = mass @ grid
+    np.testing.assert_allclose(means, expected, atol=2e-5 * (high - low))
+    assert np.abs(expected - np.clip(location, low, high)).max() > 0.1
+
+
+def test_means_of_very_many_levels_are_near():
+    loss = losses.DiscretizedLogisticNLL(levels=100_001)
+    outputs = np.array([[0.2, 0.9, 0.0, -2.0, -12.0, 9.0]], "float32")
+    means = to_numpy(observations.get(loss).mean(ops.convert_to_tensor(outputs)))[0]
+    grid = np.linspace(0.0, 1.0, 100_001)
+    edges = np.concatenate([[-np.inf], 0.5 * (grid[1:] + grid[:-1]), [np.inf]])
+    scale = np.exp(outputs[0, 3:, None].astype("float64"))
+    mass = np.diff(stats.logistic(outputs[0, :3, None], scale).cdf(edges), axis=1)
+    np.testing.assert_allclose(means, mass @ grid, atol=2e-4)
+
+
+def test_decoded_levels_are_means():
+    decoder = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+    encoder = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+    vae = keras_bdl.VAE(encoder, decoder, "discretized_logistic")
+    decoder.set_weights([np.zeros((1, 2)), np.array([0.0, -1.0])])
+    x = np.zeros((2, 1), "float32")
+    draws = vae.sample(20_000, seed=0, noise=True)
+    for means in (vae.decode(x), vae.reconstruct(x), vae.predict(x, verbose=0)):
+        np.testing.assert_allclose(means, 0.2315, atol=1e-3)
+        assert abs(draws.mean() - means[0, 0]) < 5 * draws.std() / math.sqrt(20_000)
+
+
+def test_a_distribution_without_a_mean_says_so(rng, only_tensorflow):
+    for name in ("Cauchy", "LogitNormal"):  # none, and none that is known
+        vae = keras_bdl.VAE.dense(
+            (3,), 2, (4,), likelihood=losses.TFPNLL(name, ["loc", "scale"])
+        )
+        vae.compile("adam")
+        x = rng.uniform(0.1, 0.9, size=(8, 3)).astype("float32")
+        assert np.isfinite(vae.fit(x, verbose=0).history["loss"]).all()
+        with pytest.raises(ValueError, match="no mean.*Received"):
+            vae.reconstruct(x)
+        assert vae.sample(2, seed=0, noise=True).shape == (2, 3)
 
 
 def vae_start_bias(vae):
@@ -492,6 +625,25 @@ def test_complexity_is_the_length_beyond_a_png(rng):
     assert bits[0] == pytest.approx(8 * len(path.getvalue()), abs=1e-2)
 
 
+def test_grey_training_data_and_drawn_bits_are_scored_alike(rng):
+    """Rounded images are likelier than drawn ones: scores draw, as training does."""
+    bits = keras_bdl.layers.DynamicBinarization()
+    vae = keras_bdl.VAE.dense((20,), 2, (8,), preprocessing=bits)
+    vae.compile(keras.optimizers.Adam(0.02))
+    grey = np.broadcast_to(rng.uniform(size=20), (500, 20)).astype("float32")
+    vae.fit(grey, epochs=10, batch_size=50, verbose=0)
+    options = {"num_samples": 50, "verbose": 0}
+    drawn = vae.log_prob(bits.binarize(grey, seed=7), **options)
+    vae.fit_ood(grey, seed=1, **options)
+    typical = to_numpy(vae.typical_log_prob)[0]
+    error = 5 * np.std(drawn) / math.sqrt(250)
+    assert abs(typical - drawn.mean()) < error
+    assert vae.log_prob(grey, **options).mean() - typical > 2 * error  # of rounded ones
+    scores = vae.ood_score(grey, "log_prob", seed=2, **options)
+    assert abs(scores.mean() + typical) < error
+    np.testing.assert_array_equal(bits.binarize(np.round(grey), 3), np.round(grey))
+
+
 # Refusals
 
 
@@ -552,6 +704,35 @@ def test_wrong_arguments_are_refused():
         keras_bdl.VAE.dense((6,), 2, likelihood="categorical")
     with pytest.raises(ValueError, match="height, width, channels.*Received"):
         keras_bdl.VAE.convolutional((6,), 2)
+    build = keras_bdl.VAE.dense
+    for name, values in {
+        "hidden": (64, b"x", "x", None, {8: 8}, (2.5,)),
+        "latent_dim": ("a", 2.5),
+        "input_shape": (6, "abc", (None,), (6.0,)),
+    }.items():
+        for value in values:
+            options = {"input_shape": (6,), "latent_dim": 2, name: value}
+            with pytest.raises(TypeError, match=f"{name}.*Received"):
+                build(**options)
+    for value in (3, b"relu", "rellu", ["relu"]):
+        with pytest.raises(ValueError, match="activation.*Received"):
+            build((6,), 2, activation=value)
+    with pytest.raises(TypeError, match="filters.*Received: filters=32"):
+        keras_bdl.VAE.convolutional((8, 8, 1), 2, filters=32)
+    with pytest.raises(ValueError, match="filters.*Received"):
+        keras_bdl.VAE.convolutional((8, 8, 1), 2, filters=())
+    build((6,), 2, hidden=np.array([4, 5]), activation=keras.ops.tanh)
+    codes, data = keras.Input((2,)), keras.Input((6,))
+    two = keras.Model(codes, [keras.layers.Dense(6)(codes) for _ in range(2)])
+    with pytest.raises(ValueError, match="decoder with one output.*Received: 2"):
+        keras_bdl.VAE(encoder, two, "gaussian")
+    parts = [keras.layers.Dense(2)(data) for _ in range(3)]
+    deep = keras.layers.Reshape((2, 2))(keras.layers.Dense(4)(data))
+    for outputs in (parts, {"mean": parts[0], "log_stddev": parts[1]}, deep):
+        with pytest.raises(ValueError, match="encoder with one output.*Received"):
+            keras_bdl.VAE(keras.Model(data, outputs), decoder)
+    with pytest.raises(ValueError, match="inputs.*Received: a model of 2"):
+        keras_bdl.VAE(keras.Model([data, codes], parts[0]), decoder)
     odd = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5)])
     with pytest.raises(ValueError, match="even width.*Received"):
         keras_bdl.VAE(odd, decoder)
