@@ -55,10 +55,10 @@ def find(network):
     if not base.is_graph(network) or len(keras.tree.flatten(network.outputs)) != 1:
         return None
     activations, behind, layer, moves = [], [], None, False
-    width = network.outputs[0].shape[-1]
+    width = network.outputs[0].shape[-1:]
     for operation, shape in _chain(network):
         name = _activation_name(operation, len(shape))
-        if name in (SOFTMAX, "log_softmax") and (shape[-1] != width or moves):
+        if name in (SOFTMAX, "log_softmax") and (shape[-1:] != width or moves):
             name = f"{name} of another axis than the last"
         if name != LINEAR:
             activations.append(name)
@@ -120,6 +120,7 @@ def logits(outputs, activation):
         return outputs
     least, gap = _ENDS[keras.backend.standardize_dtype(outputs.dtype)]
     p = base.wide(outputs)
+    least, gap = (ops.cast(end, p.dtype) for end in (least, gap))
     log_p = ops.log(ops.maximum(p, least))
     if activation == SOFTMAX:
         return log_p

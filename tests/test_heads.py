@@ -174,7 +174,7 @@ def test_logits_are_those_before_the_activation():
     p = ops.sigmoid(ops.convert_to_tensor(z))
     np.testing.assert_allclose(to_numpy(heads.logits(p, "sigmoid")), z, atol=1e-3)
     for kind in ("softmax", "sigmoid"):
-        ends = heads.logits(ops.convert_to_tensor(np.array([0.0, 1.0])), kind)
+        ends = heads.logits(ops.convert_to_tensor(np.array([0, 1], "float32")), kind)
         assert np.isfinite(to_numpy(ends)).all()
     wide = heads.Logits("sigmoid")(np.array([[0.25]], "float32"))
     np.testing.assert_allclose(to_numpy(wide), [[0.0, -np.log(3.0)]], rtol=1e-6)

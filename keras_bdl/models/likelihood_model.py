@@ -195,11 +195,15 @@ class LikelihoodModel(CheckedBatches, keras.Model):
     def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
         """As `keras.Model.fit`, after reading the number of examples off the data.
 
-        Targets in the forms that the class docstring names.
+        Targets in the forms that the class docstring names. Of arrays `class_weight`
+        weighs every label, also beside `sample_weight`.
 
         Raises:
             ValueError: if the number of examples cannot be told (a generator):
-                give `num_examples` to the constructor. On targets that do not fit.
+                give `num_examples` to the constructor. On targets that do not fit,
+                NaN in inputs, and weights below 0: of arrays before training; of a
+                batch of a data set, which has the loss NaN and changes no weight by its
+                gradient, at the end of the epoch, on PyTorch at once.
         """
         class_weight = kwargs.pop("class_weight", None)
         if class_weight is not None:
