@@ -450,10 +450,9 @@ class ReadsItsKernel(keras.Model):
 def test_what_cannot_be_replaced_safely_is_refused():
     model = ReadsItsKernel()
     model(np.ones((2, 4), "float32"))
-    with pytest.raises(ValueError, match="Received.*dense: has weights.*reads"):
-        keras_bdl.to_bayesian(model, 10)
-    with pytest.raises(ValueError, match="'dense' in layers, which has weights"):
-        keras_bdl.to_bayesian(model, 10, layers=["dense"])
+    for chosen in ("all", ["dense"]):
+        with pytest.raises(ValueError, match="Received.*dense: has weights.*reads"):
+            keras_bdl.to_bayesian(model, 10, chosen)
 
 
 @pytest.mark.parametrize(
