@@ -13,8 +13,8 @@ from keras import ops
 from keras_bdl import conversion
 from keras_bdl.channel_graph import ChannelGraph
 from keras_bdl.channel_rules import LINEAR, effective_weights, is_linear
+from keras_bdl.layer_copy import copy_assets, made_anew
 from keras_bdl.layers import base
-from keras_bdl.model_copy import copy_assets, made_anew
 
 _COLUMNS = ("layer", "weights", "non-zero", "dead inputs", "dead outputs", "factor")
 

@@ -5,49 +5,18 @@ posterior means; `to_keras` gives a plain Keras model of the mean or of one draw
 """
 
 import inspect
+import warnings
 import zlib
 
 import keras
 
 from keras_bdl import priors, validation
+from keras_bdl.layer_choice import ConversionReport, Found, choose, find, row
 from keras_bdl.layers import base
 from keras_bdl.layers.weight_posterior import bayesian_layers
-from keras_bdl.model_copy import ModelCopier, held_layers
+from keras_bdl.model_copy import ModelCopier
 from keras_bdl.saved_model import mark_called
 from keras_bdl.training import set_num_examples
-
-_COLUMNS = ("layer", "class", "replaced by", "left, because")
-
-
-class ConversionReport:
-    """Which layers `to_bayesian` replaced; `print` shows a table.
-
-    Attributes:
-        rows: one dict per layer that has weights (or drops), in order, with keys
-            layer, class, replaced_by (a class, or None) and reason (None, or why it
-            was left).
-    """
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    @property
-    def replaced(self):
-        """Names of the layers that were replaced."""
-        return [row["layer"] for row in self.rows if row["replaced_by"]]
-
-    @property
-    def left(self):
-        """Names of the layers that were left, to the reason."""
-        return {r["layer"]: r["reason"] for r in self.rows if not r["replaced_by"]}
-
-    def __str__(self):
-        table = [_COLUMNS]
-        table += [tuple(value or "" for value in row.values()) for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(*table)]
-        return "\n".join(
-            "  ".join(map(str.ljust, line, widths)).rstrip() for line in table
-        )
 
 
 def to_bayesian(
@@ -66,19 +35,26 @@ def to_bayesian(
 
     Sequential and functional models (nested, with shared layers and branches,
     `keras.applications`) are called anew, and stay what they are; of a subclassed
-    model or layer the attributes are replaced, in a copy made by `from_config`. Layers
-    that are not replaced are copied with their weights. Regularizers of a replaced
-    layer are dropped: its prior takes their place. The copy is not compiled.
+    model or layer the attributes are replaced, in a copy of a subclass of its class.
+    Layers that are not replaced are copied with their weights. Regularizers of a
+    replaced layer are dropped: its prior takes their place. The copy is not compiled.
 
-    Copies of graphs are saved and loaded as any model. The class of a subclassed copy
-    makes plain layers, so that `load_model` cannot read its `.keras` file; convert the
-    model anew and `load_weights` from that file instead.
+    A layer of your own is copied by its config, or by its constructor's arguments
+    where it keeps them under their names. One that cannot be copied is in both models
+    and in the report; if it has weights, a warning says so. Layers are left whose
+    weights are read or assigned by the layer that holds them, as masked convolutions
+    and tied weights are.
+
+    Copies are saved, loaded and cloned as any model. Classes of your own must be
+    registered or given as `custom_objects`, and have a config: `save` says where not.
 
     Args:
         model: built Keras model of plain layers.
         num_examples: number of training examples, or None to give it later.
-        layers: which layers to replace of those that can be: "all", "last", a list of
-            their names, or a function from a layer to a bool.
+        layers: which layers to replace of those that can be: "all" or "last" of those
+            that are not frozen, a list of names, or a function from a layer to a bool.
+            A frozen layer (`trainable=False`) that is asked for by name or function
+            stays frozen: it is sampled with its first standard deviations.
         method: "variational" (`VariationalDense`, `VariationalConv*D`), "sparse_vd"
             (`SparseVDDense`, `SparseVDConv*D`), "concrete_dropout" (around Dense and
             convolutions), "mc_dropout" (in place of Dropout), "drop_connect" or
@@ -94,8 +70,7 @@ def to_bayesian(
         The model, or with `return_report` the model and the report.
 
     Raises:
-        TypeError, ValueError: on a wrong argument, where nothing can be replaced, and
-            where a layer cannot be made anew or be replaced safely.
+        TypeError, ValueError: on a wrong argument, and where nothing can be replaced.
 
     Example:
 
@@ -120,9 +95,9 @@ def to_bayesian(
         options["prior"] = priors.NormalPerWeight()
     _check_options(classes, options)
 
-    found = _find(model, classes)
-    chosen = _choose([layer for layer, cls, _ in found if cls], layers, found)
-    counterpart = {id(layer): cls for layer, cls, _ in found if id(layer) in chosen}
+    found = find(model, classes)
+    chosen = choose(found, layers)
+    counterpart = {id(x.layer): x.cls for x in found if id(x.layer) in chosen}
 
     def convert(layer):
         bayesian = counterpart[id(layer)].from_keras(layer, **options)
@@ -130,13 +105,15 @@ def to_bayesian(
             bayesian.inform(moped)
         return bayesian
 
-    targets = [layer for layer, _, _ in found if id(layer) in chosen]
-    copy = ModelCopier(targets, convert).copy(model)
+    targets = [x.layer for x in found if id(x.layer) in chosen]
+    copier = ModelCopier(targets, convert)
+    copy = copier.copy(model)
+    found += _borrowed(copier)
     if num_examples is not None and bayesian_layers(copy):
         set_num_examples(copy, num_examples)
     if not return_report:
         return copy
-    return copy, ConversionReport([_row(*entry, chosen) for entry in found])
+    return copy, ConversionReport([row(entry, chosen) for entry in found])
 
 
 def to_keras(model, weights="mean", seed=None):
@@ -186,7 +163,10 @@ def to_keras(model, weights="mean", seed=None):
         return layer.to_keras(weights, own)
 
     targets = [layer for layer in layers if id(layer) not in inside]
-    return _called(ModelCopier(targets, convert).copy(model))
+    copier = ModelCopier(targets, convert, plain=True)
+    copy = copier.copy(model)
+    _borrowed(copier)
+    return _called(copy)
 
 
 def _check_has_counterpart(layer):
@@ -273,86 +253,16 @@ def _check_options(classes, options):
         )
 
 
-def _find(model, classes):
-    """Triples of a layer, the class that can replace it or None, and why not."""
-    found, seen = [], set()
-
-    def visit(layer):
-        if id(layer) in seen:
-            return
-        seen.add(id(layer))
-        if isinstance(layer, base.StochasticLayer):
-            found.append((layer, None, "is Bayesian already"))
-            return
-        cls = next((cls for cls in classes if cls.replaces(layer)), None)
-        if cls is not None:
-            reason = cls.obstacle(layer) if layer.built else "is never called"
-            found.append((layer, None if reason else cls, reason))
-            return
-        inner = _inside(layer)
-        for part in inner:
-            visit(part)
-        if not inner and layer.weights:
-            found.append((layer, None, "has no counterpart"))
-
-    for part in _inside(model):
-        visit(part)
-    return found
-
-
-def _inside(layer):
-    """The layers inside another that can be got at."""
-    if isinstance(layer, keras.Model) and base.is_graph(layer):
-        return layer.layers
-    if type(layer) is keras.layers.TimeDistributed:
-        return [layer.layer]
-    if type(layer).__module__.split(".")[0] == "keras":
-        return []  # Keras makes and uses what is inside in its own way
-    leaves = keras.tree.flatten(list(held_layers(layer).values()))
-    return [leaf for leaf in leaves if isinstance(leaf, keras.layers.Layer)]
-
-
-def _choose(candidates, layers, found):
-    """Ids of the layers to replace."""
-    if not candidates:
-        reasons = [f"{layer.name}: {reason}" for layer, _, reason in found[:5]]
-        raise ValueError(
-            "Nothing in the model can be replaced by this method. Received: a model "
-            f"with {'; '.join(reasons) if reasons else 'no such layers'}"
-        )
-    if layers == "all":
-        chosen = candidates
-    elif layers == "last":
-        chosen = candidates[-1:]
-    elif callable(layers):
-        chosen = [layer for layer in candidates if layers(layer)]
-    elif isinstance(layers, (list, tuple, set)):
-        names = {layer.name for layer in candidates}
-        for name in layers:
-            if name not in names:
-                raise ValueError(
-                    f"Expected `layers` to name layers that can be replaced, of "
-                    f"{sorted(names)}. Received: {name!r} in layers"
-                )
-        chosen = [layer for layer in candidates if layer.name in layers]
-    else:
-        raise ValueError(
-            "Expected `layers` to be 'all', 'last', a list of names or a function of "
-            f"a layer. Received: layers={layers!r}"
-        )
-    if not chosen:
-        raise ValueError(
-            "Expected `layers` to choose at least one layer, of "
-            f"{[layer.name for layer in candidates]}. Received: layers={layers!r}"
-        )
-    return {id(layer) for layer in chosen}
-
-
-def _row(layer, cls, reason, chosen):
-    replaced = id(layer) in chosen
-    return {
-        "layer": layer.name,
-        "class": type(layer).__name__,
-        "replaced_by": cls.__name__ if replaced else None,
-        "reason": None if replaced else reason or "not chosen by `layers`",
-    }
+def _borrowed(copier):
+    """Entries of the layers that the copy has from the model; warns of weights."""
+    for layer, reason in copier.borrowed.items():
+        if layer.weights:
+            warnings.warn(
+                f"{reason}. The copy has the layer itself, so that training one model "
+                "trains the other too.",
+                stacklevel=4,
+            )
+    return [
+        Found(layer, None, f"is in both models, because it cannot be copied: {reason}")
+        for layer, reason in copier.borrowed.items()
+    ]

@@ -6,49 +6,82 @@ what they hold as attributes is replaced before they are built.
 """
 
 import contextlib
-import tempfile
+import itertools
+import warnings
 
 import keras
 from keras import ops
 
+from keras_bdl import converted
+from keras_bdl.converted import held_layers, leaves_of
+from keras_bdl.layer_copy import Borrowed, copy_assets, made_anew
 from keras_bdl.layers import base
+
+
+class Obstacle(ValueError):
+    """Layers that cannot be replaced where they are.
+
+    Args:
+        layers: of the model.
+        reason: what they are, after "it ".
+    """
+
+    def __init__(self, layers, reason):
+        self.layers, self.reason = layers, reason
+        super().__init__(
+            f"Layer '{layers[0].name}' cannot be replaced: it {reason}. "
+            f"Received: layer={layers[0].name!r}"
+        )
 
 
 class ModelCopier:
     """Copies a model with all weights; `targets` are converted instead.
 
+    A layer without a target inside that cannot be made again is in both models.
+
     Args:
         targets: layers of the model.
         convert: function from one of them to the built layer in its place.
+        plain: whether the copy shall have only classes of Keras and the user.
+
+    Attributes:
+        borrowed: the layers that are in both models, to the reason.
     """
 
-    def __init__(self, targets, convert):
+    def __init__(self, targets, convert, plain=False):
         self._targets = {id(layer) for layer in targets}
         self._convert = convert
+        self._plain = plain
         self._copies = {}  # id -> copy, so that what is shared stays shared
-        self._calls = {}  # id of a held target -> whether its copy was called
         self._stack = contextlib.ExitStack()
+        self.borrowed = {}
 
     def copy(self, model):
         """The copy, not compiled.
 
         Raises:
-            ValueError: if a layer cannot be made anew, or replaced where it is.
+            Obstacle: if a target cannot be replaced where it is.
         """
         with self._stack:
             copy = self._copy(model)
             if not copy.built:
                 _build_like(model, copy)
-        for layer in base.flatten_layers(model):
-            if id(layer) in self._calls and not self._calls[id(layer)]:
-                raise ValueError(
-                    f"Layer '{layer.name}' is not used by being called (its kernel may "
-                    "be read by itself), so that another in its place would change "
-                    "nothing; leave it out by `layers`. "
-                    f"Received: layer={layer.name!r}"
-                )
+        self._check_targets(model, copy)
         self._match(model, copy)
+        if self._plain:
+            for layer in base.flatten_layers(copy):
+                converted.as_plain(layer)
         return copy
+
+    def _check_targets(self, model, copy):
+        inside = {id(layer) for layer in base.flatten_layers(copy)}
+        lost = [
+            layer
+            for layer in base.flatten_layers(model)
+            if self._is_target(layer) and id(self._copies.get(id(layer))) not in inside
+        ]
+        if lost:
+            raise Obstacle(lost, "is not an attribute of the layer or model around it")
 
     def _copy(self, layer):
         if id(layer) not in self._copies:
@@ -63,11 +96,20 @@ class ModelCopier:
         if base.is_graph(layer):
             return self._copy_graph(layer)
         if not self._has_target(layer):
-            return made_anew(layer)
+            return self._copy_whole(layer)
         if type(layer) is keras.layers.TimeDistributed:
             inner = self._copy(layer.layer)
             return keras.layers.TimeDistributed(inner, name=layer.name)
         return self._copy_holder(layer)
+
+    def _copy_whole(self, layer):
+        if isinstance(layer, Borrowed):
+            return Borrowed(layer.layer)
+        try:
+            return self._without_build_inside(made_anew(layer, self._copy))
+        except ValueError as error:
+            self.borrowed[layer] = str(error)
+            return Borrowed(layer)
 
     def _copy_graph(self, model):
         if isinstance(model, keras.Sequential):
@@ -91,28 +133,29 @@ class ModelCopier:
 
     def _copy_holder(self, layer):
         """A layer or model of the user's own, with other layers in its attributes."""
-        copy = made_anew(layer)
-        for name, held in held_layers(copy).items():
-            replaced = keras.tree.map_structure(
-                lambda old, new: self._copy_held(old) if self._has_target(old) else new,
-                getattr(layer, name),
-                held,
-            )
-            kept = {id(leaf) for leaf in keras.tree.flatten(replaced)}
-            dropped = [x for x in keras.tree.flatten(held) if id(x) not in kept]
-            for leaf in dropped:
-                _untrack(copy, leaf)
-            if dropped:
-                setattr(copy, name, replaced)
-        inside = {id(inner) for inner in base.flatten_layers(copy)}
-        for inner in base.flatten_layers(layer):
-            if self._is_target(inner) and id(self._copies.get(id(inner))) not in inside:
-                raise ValueError(
-                    f"Layer '{inner.name}' inside `{type(layer).__name__}` cannot be "
-                    "replaced: it is not an attribute made by the constructor. Make "
-                    "it in `__init__`, or leave it out by `layers`. "
-                    f"Received: layer={inner.name!r}"
-                )
+        try:
+            copy = made_anew(layer, self._copy, plain=True)
+            self._without_build_inside(copy)
+        except ValueError as error:
+            inside = [x for x in base.flatten_layers(layer) if self._is_target(x)]
+            reason = f"is inside a layer that cannot be copied: {error}"
+            raise Obstacle(inside, reason) from error
+        places = [
+            (name, index, self._copy_held(leaf))
+            for name, held in held_layers(layer).items()
+            for index, leaf in enumerate(leaves_of(held))
+            if self._has_target(leaf) or converted.was_put(layer, leaf)
+        ]
+        made = {name: leaves_of(held) for name, held in held_layers(copy).items()}
+        converted.as_loadable(copy, _config_or_none(layer))
+        converted.put_layers(copy, places)
+        if all(
+            converted.is_made_by(type(made[name][index]), new)
+            if name in made and index < len(made[name])
+            else converted.is_converted(layer)  # whose class makes plain layers
+            for name, index, new in places
+        ) and not any(isinstance(new, base.StochasticLayer) for _, _, new in places):
+            copy._recipe.forget()  # the user's class makes them
         return copy
 
     def _is_target(self, layer):
@@ -126,27 +169,32 @@ class ModelCopier:
 
     def _copy_held(self, layer):
         copy = self._copy(layer)
-        if self._is_target(layer) and id(layer) not in self._calls:
-            self._calls[id(layer)] = False
-            call = copy.call
-
-            def recorded(*args, **kwargs):
-                self._calls[id(layer)] = True
-                return call(*args, **kwargs)
-
-            # The layer that holds it may build it, which is done.
-            for name, function in (("call", recorded), ("build", lambda shape: None)):
-                self._stack.enter_context(base.method_replaced(copy, name, function))
+        if self._is_target(layer):
+            self._without_build(copy)
         return copy
+
+    def _without_build(self, layer):
+        """The layer that holds a built one may build it, while the model is copied."""
+        self._stack.enter_context(
+            base.method_replaced(layer, "build", lambda *args, **kwargs: None)
+        )
+
+    def _without_build_inside(self, layer):
+        for inner in base.flatten_layers(layer):
+            if inner is not layer and inner.built:
+                self._without_build(inner)
+        return layer
 
     def _match(self, layer, copy):
         """Gives a copy, and what is inside, the state of the original."""
         pairs = {}
         self._pair(layer, copy, pairs)
+        self._check_weights(pairs)
+        for original, new in pairs.values():  # outermost first: it sets all inside
+            if not isinstance(new, Borrowed):
+                new.trainable = original.trainable
         for original, new in pairs.values():
-            new.trainable = original.trainable  # outermost first: it sets all inside
-        for original, new in pairs.values():
-            if self._is_target(original):
+            if self._is_target(original) or isinstance(new, Borrowed):
                 continue
             if not self._has_target(original):
                 weights = [ops.convert_to_numpy(w) for w in original.weights]
@@ -162,7 +210,7 @@ class ModelCopier:
         if id(layer) in pairs or not isinstance(layer, keras.layers.Layer):
             return
         pairs[id(layer)] = layer, copy
-        if self._is_target(layer):
+        if self._is_target(layer) or isinstance(copy, Borrowed):
             return
         if isinstance(layer, keras.Model) and base.is_graph(layer):
             for inner in layer.layers:
@@ -173,74 +221,55 @@ class ModelCopier:
         else:
             copies = held_layers(copy)
             for name, held in held_layers(layer).items():
-                keras.tree.map_structure(
-                    lambda old, new: self._pair(old, new, pairs), held, copies[name]
-                )
+                for old, new in zip(leaves_of(held), leaves_of(copies.get(name, []))):
+                    self._pair(old, new, pairs)
+
+    def _check_weights(self, pairs):
+        """Refuses a layer with weights that no attribute leads to."""
+        known = set()
+        for layer, _ in pairs.values():
+            holds_targets = self._has_target(layer) and not self._is_target(layer)
+            own = _own_variables(layer) if holds_targets else layer.variables
+            known |= {id(variable) for variable in own}
+        for layer, _ in pairs.values():
+            lost = any(id(variable) not in known for variable in layer.weights)
+            if lost and self._has_target(layer):
+                inside = [x for x in base.flatten_layers(layer) if self._is_target(x)]
+                raise Obstacle(inside, "is beside layers that no attribute holds")
 
 
-def held_layers(owner):
-    """Attributes of a layer of the user's own that hold layers, also in containers."""
-    found = {}
-    for name in dir(owner):
-        if name in _KERAS_ATTRIBUTES or isinstance(
-            getattr(type(owner), name, None), property
-        ):
-            continue
-        value = getattr(owner, name, None)
-        if isinstance(value, (keras.layers.Layer, list, tuple, dict)):
-            leaves = keras.tree.flatten(value)
-            if any(isinstance(leaf, keras.layers.Layer) for leaf in leaves):
-                found[name] = value
-    return found
-
-
-def _keras_attributes():
-    """Names of attributes that every layer or model has, once it has a layer."""
-    probe = keras.Model()
-    probe.probe = keras.layers.Layer()
-    return set(dir(probe)) - {"probe"}
-
-
-_KERAS_ATTRIBUTES = _keras_attributes()
+def is_holder(layer):
+    """Whether a layer or model is of the user's own, and holds others."""
+    return (
+        type(layer).__module__.split(".")[0] != "keras"
+        and not isinstance(layer, base.StochasticLayer)
+        and not (isinstance(layer, keras.Model) and base.is_graph(layer))
+        and bool(held_layers(layer))
+    )
 
 
 def _input_like(tensor, name):
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
 
 
-def made_anew(layer):
-    """A layer of the same config, without the weights."""
+def _config_or_none(layer):
+    """The config of the user's layer; None where its class has none."""
     try:
-        if type(layer) is keras.layers.Lambda:
-            # Its bytecode is not yet the function, which may read variables around it.
-            copy = keras.layers.Lambda.from_config(layer.get_config(), safe_mode=False)
-            copy.function = layer.function
-            return copy
-        return type(layer).from_config(base.live_config(type(layer), layer))
-    except (TypeError, ValueError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"Layer '{layer.name}' of class {type(layer).__name__} cannot be made anew "
-            f"from its config ({reason}). Give it a `get_config` with the arguments of "
-            "its constructor, and functions a name that Keras knows "
-            "(`keras.saving.register_keras_serializable`). "
-            f"Received: layer={layer.name!r}"
-        ) from error
+        return converted.own_config(layer)
+    except NotImplementedError:
+        return None
 
 
-def copy_assets(layer, copy):
-    """Gives a copy the state that Keras saves in files, such as vocabularies."""
-    for old, new in zip(
-        base.flatten_layers(layer), base.flatten_layers(copy), strict=True
-    ):
-        if hasattr(old, "save_assets"):
-            with tempfile.TemporaryDirectory() as folder:
-                old.save_assets(folder)
-                new.load_assets(folder)
+# Orders in which dtypes of inputs are tried; a model of many inputs has one for all.
+_INPUT_DTYPES = ("float32", "int32", "string")
+_MOST_INPUTS = 3
 
 
 def _build_like(model, copy):
-    """Builds a model by a symbolic call, which also shows what it calls."""
+    """Builds a model by a symbolic call, on inputs of the first dtypes that it takes.
+
+    Keras knows the shapes that a model was built with, and not the dtypes.
+    """
     config = model.get_build_config() or {}
     shapes = config.get("shapes_dict") or {"input_shape": config.get("input_shape")}
     if None in shapes.values():
@@ -248,18 +277,27 @@ def _build_like(model, copy):
             f"Model '{model.name}' does not know the shape of its inputs; call "
             f"`model.build(input_shape)`. Received: model={model.name!r}"
         )
-    inputs = [
-        keras.tree.map_shape_structure(lambda x: keras.Input(batch_shape=x), shape)
-        for shape in shapes.values()
-    ]
-    copy(*inputs)
-
-
-def _untrack(owner, layer):
-    """Makes Keras forget a layer of an attribute that is to be replaced."""
-    owner.to_be_replaced = [layer]
-    owner.to_be_replaced.remove(layer)  # Keras follows its lists
-    del owner.to_be_replaced
+    count = []
+    keras.tree.map_shape_structure(count.append, shapes)
+    dtypes = [[dtype] * len(count) for dtype in _INPUT_DTYPES]
+    if len(count) <= _MOST_INPUTS:
+        dtypes += itertools.product(_INPUT_DTYPES, repeat=len(count))
+    first_error = None
+    for choice in dtypes:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                converted.call_symbolically(copy, config, choice)
+        except Exception as error:  # the user's call may raise anything
+            first_error = first_error or error
+            continue
+        if converted.is_converted(copy) and set(choice) != {"float32"}:
+            copy._recipe.dtypes = list(choice)
+        return
+    raise ValueError(
+        f"Model '{model.name}' cannot be called on symbols of the shapes {shapes}: "
+        f"{first_error}. Received: model={model.name!r}"
+    ) from first_error
 
 
 def _own_variables(layer):

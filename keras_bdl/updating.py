@@ -25,9 +25,8 @@ def prior_from_posterior(model):
     such a layer that is to stay. So it is with the noise that a `BayesianRegressor`
     learns; its standardisation is kept, as in every later `fit`.
 
-    Priors are saved with the model. The class of a subclassed model makes its layers
-    with their first priors, so that `load_model` refuses the file of its copy: make
-    the copy anew and `load_weights` from that file.
+    Priors are saved with the model, also with a subclassed one, whose class must have a
+    config.
 
     Args:
         model: built Keras model of `VariationalDense`, `VariationalConv1D`,

@@ -207,6 +207,10 @@ def test_files_of_a_subclassed_copy(tmp_path):
     again.load_weights(file)
     np.testing.assert_array_equal(to_numpy(again(x)), to_numpy(bayesian(x)))
     assert float(again.block.first.kl()) == float(bayesian.block.first.kl())
+    names = {"Subclassed": Subclassed, "Block": Block}
+    loaded = keras.models.load_model(file, custom_objects=names)
+    np.testing.assert_array_equal(to_numpy(loaded(x)), to_numpy(bayesian(x)))
+    assert float(loaded.block.first.kl()) == float(bayesian.block.first.kl())
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="LiteRT is of TensorFlow")
@@ -242,11 +246,37 @@ def test_trainable_flags_are_kept():
     model = branched()
     model.get_layer("stem").trainable = False
     model.get_layer("inner").trainable = False
-    bayesian = keras_bdl.to_bayesian(model, 10)
+    named = ["stem", "conv", "shared"]
+    bayesian = keras_bdl.to_bayesian(model, 10, layers=named)
+    assert type(bayesian.get_layer("stem")) is keras_bdl.VariationalConv2D
     assert not bayesian.get_layer("stem").trainable
     assert not bayesian.get_layer("inner").get_layer("conv").trainable
     assert bayesian.get_layer("shared").trainable
     assert not bayesian.get_layer("stem").losses
+
+
+def test_frozen_layers_are_left_unless_asked_for():
+    model = branched()
+    model.get_layer("stem").trainable = False
+    model.get_layer("inner").trainable = False
+    left = {name: "is frozen (`trainable=False`)" for name in ("stem", "conv")}
+    for chosen, replaced in (
+        ("all", ["shared", "hidden", "head"]),
+        ("last", ["head"]),
+        (["stem", "head"], ["stem", "head"]),
+        (lambda layer: layer.name in ("conv", "hidden"), ["conv", "hidden"]),
+    ):
+        _, report = keras_bdl.to_bayesian(model, 10, chosen, return_report=True)
+        assert report.replaced == replaced
+        expected = {name: why for name, why in left.items() if name not in replaced}
+        assert {name: report.left.get(name) for name in expected} == expected
+    model.trainable = False
+    with pytest.raises(ValueError, match="name frozen layers.*Received.*is frozen"):
+        keras_bdl.to_bayesian(model, 10)
+    dropouts = keras_bdl.to_bayesian(model, method="mc_dropout")  # has no weights
+    assert isinstance(
+        dropouts.get_layer("inner").get_layer("drop"), keras_bdl.MCDropout
+    )
 
 
 # MOPED
@@ -417,39 +447,12 @@ class ReadsItsKernel(keras.Model):
         return ops.matmul(inputs, self.dense.kernel)
 
 
-class MakesLayersInBuild(keras.Model):
-    def build(self, input_shape):
-        self.dense = layers.Dense(3, name="dense")
-
-    def call(self, inputs):
-        return self.dense(inputs)
-
-
-class HasNoConfig(keras.Model):
-    def __init__(self, function, **kwargs):
-        super().__init__(**kwargs)
-        self.function = function
-        self.dense = layers.Dense(3, name="dense")
-
-    def call(self, inputs):
-        return self.function(self.dense(inputs))
-
-
-@pytest.mark.parametrize(
-    "make, match",
-    [
-        (ReadsItsKernel, "not used by being called.*Received"),
-        (MakesLayersInBuild, "made by the constructor.*Received"),
-        (lambda: HasNoConfig(object()), "made anew from its config.*Received"),
-    ],
-)
-def test_what_cannot_be_replaced_safely_is_refused(make, match):
-    model = make()
-    if hasattr(model, "function"):
-        model.function = ops.relu
+def test_what_cannot_be_replaced_safely_is_refused():
+    model = ReadsItsKernel()
     model(np.ones((2, 4), "float32"))
-    with pytest.raises(ValueError, match=match):
-        keras_bdl.to_bayesian(model, 10)
+    for chosen in ("all", ["dense"]):
+        with pytest.raises(ValueError, match="Received.*dense: has weights.*reads"):
+            keras_bdl.to_bayesian(model, 10, chosen)
 
 
 @pytest.mark.parametrize(
