@@ -55,18 +55,22 @@ def with_entry(array, value, dtype="float32"):
 # Arrays with something wrong in them, and what the error says.
 WRONG = {
     "multi-hot": (classifier, {"y": np.ones((24, 3), "float32")}, "probabilities"),
-    "fractional": (classifier, {"y": LABELS + np.float32(0.5)}, "whole"),
+    "fractional": (classifier, {"y": LABELS + np.float32(0.5)}, "whole|class prob"),
     "beyond": (
         classifier,
         {"y": with_entry(LABELS, 3, "int32")},
-        "labels from 0|whole",
+        "labels from 0|whole|class probabilities",
     ),
     "below": (
         classifier,
         {"y": with_entry(LABELS, -1, "int32")},
-        "labels from 0|whole",
+        "labels from 0|whole|class probabilities",
     ),
-    "NaN label": (classifier, {"y": with_entry(LABELS, np.nan)}, "finite|whole"),
+    "NaN label": (
+        classifier,
+        {"y": with_entry(LABELS, np.nan)},
+        "finite|whole|class probabilities",
+    ),
     "NaN target": (regressor, {"y": with_entry(TARGETS, np.nan)}, "finite targets"),
     "infinite": (regressor, {"y": with_entry(TARGETS, np.inf)}, "finite targets"),
     "NaN input": (classifier, {"x": with_entry(X, np.nan)}, "without NaN"),
