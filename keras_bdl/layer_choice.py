@@ -111,9 +111,10 @@ def choose(found, layers):
             f"{'; name frozen layers in `layers`' if candidates else ''}. Received: "
             f"a model with {'; '.join(reasons) if reasons else 'no such layers'}"
         )
-    if layers == "all":
+    name = layers if isinstance(layers, str) else None
+    if name == "all":
         chosen = trained
-    elif layers == "last":
+    elif name == "last":
         chosen = trained[-1:]
     elif callable(layers):
         chosen = [layer for layer in candidates if layers(layer)]

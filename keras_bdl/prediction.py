@@ -182,10 +182,7 @@ def predict_uncertainty(
 
 def resolve_outputs(model, outputs):
     """The kind of a model's outputs, or None where "auto" cannot tell."""
-    if outputs not in OUTPUTS:
-        raise ValueError(
-            f"Expected `outputs` to be one of {OUTPUTS}. Received: outputs={outputs!r}"
-        )
+    validation.choice("outputs", outputs, OUTPUTS)
     if outputs != "auto":
         return outputs
     declared = getattr(model, "outputs_kind", None)

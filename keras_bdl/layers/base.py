@@ -107,11 +107,7 @@ def live_config(cls, layer):
 
 def check_weights(weights):
     """Refuses other weights of a plain copy than the mean or a sample."""
-    if weights not in ("mean", "sample"):
-        raise ValueError(
-            "Expected `weights` to be 'mean' or 'sample'. "
-            f"Received: weights={weights!r}"
-        )
+    validation.choice("weights", weights, ("mean", "sample"))
 
 
 def assign_copy(variable, value):

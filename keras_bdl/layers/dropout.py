@@ -277,11 +277,7 @@ class VariationalGaussianDropout(InputNoiseLayer):
     def __init__(self, rate=0.5, layer=None, *, alpha_per="layer", **kwargs):
         super().__init__(layer, **kwargs)
         self.initial_rate = validation.share("rate", rate)
-        if alpha_per not in ("layer", "unit", "weight"):
-            raise ValueError(
-                "Expected `alpha_per` to be 'layer', 'unit' or 'weight'. "
-                f"Received: alpha_per={alpha_per!r}"
-            )
+        validation.choice("alpha_per", alpha_per, ("layer", "unit", "weight"))
         if alpha_per == "weight" and layer is None:
             raise ValueError(
                 "`alpha_per='weight'` needs a `layer` that has weights. "

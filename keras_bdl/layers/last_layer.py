@@ -67,7 +67,7 @@ class BayesianLastLayer(base.StochasticLayer, keras.layers.Dense):
                 f"Received: use_bias={use_bias!r}"
             )
         super().__init__(
-            units,
+            validation.integer("units", units, least=1),
             use_bias=use_bias,
             kernel_initializer=kernel_initializer,
             bias_initializer=bias_initializer,

@@ -47,11 +47,7 @@ class SparseVDLayer(MeanFieldLayer):
             estimator=estimator,
             **kwargs,
         )
-        if kl not in tuple(DIVERGENCES):  # a tuple takes values without a hash
-            raise ValueError(
-                f"Expected `kl` to be one of {tuple(DIVERGENCES)}. Received: kl={kl!r}"
-            )
-        self.kl_form = kl
+        self.kl_form = validation.choice("kl", kl, tuple(DIVERGENCES))
         self.threshold = validation.number("threshold", threshold)
         self.prune_in_training = validation.boolean(
             "prune_in_training", prune_in_training

@@ -282,9 +282,8 @@ class BayesianLinearRegression(RegressorEstimator):
         for name, value in (("prior_precision", alpha), ("noise_precision", beta)):
             if isinstance(value, str):
                 validation.choice(name, value, (EVIDENCE,))
-        alpha = (
-            None if alpha == EVIDENCE else validation.positive("prior_precision", alpha)
-        )
+        by_evidence = isinstance(alpha, str)
+        alpha = None if by_evidence else validation.positive("prior_precision", alpha)
         if isinstance(beta, str):
             return alpha, None
         if not isinstance(beta, (tuple, list)):

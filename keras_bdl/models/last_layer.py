@@ -140,7 +140,7 @@ def fit_last_layer(
             dense, features, batches, prior_precision, noise_precision
         )
     else:
-        if noise_precision != EVIDENCE:
+        if not isinstance(noise_precision, str) or noise_precision != EVIDENCE:
             raise ValueError(
                 "`noise_precision` is of regression. "
                 f"Received: noise_precision={noise_precision!r}"
@@ -282,7 +282,7 @@ def _regression(dense, features, batches, prior_precision, noise_precision):
 
 def _laplace(dense, features, batches, prior_precision, probit):
     """The layer with Laplace's approximation at the trained weights."""
-    if prior_precision != EVIDENCE:
+    if not isinstance(prior_precision, str) or prior_precision != EVIDENCE:
         prior_precision = validation.positive("prior_precision", prior_precision)
     weights = [ops.convert_to_numpy(w).astype("float64") for w in dense.get_weights()]
     mean = np.vstack(weights)  # (d, units)

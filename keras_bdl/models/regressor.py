@@ -113,11 +113,7 @@ class BayesianRegressor(LikelihoodModel):
         **kwargs,
     ):
         super().__init__(network, num_samples, num_examples, **kwargs)
-        if noise not in NOISES:
-            raise ValueError(
-                f"Expected `noise` to be one of {NOISES}. Received: noise={noise!r}"
-            )
-        self.noise = noise
+        self.noise = validation.choice("noise", noise, NOISES)
         self.normalize = validation.boolean("normalize", normalize)
         self.mc_dropout = validation.boolean("mc_dropout", mc_dropout)
         self.inputs_standardization = Standardization() if normalize else None
