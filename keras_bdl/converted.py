@@ -5,6 +5,7 @@ whose config says how to make the user's layer and which layers to put where.
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import itertools
@@ -88,6 +89,7 @@ class Converted:
         if "places" not in config:  # of the user's class, found by its name
             return user_class(cls).from_config(config)
         own, known = config["layer"], dict(custom_objects or {})
+        kept = copy.deepcopy(own["config"])
         if cls is not Converted and cls.__name__ == own["class_name"]:
             known[own["registered_name"]] = user_class(cls)
         layer = keras.saving.deserialize_keras_object(own, custom_objects=known)
@@ -100,13 +102,13 @@ class Converted:
             keras.saving.deserialize_keras_object(part, custom_objects=known)
             for part in config["layers"]
         ]
-        copy = as_loadable(layer, own["config"])
-        copy._recipe.dtypes = config["input_dtypes"]
-        copy._recipe.build_configs = config["build_configs"]
-        put_layers(copy, [(name, i, layers[k]) for name, i, k in config["places"]])
-        if not config["trainable"] and copy.trainable:
-            copy.trainable = False
-        return copy
+        made = as_loadable(layer, kept)
+        made._recipe.dtypes = config["input_dtypes"]
+        made._recipe.build_configs = config["build_configs"]
+        put_layers(made, [(name, i, layers[k]) for name, i, k in config["places"]])
+        if not config["trainable"] and made.trainable:
+            made.trainable = False
+        return made
 
     def build_from_config(self, config):
         if self._recipe.dtypes is not None:
@@ -178,7 +180,7 @@ def own_config(layer):
         NotImplementedError: if its class has none; says how it can be saved.
     """
     if is_converted(layer):
-        config = layer._recipe.config
+        config = copy.deepcopy(layer._recipe.config)  # `from_config` may take from it
     else:
         with contextlib.suppress(NotImplementedError):
             return layer.get_config()
@@ -267,10 +269,10 @@ def with_leaves(value, leaves):
 def held_layers(owner):
     """Attributes of a layer of the user's own that hold layers, also in containers."""
     found = {}
+    model = isinstance(owner, keras.Model)
+    known = _MODEL_ATTRIBUTES if model else _LAYER_ATTRIBUTES
     for name in dir(owner):
-        if name in _KERAS_ATTRIBUTES or isinstance(
-            getattr(type(owner), name, None), property
-        ):
+        if name in known or isinstance(getattr(type(owner), name, None), property):
             continue
         value = getattr(owner, name, None)
         if layers_of(value):
@@ -278,15 +280,20 @@ def held_layers(owner):
     return found
 
 
-def _keras_attributes():
+def _attributes(probe):
     """Names of attributes that every layer or model has, once it has a layer."""
-    probe = keras.Model()
     probe.probe = keras.layers.Layer()
-    probe.compile()
     return set(dir(probe)) - {"probe"}
 
 
-_KERAS_ATTRIBUTES = _keras_attributes()
+def _model_attributes():
+    probe = keras.Model()
+    probe.compile()
+    return _attributes(probe)
+
+
+_LAYER_ATTRIBUTES = _attributes(keras.layers.Layer())
+_MODEL_ATTRIBUTES = _model_attributes()
 
 
 def call_symbolically(model, build_config, dtypes):

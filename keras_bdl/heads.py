@@ -70,6 +70,21 @@ def find(network):
     return Head(", then ".join(activations[::-1]) or LINEAR, layer, behind)
 
 
+def last_branch(network, head):
+    """The `Head` of the last tensor, where a network ends in a Concatenate of several.
+
+    Of a network of means and deviations it is that of the deviations.
+    """
+    if type(head.layer).__name__ != "Concatenate" or head.behind:
+        return head
+    try:
+        last = keras.tree.flatten(head.layer.input)[-1]
+        branch = find(keras.Model(base.graph_input(network), last))
+    except (AttributeError, ValueError):  # it is called twice, or in a nested model
+        return head
+    return head if branch is None else branch
+
+
 def logits_network(network, received="network"):
     """The network, or a graph of its layers, that gives logits of classes.
 
@@ -209,7 +224,8 @@ def _producers(network):
             for leaf in keras.tree.flatten((args, kwargs))
             if isinstance(leaf, keras.KerasTensor)
         ]
-        outputs = _Note(operation)(tensors)
+        # Of this call: a layer may be called on other shapes before.
+        outputs = _Note(operation.compute_output_spec(*args, **kwargs))(tensors)
         for tensor in keras.tree.flatten(outputs):
             producers[id(tensor)] = operation, tensors
         return outputs
@@ -230,9 +246,9 @@ class _Producers(dict):
 class _Note(keras.Operation):
     """Stands in a graph for another operation, with outputs of the same shapes."""
 
-    def __init__(self, operation):
+    def __init__(self, outputs_like):
         super().__init__()
-        self.outputs_like = operation.output
+        self.outputs_like = outputs_like
 
     def call(self, tensors):
         raise NotImplementedError

@@ -22,7 +22,7 @@ def check_inputs(network, x):
         TypeError: if values are no real numbers where the network takes numbers.
         ValueError: if there are no rows, or shapes do not fit.
     """
-    leaves = keras.tree.flatten(x)
+    leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
     if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
         return
     for leaf in leaves:
@@ -34,6 +34,8 @@ def check_inputs(network, x):
     if network is None or not (network.built and base.is_graph(network)):
         return
     for leaf, expected in _pairs(network, x):
+        if leaf is None:  # of an optional input
+            continue
         _check_dtype(leaf, expected)
         _check_shape(leaf, expected)
 
@@ -42,6 +44,8 @@ def _pairs(network, x):
     """Each array with the symbolic input that it is for, where that can be told."""
     inputs = base.graph_input(network)
     if isinstance(x, dict):
+        if not all(hasattr(leaf, "shape") or leaf is None for leaf in x.values()):
+            return []  # a nest, of which Keras compares the structure
         by_name = inputs if isinstance(inputs, dict) else {}
         by_name = {**{t.name: t for t in keras.tree.flatten(inputs)}, **by_name}
         return [(leaf, by_name[name]) for name, leaf in x.items() if name in by_name]
@@ -55,20 +59,30 @@ def _pairs(network, x):
 
 
 def _check_dtype(leaf, expected):
-    if isinstance(leaf, np.ndarray):
-        is_number = leaf.dtype.kind in _NUMBERS or "float" in str(leaf.dtype)
-    elif hasattr(leaf, "dtype"):
-        name = keras.backend.standardize_dtype(leaf.dtype)
-        is_number = "string" not in name and "complex" not in name
+    if any(kind in expected.dtype for kind in ("string", "complex")):
+        return
+    if hasattr(leaf, "to_numpy") and hasattr(leaf, "columns"):
+        found = list(leaf.dtypes)  # of a table
     else:
-        return  # a table, of which Keras says what it cannot take
-    takes_numbers = not any(kind in expected.dtype for kind in ("string", "complex"))
-    if takes_numbers and not is_number:
+        found = [leaf.dtype] if hasattr(leaf, "dtype") else []
+    odd = [dtype for dtype in found if not _is_number(dtype)]
+    if odd:
         raise TypeError(
-            "Expected x to be real numbers. Make indices of words by a "
-            "`StringLookup`, numbers of dates, and two columns of complex numbers. "
-            f"Received: x of dtype {leaf.dtype}"
+            "Expected x to be real numbers, of dtypes of NumPy or a backend. Make "
+            "indices of words by a `StringLookup`, numbers of dates, two columns of "
+            "complex numbers, and `astype('float32')` of a table's own numbers. "
+            f"Received: x of dtype {odd[0]}"
         )
+
+
+def _is_number(dtype):
+    if isinstance(dtype, np.dtype):
+        return dtype.kind in _NUMBERS or "float" in str(dtype)
+    try:
+        name = keras.backend.standardize_dtype(dtype)
+    except ValueError:  # such as the nullable integers of a table
+        return False
+    return "string" not in name and "complex" not in name
 
 
 def _check_shape(leaf, expected):

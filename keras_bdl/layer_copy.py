@@ -42,6 +42,16 @@ def made_anew(layer, copy_layer=None, plain=False):
         copy = keras.layers.Lambda.from_config(layer.get_config(), safe_mode=False)
         copy.function = layer.function
         return copy
+    for inner in base.flatten_layers(layer):
+        if inner is not layer and (
+            getattr(inner, "lora_enabled", False)
+            or getattr(inner, "quantization_mode", None)
+        ):
+            raise ValueError(
+                f"Layer '{layer.name}' cannot be made again: it holds "
+                f"'{inner.name}', which has LoRA or quantized weights. "
+                f"Received: layer={layer.name!r}"
+            )
     first_error = None
     ways = [_from_config, _from_part_of_config]
     if plain and is_converted(layer):

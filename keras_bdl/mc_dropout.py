@@ -128,6 +128,9 @@ class SampledDropout(keras.layers.Layer):
         self._sizes = _noise_shape_of(layer)
         self.built = True
 
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
     def call(self, inputs, training=None):
         scope = sampling.current_scope()
         if scope is None:  # a symbolic call, which makes the graph
@@ -186,7 +189,14 @@ def _refuse_own_call_of_graph(layer):
 
 
 def _refuse_other_dropout(layer):
-    """Refuses noise of a layer that would be passed over in silence."""
+    """Refuses noise of a layer that would be passed over in silence, or replaced."""
+    own_call = not getattr(type(layer).call, "__module__", "").startswith("keras.")
+    if isinstance(layer, keras.layers.Dropout) and own_call:
+        raise ValueError(
+            "`mc_dropout` samples `keras.layers.Dropout` and its spatial forms, and "
+            "this one has a `call` of its own; give the class a base of "
+            f"`keras_bdl.MCDropout`. Received: {type(layer).__name__} {layer.name!r}"
+        )
     if isinstance(layer, (keras.layers.GaussianDropout, keras.layers.AlphaDropout)):
         raise ValueError(
             "`mc_dropout` samples `keras.layers.Dropout` and its spatial forms; no "

@@ -115,7 +115,9 @@ class ModelCopier:
         if isinstance(model, keras.Sequential):
             inputs = _input_like(model.inputs[0], model.inputs[0].name)
             layers = [self._copy(layer) for layer in model.layers]
-            return keras.Sequential([inputs, *layers], name=model.name)
+            makes = type(model).__init__ is keras.Sequential.__init__
+            cls = type(model) if makes else keras.Sequential
+            return cls([inputs, *layers], name=model.name)
         # Around the layers alone: Keras would compile the clone of a compiled model.
         graph = keras.Model(model.input, model.output, name=model.name)
         names = {
@@ -154,7 +156,7 @@ class ModelCopier:
             if name in made and index < len(made[name])
             else converted.is_converted(layer)  # whose class makes plain layers
             for name, index, new in places
-        ) and not any(isinstance(new, base.StochasticLayer) for _, _, new in places):
+        ) and not any(base.stochastic_layers(new) for _, _, new in places):
             copy._recipe.forget()  # the user's class makes them
         return copy
 

@@ -3,6 +3,7 @@
 import warnings
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_bdl import masking, sampling
@@ -217,12 +218,48 @@ def keeps_rows(operation):
     if isinstance(operation, keras.Model):
         inner = getattr(operation, "operations", operation.layers)
         return base.is_graph(operation) and all(map(keeps_rows, inner))
+    if _goes_over_rows(operation):
+        return False
     if isinstance(operation, keras.layers.Layer):
         package = type(operation).__module__.split(".")[0]
         plain = package == "keras" and not isinstance(operation, keras.layers.Lambda)
         return plain or package == "keras_bdl"
     shapes = [tensor.shape for tensor in keras.tree.flatten(operation.input)]
     return any(operation.output.shape == shape for shape in shapes)
+
+
+def _goes_over_rows(operation):
+    """Whether an operation has the rows' axis for its own, or an activation may."""
+    is_layer = isinstance(operation, keras.layers.Layer)
+    if not is_layer and hasattr(operation, "axis") and operation.axis is None:
+        return True  # all axes
+    axes = keras.tree.flatten(getattr(operation, "axis", ()))
+    axes = [axis for axis in axes if isinstance(axis, int)]
+    if any(axis <= 0 for axis in axes):
+        ranks = {len(t.shape) for t in keras.tree.flatten(operation.output)}
+        if any(axis % rank == 0 for axis in axes for rank in ranks if rank):
+            return True
+    activation = getattr(operation, "activation", None) if is_layer else None
+    return callable(activation) and not _acts_by_row(activation, operation)
+
+
+def _acts_by_row(activation, layer):
+    """Whether an activation gives each row what it gives the row by itself."""
+    if isinstance(activation, keras.layers.Layer):
+        return keeps_rows(activation)
+    if getattr(activation, "__module__", "").split(".")[0] == "keras":
+        return True
+    shape = [4, *(2 if size is None else size for size in layer.output.shape[1:])]
+    rows = np.random.default_rng(0).normal(size=shape).astype("float32")
+    try:
+        together = ops.convert_to_numpy(activation(ops.convert_to_tensor(rows)))
+        alone = [
+            ops.convert_to_numpy(activation(ops.convert_to_tensor(row[None])))
+            for row in rows
+        ]
+        return np.allclose(together, np.concatenate(alone), atol=1e-5)
+    except Exception:  # the user's function may want something else
+        return False
 
 
 def _tile_rows(tensor, num_samples):

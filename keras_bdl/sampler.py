@@ -14,7 +14,7 @@ from keras import ops
 
 from keras_bdl import sampling, validation
 from keras_bdl.layers import base
-from keras_bdl.mc_dropout import DropoutSampling
+from keras_bdl.mc_dropout import DropoutSampling, dropout_layers
 from keras_bdl.model_split import split
 from keras_bdl.ops import uncertainty
 from keras_bdl.program import SeededModel, kept_with
@@ -37,7 +37,8 @@ def make_sampler(model, num_samples, reduction, kind, mc_dropout=False, joint=Fa
             f"Expected `model` to be a Keras model. Received: model={model!r}"
         )
     layers = tuple(map(id, base.flatten_layers(network)))
-    cut = (mc_dropout, joint, layers)
+    rates = tuple(x.rate for x in dropout_layers(network)) if mc_dropout else None
+    cut = (rates, joint, layers)
     options = (num_samples, reduction, kind)
 
     def make():

@@ -31,14 +31,14 @@ def with_seed(x, word):
         return tensorflow.with_seed(x, word), None
     if isinstance(x, keras.utils.PyDataset):
         return _SeededBatches(x, word), None
-    leaves = keras.tree.flatten(x)
+    # An optional input may be None.
+    leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
     if leaves and all(hasattr(leaf, "shape") for leaf in leaves):
         rows = _num_rows(leaves)
         return {"x": x, "seed": _beside(np.arange(rows), word)}, None
     arrays = (list, tuple, dict, set, frozenset, str, bytes)
     if hasattr(x, "__iter__") and not isinstance(x, arrays):
-        steps = len(x) if hasattr(x, "__len__") else None  # of a torch DataLoader
-        return _seeded(x, word), steps
+        return _seeded(x, word), _num_batches(x)
     raise TypeError(
         "Expected `x` to be arrays, nested as the model's inputs are, or a "
         "`tf.data.Dataset`, `keras.utils.PyDataset`, torch `DataLoader` or generator "
@@ -71,6 +71,14 @@ class _SeededBatches(keras.utils.PyDataset):
         self._data.on_epoch_end()
 
 
+def _num_batches(batches):
+    """Length of a torch DataLoader; None where it has none."""
+    try:
+        return len(batches)
+    except TypeError:
+        return None
+
+
 def _seeded(batches, word):
     for index, batch in enumerate(batches):
         yield _seeded_batch(batch, index, word)
@@ -79,7 +87,8 @@ def _seeded(batches, word):
 def _seeded_batch(batch, index, word):
     """A batch of inputs, or of inputs, targets and weights, as a tuple of one."""
     x = keras.utils.unpack_x_y_sample_weight(batch)[0]
-    numbers = np.full(_num_rows(keras.tree.flatten(x)), index)
+    leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
+    numbers = np.full(_num_rows(leaves), index)
     return ({"x": x, "seed": _beside(numbers, word)},)
 
 

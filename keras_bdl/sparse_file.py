@@ -33,6 +33,9 @@ from keras_bdl.layers import base
 
 FORMAT, OLD_FORMAT = "keras_bdl sparse 3", "keras_bdl sparse 2"
 ARRAYS = ("header", "vectors", "values", "columns", "counts")
+
+# What a file may unpack to: zeros are packed a thousand to one, and numbers not so.
+_MOST_PER_BYTE, _MOST = 100, 2**26
 DTYPES = ("float16", "float32")
 
 
@@ -219,9 +222,11 @@ def _expect(condition, otherwise):
 
 
 def _arrays_of(content):
-    """Arrays of an archive by name, none larger than the bytes that are there."""
+    """Arrays of an archive by name, of no more bytes than are credible."""
     arrays = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        claimed = sum(entry.file_size for entry in archive.infolist())
+        _expect(claimed <= _MOST_PER_BYTE * len(content) + _MOST, f"{claimed} bytes")
         for entry in archive.infolist():
             deflated = entry.compress_type in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED)
             _expect(deflated, "an unknown compression")

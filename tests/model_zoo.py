@@ -304,6 +304,56 @@ class Tied(keras.Model):
         return self.out(ops.matmul(code, ops.transpose(self.encoder.kernel)))
 
 
+@register
+class FeedForward(layers.Layer):
+    """Holds a graph, as transformer blocks do."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.inner = keras.Sequential([layers.Dense(5, name="in"), layers.Dense(units)])
+
+    def call(self, x):
+        return x + self.inner(x)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@register
+class Popping(layers.Layer):
+    """Takes its layer out of the config that it is given, as guides show it."""
+
+    def __init__(self, held, **kwargs):
+        super().__init__(**kwargs)
+        self.held = held
+
+    def call(self, x):
+        return self.held(x)
+
+    def get_config(self):
+        held = keras.saving.serialize_keras_object(self.held)
+        return {**super().get_config(), "held": held}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("held")), **config)
+
+
+@register
+class Listed(layers.Layer):
+    """Has a list of layers under a name that models have for their own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.layers = [layers.Dense(8, name="first"), layers.Dense(8, name="second")]
+
+    def call(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
 def spectral():
     return functional((8,), layers.SpectralNormalization(layers.Dense(4)), head())
 
@@ -354,6 +404,15 @@ ZOO = {
     "mixed": (Mixed, lambda: {"tokens": tokens(5), "floats": floats(8)}),
     "frozen": (frozen, lambda: floats(8)),
     "spectral": (spectral, lambda: floats(8)),
+    "feed_forward": (
+        lambda: functional((8,), FeedForward(8), head()),
+        lambda: floats(8),
+    ),
+    "popping": (
+        lambda: functional((8,), Popping(layers.Dense(4, name="popped")), head()),
+        lambda: floats(8),
+    ),
+    "listed": (lambda: functional((8,), Listed(), head()), lambda: floats(8)),
     "tied": (Tied, lambda: floats(8)),
     **{
         cls.__name__: (

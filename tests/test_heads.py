@@ -305,6 +305,39 @@ def test_another_activation_is_refused(make, match):
         make()
 
 
+def test_a_softmax_called_on_other_shapes_before_is_seen():
+    softmax = layers.Softmax()
+    inputs = keras.Input((4,))
+    gated = inputs * softmax(layers.Dense(4)(inputs))
+    network = keras.Model(inputs, softmax(keras_bdl.VariationalDense(3)(gated)))
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    logits = keras_bdl.BayesianClassifier(network)(x)
+    np.testing.assert_allclose(
+        to_numpy(keras.ops.softmax(logits)), to_numpy(network(x)), atol=1e-6
+    )
+
+
+def test_probabilities_that_the_graph_hides_are_seen_by_their_values():
+    inputs = keras.Input((4,))
+    parts = [layers.Softmax()(keras_bdl.VariationalDense(3)(inputs)) for _ in range(2)]
+    model = keras_bdl.BayesianClassifier(keras.Model(inputs, layers.Average()(parts)))
+    model.compile("sgd")
+    x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+    with pytest.raises(ValueError, match="outputs are probabilities.*Received"):
+        model.fit(x, np.zeros(20, "int32"), verbose=0)
+
+
+def test_the_branch_of_deviations_has_no_activation():
+    inputs = keras.Input((4,))
+    mean, deviation = (Dense(1, activation="softplus")(inputs) for _ in range(2))
+    with pytest.raises(ValueError, match="log standard deviations.*softplus"):
+        keras_bdl.BayesianRegressor(
+            keras.Model(inputs, layers.Concatenate()([mean, deviation]))
+        )
+    free = layers.Dense(1)(inputs)
+    keras_bdl.BayesianRegressor(keras.Model(inputs, layers.Concatenate()([mean, free])))
+
+
 def test_activations_of_means_alone_are_taken():
     regressor("softplus", "homoscedastic")
     vae("sigmoid", keras_bdl.losses.GaussianNLL(0.1), 4)

@@ -60,6 +60,11 @@ def test_what_keras_takes_passes():
         check_inputs(two, x)
     with pytest.raises(ValueError, match=r"\('n', 2\).*Received"):
         check_inputs(two, {"in_1": X, "in_0": X})
+    tree = {"p": [keras.Input((4,)), keras.Input((2,))], "q": keras.Input((4,))}
+    nested = keras.Model(tree, keras.tree.flatten(tree))
+    check_inputs(nested, {"p": [X, X[:, :2]], "q": X})
+    with pytest.raises(TypeError, match="dtype Int64"):
+        check_inputs(network((4,)), table(X.astype(int)).astype("Int64"))
     for data in ((batch for batch in [X]), None, "data"):  # seen to elsewhere
         check_inputs(two, data)
     check_inputs(None, X)

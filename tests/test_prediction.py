@@ -505,6 +505,31 @@ def test_dropout_inside_a_recurrent_layer_is_refused():
         keras_bdl.predict(model, np.zeros((2, 6, 4)), mc_dropout=True)
 
 
+def test_dropout_of_time_steps_is_sampled_and_its_rate_is_followed():
+    drop = keras.layers.Dropout(0.5)
+    model = keras.Sequential([keras.Input((3, 40)), keras.layers.TimeDistributed(drop)])
+    x = np.ones((2, 3, 40), "float32")
+    for rate in (0.5, 0.25):
+        drop.rate = rate
+        draws = keras_bdl.predict(
+            model, x, 50, mc_dropout=True, return_samples=True, seed=0, verbose=0
+        )
+        kept = (draws[:, 0] > 0).mean()  # masks are shared by the rows
+        size = draws[:, 0].size / 3
+        assert abs(kept - 1 + rate) < 5 * np.sqrt(rate * (1 - rate) / size)
+
+
+class DropsRows(keras.layers.Dropout):
+    def call(self, inputs, training=None):
+        return 2.0 * super().call(inputs, training=training)
+
+
+def test_dropout_with_a_call_of_its_own_is_refused():
+    model = keras.Sequential([keras.Input((4,)), DropsRows(0.5)])
+    with pytest.raises(ValueError, match="`call` of its own.*Received: DropsRows"):
+        keras_bdl.predict(model, inputs_of_rows(2), 2, mc_dropout=True, verbose=0)
+
+
 def test_a_transformer_block_with_mc_dropout():
     inputs = keras.Input((6, 8))
     attended = keras.layers.MultiHeadAttention(2, 4, dropout=0.2)(inputs, inputs)
@@ -766,6 +791,30 @@ def test_samples_do_not_mix_where_rows_do(form):
     )
     np.testing.assert_allclose(draws.mean(axis=1), 0.0, atol=1e-5)
     assert np.abs(draws[0] - draws[1]).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "joins_rows",
+    [
+        lambda x: ops.softmax(x, axis=0),
+        lambda x: ops.cumsum(x, axis=-2),
+        ops.flip,
+        lambda x: keras.layers.Softmax(axis=0)(x),
+        lambda x: keras.layers.UnitNormalization(axis=0)(x),
+        lambda x: keras.layers.Activation(lambda t: t - ops.mean(t, axis=0))(x),
+        lambda x: keras.layers.Activation(lambda t: t * ops.sigmoid(t))(x),  # not this
+    ],
+)
+def test_operations_over_rows_see_those_of_one_sample(joins_rows):
+    inputs = keras.Input((4,))
+    hidden = dense(3, initial_log_stddev=-20.0)(inputs)
+    model = keras.Model(inputs, joins_rows(keras.layers.Dropout(1e-7)(hidden)))
+    x = inputs_of_rows(5)
+    for mc_dropout in (False, True):
+        samples = keras_bdl.predict(
+            model, x, 9, mc_dropout=mc_dropout, outputs="mean", verbose=0
+        )
+        np.testing.assert_allclose(samples, model.predict(x, verbose=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("num_samples", [3, 20])

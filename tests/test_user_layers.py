@@ -21,6 +21,8 @@ REPLACED = {
     "of_parts": {"code", "mid", "head"},
     **dict.fromkeys(("subclassed", "trained"), {"hidden", "inner", "head"}),
     "mixed": {"hidden", "head"},
+    "popping": {"popped", "head"},
+    "listed": {"first", "second", "head"},
 }
 # What is left besides layers of other classes.
 LEFT = {
@@ -53,7 +55,7 @@ def test_models_are_converted_saved_and_cloned(name, tmp_path):
         model, 10, return_report=True, initial_log_stddev=-2.0
     )
     np.testing.assert_allclose(to_numpy(bayesian(x)), expected, atol=1e-5)
-    if name != "containers":
+    if name not in ("containers", "feed_forward"):  # of which names are numbered
         assert set(report.replaced) == REPLACED.get(name, {"head"})
     for layer, reason in LEFT.get(name, {}).items():
         assert report.left[layer] == reason
@@ -83,11 +85,22 @@ def test_models_are_converted_saved_and_cloned(name, tmp_path):
     copies = [load(tmp_path / "model.keras")]
     if name != "lambda":  # Keras clones no lambda
         copies.append(keras.models.clone_model(bayesian))
+        assert len(posteriors(bayesian)) == len(report.replaced)
         copies[-1](x)
         copies[-1].set_weights(bayesian.get_weights())
     for copy in copies:
         assert posteriors(copy) == posteriors(bayesian)
         np.testing.assert_allclose(to_numpy(copy(x)), trained, atol=1e-5)
+
+
+def test_a_block_with_lora_is_left_and_the_rest_converted():
+    block = model_zoo.Block(8)
+    model = model_zoo.functional((8,), block, model_zoo.head())
+    block.dense.enable_lora(2)
+    bayesian, report = keras_bdl.to_bayesian(model, 10, return_report=True)
+    assert report.replaced == ["head"] and "LoRA" in report.left["inner"]
+    x = model_zoo.floats(8)
+    np.testing.assert_allclose(to_numpy(bayesian(x)), to_numpy(model(x)), atol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)

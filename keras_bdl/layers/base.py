@@ -51,7 +51,9 @@ def places(model):
 def is_graph(model):
     """Whether a model is the plain graph of its layers, without a `call` of its own."""
     if isinstance(model, keras.Sequential):
-        return model.built and type(model).call is keras.Sequential.call
+        # One that Keras could not call on symbols has no inputs.
+        symbolic = model.built and hasattr(model, "inputs")
+        return symbolic and type(model).call is keras.Sequential.call
     return is_functional(model) and type(model).call is _functional_class().call
 
 
@@ -85,7 +87,8 @@ def graph_output(model):
 def fresh_inputs(model):
     """New symbolic inputs like those of a graph."""
     return keras.tree.map_structure(
-        lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype), graph_input(model)
+        lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name),
+        graph_input(model),
     )
 
 

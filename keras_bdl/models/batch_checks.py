@@ -257,10 +257,12 @@ def check_arrays(x, sample_weight):
             )
     if hasattr(sample_weight, "shape"):
         weights = ops.convert_to_numpy(sample_weight)
-        if (
-            not (weights.dtype.kind in "biuf" and (weights >= 0).all())
-            or (weights == np.inf).any()
-        ):
+        if weights.dtype.kind not in "biuf":
+            raise TypeError(
+                "Expected sample weights to be numbers. "
+                f"Received: sample_weight of dtype {weights.dtype}"
+            )
+        if not (weights >= 0).all() or (weights == np.inf).any():
             raise ValueError(
                 "Expected sample weights that are finite and at least 0. "
                 f"Received: sample_weight from {weights.min()} to {weights.max()}"

@@ -218,9 +218,7 @@ class BayesianClassifier(LikelihoodModel):
         return ((ops.logical_not(right), batch_checks.LABELS),)
 
     def _output_problems(self, y_pred):
-        """Outputs of a network that shows no graph, if they are a softmax's."""
-        if base.is_graph(self.network):
-            return ()
+        """Outputs that are a softmax's: what `heads` did not see in the graph."""
         wide = base.wide(y_pred)
         sums = ops.abs(ops.sum(wide, axis=-1) - 1.0)
         narrow = keras.backend.standardize_dtype(y_pred.dtype) != wide.dtype

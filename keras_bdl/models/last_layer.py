@@ -232,6 +232,12 @@ def _resolve_kind(model, kind, link):
 
 def _features(model, x):
     phi = ops.convert_to_numpy(model.predict_on_batch(x)).astype("float64")
+    if phi.ndim != 2:
+        raise ValueError(
+            "Expected features `(n, d)` before the last layer; put a "
+            "`keras.layers.Flatten` before it, and none behind. "
+            f"Received: features of shape {phi.shape}"
+        )
     if not np.isfinite(phi).all():
         raise ValueError(
             "Expected finite features before the last layer. Received: NaN or infinity"

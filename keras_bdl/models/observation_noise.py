@@ -106,7 +106,11 @@ class ObservationNoise(keras.layers.Layer):
             ValueError: if it does.
         """
         head = heads.find(network)
-        if head is None or head.activation == heads.LINEAR:
+        if head is None:
+            return
+        if self.noise == "heteroscedastic":
+            head = heads.last_branch(network, head)
+        if head.activation == heads.LINEAR:
             return
         if self.noise == "heteroscedastic":
             expected = (
@@ -152,8 +156,10 @@ class ObservationNoise(keras.layers.Layer):
         Raises:
             ValueError: if they are.
         """
-        width = (*shape, 1)[1] if len(shape) in (1, 2) else None
-        if width is None or self.num_targets not in (None, width):
+        fits = len(shape) in (1, 2)
+        width = (*shape, 1)[1] if fits else None  # None where a data set leaves it open
+        known = None not in (width, self.num_targets)
+        if not fits or (known and width != self.num_targets):
             raise ValueError(
                 f"Expected targets `(n, {self.num_targets or 'd'})`, of the width that "
                 f"the network's outputs have for noise={self.noise!r}. "

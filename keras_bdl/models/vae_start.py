@@ -72,7 +72,8 @@ def _last_layer(decoder):
     head = heads.find(decoder)
     if head is None or any(type(x).__name__ in _REORDERS for x in head.behind):
         return None
-    return None if getattr(head.layer, "bias", None) is None else head.layer
+    bias = getattr(head.layer, "bias", None)  # of a user's layer it may be anything
+    return head.layer if isinstance(bias, keras.Variable) else None
 
 
 def _chunks(vae, x, training=False):
