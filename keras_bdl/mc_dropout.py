@@ -109,7 +109,7 @@ class DropoutSampling:
         return double
 
 
-class SampledDropout(keras.layers.Layer):
+class SampledDropout(keras.layers.Dropout):
     """A Dropout layer that draws its masks from the sampling scope.
 
     One mask per sample, shared by rows and batches: a draw of the weights that
@@ -120,13 +120,12 @@ class SampledDropout(keras.layers.Layer):
     """
 
     def __init__(self, layer):
-        super().__init__(name=layer.name, dtype=layer.dtype_policy)
-        self.supports_masking = True
-        self.rate = layer.rate
-        self.noise = sampling.NoiseGenerator(0, salt=layer.name)
+        super().__init__(layer.rate, name=layer.name, dtype=layer.dtype_policy)
+        # Past Keras, to which the layer is built. In a scope it has no state.
+        noise = sampling.NoiseGenerator(0, salt=layer.name)
+        object.__setattr__(self, "noise", noise)
         self.called = False
         self._sizes = _noise_shape_of(layer)
-        self.built = True
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -152,13 +152,14 @@ class _GraphSplitter:
             )
         if not (meets_sample or samples):
             return layer(*args, **kwargs)
-        layer = self.replace(layer)
         has_moments = samples and self._has_moments(layer)
+        shares_inputs = samples and self._shares_inputs(layer)
+        layer = self.replace(layer)
         if has_moments:
             self.moment_layers.add(id(layer))
         if has_moments and not meets_sample:
             outputs = self._moments_call(layer, tensors[0])
-        elif samples and not meets_sample and self._shares_inputs(layer):
+        elif shares_inputs and not meets_sample:
             self.shared_layers.add(id(layer))
             outputs = layer(self._across(tensors[0], tile=False))
         else:

@@ -617,7 +617,8 @@ def test_a_dropout_layer_called_twice_draws_twice(subclassed):
 
         class Wrapped(keras.Model):
             def call(self, x, training=None):
-                return drop(drop(x, training=training), training=training)
+                x = self.drop(x, training=training)
+                return self.drop(x, training=training)
 
         model = Wrapped()
         model.drop = drop

@@ -204,7 +204,8 @@ def kl_normal_log_uniform(log_alpha):
         return 0.5 * value, gradient
 
     # `custom_gradient` has no symbolic mode; shapes are those of log alpha.
-    return value_and_gradient(log_alpha)
+    # A product, because TensorFlow would ask for the gradient of a variable by itself.
+    return value_and_gradient(1.0 * log_alpha)
 
 
 def kl_normal_log_uniform_approximate(log_alpha):
