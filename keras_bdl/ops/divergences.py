@@ -155,7 +155,8 @@ def dawson(u):
 
 def log_abs(x):
     """log |x|, and of 0 that of the smallest number of float32, with gradient 0."""
-    return ops.log(ops.maximum(ops.abs(x), _SMALLEST))
+    size = ops.abs(x)
+    return ops.log(ops.maximum(size, ops.cast(_SMALLEST, size.dtype)))
 
 
 def log_alpha(mean, log_stddev):
