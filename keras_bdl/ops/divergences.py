@@ -155,8 +155,8 @@ def dawson(u):
 
 def log_abs(x):
     """log |x|, and of 0 that of the smallest number of float32, with gradient 0."""
-    size = ops.abs(x)
-    return ops.log(ops.maximum(size, ops.cast(_SMALLEST, size.dtype)))
+    # Clipped, because Keras on PyTorch gives a maximum of float64 in float32.
+    return ops.log(ops.clip(ops.abs(x), _SMALLEST, math.inf))
 
 
 def log_alpha(mean, log_stddev):
