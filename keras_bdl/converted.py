@@ -269,8 +269,7 @@ def with_leaves(value, leaves):
 def held_layers(owner):
     """Attributes of a layer of the user's own that hold layers, also in containers."""
     found = {}
-    model = isinstance(owner, keras.Model)
-    known = _MODEL_ATTRIBUTES if model else _LAYER_ATTRIBUTES
+    known = _attributes(isinstance(owner, keras.Model))
     for name in dir(owner):
         if name in known or isinstance(getattr(type(owner), name, None), property):
             continue
@@ -280,20 +279,17 @@ def held_layers(owner):
     return found
 
 
-def _attributes(probe):
-    """Names of attributes that every layer or model has, once it has a layer."""
+@functools.cache
+def _attributes(is_model):
+    """Names of attributes that every layer or model has, once it has a layer.
+
+    Found when they are asked for: to compile a model starts the backend.
+    """
+    probe = keras.Model() if is_model else keras.layers.Layer()
     probe.probe = keras.layers.Layer()
-    return set(dir(probe)) - {"probe"}
-
-
-def _model_attributes():
-    probe = keras.Model()
-    probe.compile()
-    return _attributes(probe)
-
-
-_LAYER_ATTRIBUTES = _attributes(keras.layers.Layer())
-_MODEL_ATTRIBUTES = _model_attributes()
+    if is_model:
+        probe.compile()
+    return frozenset(dir(probe)) - {"probe"}
 
 
 def call_symbolically(model, build_config, dtypes):
