@@ -34,7 +34,16 @@ LEFT = {
 }
 HAVE_NO_CONFIG = ("bare", "forgetful", "forgetful_weights", "of_parts")
 METHODS = ("sparse_vd", "concrete_dropout", "mc_dropout", "drop_connect")
-every_model = pytest.mark.parametrize("name", model_zoo.ZOO)
+# The others are variations of these.
+TYPICAL = ("block", "builds_in_build", "forgetful", "trained", "mixed", "frozen")
+TYPICAL += ("tied", "Masked", "feed_forward", "popping")
+every_model = pytest.mark.parametrize(
+    "name",
+    [
+        name if name in TYPICAL else pytest.param(name, marks=pytest.mark.slow)
+        for name in model_zoo.ZOO
+    ],
+)
 pytestmark = pytest.mark.filterwarnings("ignore:.*(cannot be made again|lambda)")
 
 
@@ -103,6 +112,7 @@ def test_a_block_with_lora_is_left_and_the_rest_converted():
     np.testing.assert_allclose(to_numpy(bayesian(x)), to_numpy(model(x)), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_goes_into_containers(method, tmp_path):
     model, x = model_zoo.make("containers")
