@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_bdl import conversion, prediction, training, validation
+from keras_bdl.inputs import check_inputs
 from keras_bdl.layers import base
 from keras_bdl.mc_dropout import dropout_layers
 from keras_bdl.models import batch_checks, data_sets, unknown_ranks
@@ -396,6 +397,7 @@ class BayesianRegressor(LikelihoodModel):
                 f"{rows} rows of x, {y.shape[0]} of y"
             )
         self._build_for(x)
+        check_inputs(self.network, x)
         model = self._predictive(PredictiveLogLikelihood, num_samples)
         data = {"x": x, "y": self._targets(y)}
         return model.run(data, seed, batch_size, None, verbose, None)

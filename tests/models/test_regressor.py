@@ -239,6 +239,15 @@ def test_a_data_set_of_another_width_is_refused(only_tensorflow):
             model.evaluate(data, verbose=0)
 
 
+def test_log_likelihood_refuses_what_predict_refuses():
+    network = keras.Sequential([keras.Input((3,)), keras_bdl.VariationalDense(2)])
+    model = keras_bdl.BayesianRegressor(network, num_examples=4, normalize=False)
+    x, y = np.zeros((4, 2), "float32"), np.zeros((4, 1), "float32")
+    for given in (lambda: model.predict(x), lambda: model.log_likelihood(x, y)):
+        with pytest.raises(ValueError, match=r"of shape \('n', 3\).*\(4, 2\)"):
+            given()
+
+
 def test_a_single_column_may_come_without_its_axis():
     network = keras.Sequential([keras.Input((1,)), keras_bdl.VariationalDense(1)])
     answers = []
