@@ -75,6 +75,8 @@ def export(
         raise TypeError(
             f"Expected `model` to be a Keras model. Received: model={model!r}"
         )
+    from keras_bdl.interop import tensorflow
+
     signature = input_signature(model)
     if hasattr(model, "make_predictive"):
         predict = model.make_predictive(num_samples)
@@ -88,7 +90,7 @@ def export(
         if freeze:
             function = frozen(function, weights)
         archive.add_endpoint(name, function, input_signature=arguments)
-    archive.write_out(filepath, verbose=verbose)
+    tensorflow.write_saved_model(archive, filepath, verbose)
 
 
 def float_weights(model):

@@ -281,6 +281,8 @@ def test_vocabularies_are_exported(kind, tmp_path):
         keras_bdl.export(model, folder, 4, outputs="mean", freeze=freeze, verbose=False)
         served = tf.saved_model.load(folder)
         np.testing.assert_allclose(served.serve(x), to_numpy(model(x)), atol=1e-6)
+        alone = tf.saved_model.load(folder).serve  # its object is held by nothing else
+        np.testing.assert_allclose(alone(x), to_numpy(model(x)), atol=1e-6)
         answer = served.predictive_seeded(x, tf.constant(1))
         assert set(answer) == {"mean", "epistemic_stddev"}
         assert float(answer["epistemic_stddev"][0, 0]) > 0.0

@@ -1,7 +1,10 @@
 """The only module that imports TensorFlow."""
 
+import os
+
 import keras
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 
 def replica_id():
@@ -25,6 +28,25 @@ def fresh_seed():
         seed=0,
         seed2=0,
     )
+
+
+def write_saved_model(archive, filepath, verbose):
+    """Writes a `keras.export.ExportArchive` whose loaded endpoints stand alone.
+
+    A loaded function holds its variables and tables by weak references, so
+    `tf.saved_model.load(filepath).serve(x)` would find them deleted. Here each function
+    of the file has the loaded object as an attribute, which keeps them alive.
+    """
+    archive.write_out(filepath, verbose=verbose)
+    name = os.path.join(filepath, "saved_model.pb")
+    with tf.io.gfile.GFile(name, "rb") as file:
+        saved = saved_model_pb2.SavedModel.FromString(file.read())
+    for graph in saved.meta_graphs:
+        for node in graph.object_graph_def.nodes:
+            if node.WhichOneof("kind") == "function":
+                node.children.add(node_id=0, local_name="loaded_object")
+    with tf.io.gfile.GFile(name, "wb") as file:
+        file.write(saved.SerializeToString(deterministic=True))
 
 
 def repeats(dataset):

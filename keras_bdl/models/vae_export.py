@@ -12,6 +12,7 @@ _BLOCK = 64
 
 def export(vae, filepath, verbose=None):
     """Writes the SavedModel; see `VAE.export`."""
+    from keras_bdl.interop import tensorflow
 
     def serve(x):
         return vae(x, training=False)
@@ -47,4 +48,4 @@ def export(vae, filepath, verbose=None):
         (log_prob, [x, num_samples, seed]),
     ):
         archive.add_endpoint(endpoint.__name__, endpoint, input_signature=signature)
-    archive.write_out(filepath, verbose=verbose)
+    tensorflow.write_saved_model(archive, filepath, verbose)
