@@ -327,6 +327,54 @@ def test_probabilities_that_the_graph_hides_are_seen_by_their_values():
         model.fit(x, np.zeros(20, "int32"), verbose=0)
 
 
+class Decoder(keras.Model):
+    """A user's decoder, which shows no graph."""
+
+    def __init__(self, shape, activation, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = Dense(int(np.prod(shape)))
+        self.fold = layers.Reshape(shape)
+        self.link = layers.Activation(activation)
+
+    def build(self, input_shape):
+        self.dense.build((None, 2 if isinstance(input_shape, tuple) else 5))
+
+    def call(self, inputs):
+        if isinstance(inputs, (list, tuple)):
+            inputs = ops.concatenate(inputs, axis=-1)
+        return self.link(self.fold(self.dense(inputs)))
+
+
+@pytest.mark.parametrize("classes", [False, True])
+@pytest.mark.parametrize(
+    "likelihood, activation, shape",
+    [("bernoulli", "sigmoid", (6,)), ("categorical", "softmax", (6, 3))],
+)
+def test_probabilities_of_a_decoder_without_a_graph_are_seen(
+    likelihood, activation, shape, classes
+):
+    x = np.random.default_rng(0).integers(0, 2, (40, 6)).astype("float32")
+    for name in (activation, "linear"):
+        decoder = Decoder(shape, name)
+        if classes:
+            inputs = keras.Input((6,)), keras.Input((3,))
+            code = Dense(4)(layers.Concatenate()(inputs))
+            encoder = keras.Model(inputs, code)
+            model = keras_bdl.SemiSupervisedVAE(
+                stack(Dense(3), shape=(6,)), encoder, decoder, likelihood=likelihood
+            )
+            data = (x, np.arange(40) % 3)
+        else:
+            encoder = stack(Dense(4), shape=(6,))
+            model, data = keras_bdl.VAE(encoder, decoder, likelihood), (x,)
+        model.compile("sgd")
+        if name == "linear":
+            model.fit(*data, verbose=0)
+        else:
+            with pytest.raises(ValueError, match="`decoder` to give logits.*Received"):
+                model.fit(*data, verbose=0)
+
+
 def test_the_branch_of_deviations_has_no_activation():
     inputs = keras.Input((4,))
     mean, deviation = (Dense(1, activation="softplus")(inputs) for _ in range(2))

@@ -89,9 +89,17 @@ class LogitsObservation(Observation):
     def log_prob(self, x, outputs):
         return super().log_prob(x, self.logits(outputs))
 
+    def looks_like_probabilities(self, outputs):
+        """Whether NumPy outputs `(n, ...)` of many codes are hardly logits."""
+        raise NotImplementedError
+
 
 class BernoulliObservation(LogitsObservation):
     parameters, activations = "logits, or their sigmoid", ("linear", "sigmoid")
+
+    def looks_like_probabilities(self, outputs):
+        # Logits of no codes at all have one sign and less than 1; zeros may have.
+        return bool(outputs.min() > 0.0 and outputs.max() < 1.0 and outputs.std() > 0.0)
 
     def check(self, x):
         self._check_range(x, 0.0, 1.0, "divide 8-bit pixels by 255")
@@ -143,6 +151,10 @@ class CategoricalObservation(LogitsObservation):
     is_categorical = True
     parameters = "logits, or their softmax"
     activations = ("linear", "log_softmax", "softmax")
+
+    def looks_like_probabilities(self, outputs):
+        sums = outputs.sum(axis=-1)
+        return bool(outputs.min() >= 0.0 and np.abs(sums - 1.0).max() < 1e-3)
 
     def check(self, x):
         self.check_finite(x)

@@ -212,6 +212,7 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
         outputs = self.decoder([codes, y])
         vae_networks.check_outputs(outputs, x.shape, self.observation)
         self.observation.read_head(self.decoder)
+        self.decoded_shape = tuple(outputs.shape)
         self._tell_num_examples()
         self.built = True
 
@@ -360,6 +361,13 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
         if hasattr(x, "shape"):
             if not self.built:
                 self.build((None, *x.shape[1:]))
+            if self.optimizer is not None and not int(self.optimizer.iterations):
+                vae_start.check_decoder(
+                    self.decoder,
+                    self.observation,
+                    self.latent.prior.latent_dim,
+                    self.num_classes,
+                )
             x, y = self._mixed(x, y, batch_size or 32, kwargs), None
             batch_size = None
         else:

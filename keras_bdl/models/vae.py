@@ -201,6 +201,7 @@ class VAE(VAEUse, GenerativeModel):
         outputs = self.decoder(keras.Input(codes_shape[1:]))
         vae_networks.check_outputs(outputs, x.shape, self.observation)
         self.observation.read_head(self.decoder)
+        self.decoded_shape = tuple(outputs.shape)
         self._active_units = metrics.ActiveUnits(codes_shape[-1])
         self.build_scores()
         self._tell_num_examples()

@@ -5,10 +5,14 @@ import numpy as np
 from keras import ops
 
 from keras_bdl import heads
+from keras_bdl.layers import base
+from keras_bdl.models import observations
 
 # Rows of a data set that is not an array; more say little more.
 _MOST_ROWS = 10_000
 _CHUNK = 1000
+# Codes that show whether a decoder gives probabilities.
+_NUM_CODES = 64
 
 # Behind a layer, its bias is not in the order of the outputs.
 _REORDERS = ("Permute", "Transpose", "RepeatVector")
@@ -34,7 +38,40 @@ def check(vae, x):
     for rows in _chunks(vae, x):
         vae.observation.check(rows)
         if vae.observation.is_categorical and vae.built:
-            vae.observation.check_levels(rows, vae.decoder.output_shape[-1])
+            vae.observation.check_levels(rows, vae.decoded_shape[-1])
+
+
+def check_decoder(decoder, observation, code_dim, num_classes=None):
+    """Refuses outputs that look like probabilities where logits are expected.
+
+    Of a decoder without a graph, or that averages sigmoids, only values tell.
+
+    Args:
+        decoder: built network of codes, or of codes and one-hot classes.
+        observation: of the model, which has read the decoder's head.
+        code_dim: numbers of a code.
+        num_classes: of the model, if it has classes.
+
+    Raises:
+        ValueError: if they do.
+    """
+    takes_logits = isinstance(observation, observations.LogitsObservation)
+    if not takes_logits or observation.activation != heads.LINEAR:
+        return
+    codes = np.random.default_rng(0).normal(size=(_NUM_CODES, code_dim))
+    codes = codes.astype("float32")
+    if num_classes is not None:
+        classes = np.arange(_NUM_CODES) % num_classes
+        codes = [codes, np.eye(num_classes, dtype="float32")[classes]]
+    outputs = ops.convert_to_numpy(base.wide(decoder(codes, training=False)))
+    if observation.looks_like_probabilities(outputs):
+        raise ValueError(
+            "Expected `decoder` to give logits. Its outputs for "
+            f"{_NUM_CODES} random codes all look like probabilities, so that their "
+            "link would be applied twice; leave its last activation out. "
+            f"Received: decoder={decoder.name!r}, with outputs from "
+            f"{outputs.min():.3g} to {outputs.max():.3g}"
+        )
 
 
 def start(vae, x, validation_split=0.0):
@@ -47,6 +84,7 @@ def start(vae, x, validation_split=0.0):
     rows = np.concatenate(chunks)
     if not vae.built:
         vae.build((None, *_first_batch(x).shape[1:]))
+    check_decoder(vae.decoder, vae.observation, vae.latent_dim)
     vae.latent.prior.start(rows)
     _start_bias(vae, rows)
 
@@ -56,9 +94,9 @@ def _start_bias(vae, rows):
     if layer is None or np.any(ops.convert_to_numpy(layer.bias)):
         return
     values = rows.reshape(len(rows), -1)
-    if np.prod(layer.bias.shape) != np.prod(vae.decoder.output_shape[1:]):
+    if np.prod(layer.bias.shape) != np.prod(vae.decoded_shape[1:]):
         values = rows.reshape(-1, rows.shape[-1])  # a bias for each channel
-        if layer.bias.shape[0] != vae.decoder.output_shape[-1]:
+        if layer.bias.shape[0] != vae.decoded_shape[-1]:
             return
     elif vae.observation.num_parameters > 1:
         values = rows.reshape(len(rows), *rows.shape[1:])
