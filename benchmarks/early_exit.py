@@ -29,7 +29,7 @@ import keras
 import numpy as np
 
 import keras_bdl
-from keras_bdl import saved_model
+from keras_bdl.prediction import export
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
 
@@ -111,8 +111,8 @@ def exported(network):
     archive = keras.export.ExportArchive()
     archive.add_endpoint(
         "serve",
-        saved_model.frozen(serve, saved_model.float_weights(network)),
-        input_signature=saved_model.input_signature(network),
+        export.frozen(serve, export.float_weights(network)),
+        input_signature=export.input_signature(network),
     )
     folder = tempfile.mkdtemp()
     archive.write_out(folder, verbose=False)

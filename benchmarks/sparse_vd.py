@@ -20,8 +20,8 @@ import keras
 import numpy as np
 
 import keras_bdl
-from keras_bdl.channel_graph import ChannelGraph
-from keras_bdl.channel_rules import is_linear
+from keras_bdl.sparsity.channels import ChannelGraph
+from keras_bdl.sparsity.rules import is_linear
 
 
 def lenet_300_100(**options):

@@ -91,7 +91,7 @@ def train(network, x, y, settings, epochs, learning_rate):
 
 def probabilities(network, x, seed):
     """Of the plain network, or of the posterior predictive of 100 samples."""
-    if keras_bdl.layers.base.stochastic_layers(network):
+    if keras_bdl.core.stochastic.stochastic_layers(network):
         return keras_bdl.predict(network, x, 100, batch_size=500, seed=seed, verbose=0)
     logits = network.predict(x, batch_size=500, verbose=0)
     return keras.ops.convert_to_numpy(keras.ops.softmax(logits))

@@ -8,12 +8,11 @@ from keras_bdl import models as models
 from keras_bdl import ops as ops
 from keras_bdl import plots as plots
 from keras_bdl import priors as priors
-from keras_bdl.compression import compress as compress
-from keras_bdl.compression import sparsity_report as sparsity_report
-from keras_bdl.conversion import to_bayesian as to_bayesian
-from keras_bdl.conversion import to_keras as to_keras
-from keras_bdl.executed_depth import depth as depth
-from keras_bdl.flops import flops_report as flops_report
+from keras_bdl.conversion.continual import prior_from_posterior as prior_from_posterior
+from keras_bdl.conversion.convert import to_bayesian as to_bayesian
+from keras_bdl.conversion.convert import to_keras as to_keras
+from keras_bdl.early_exit.depth import depth as depth
+from keras_bdl.early_exit.flops import flops_report as flops_report
 from keras_bdl.layers import BayesianLastLayer as BayesianLastLayer
 from keras_bdl.layers import ConcreteDropout as ConcreteDropout
 from keras_bdl.layers import DropConnectDense as DropConnectDense
@@ -38,13 +37,14 @@ from keras_bdl.models import BetaBernoulli as BetaBernoulli
 from keras_bdl.models import DirichletCategorical as DirichletCategorical
 from keras_bdl.models import SemiSupervisedVAE as SemiSupervisedVAE
 from keras_bdl.models import fit_last_layer as fit_last_layer
-from keras_bdl.prediction import predict as predict
-from keras_bdl.prediction import predict_uncertainty as predict_uncertainty
-from keras_bdl.saved_model import export as export
-from keras_bdl.sparse_file import load_sparse as load_sparse
-from keras_bdl.sparse_file import save_sparse as save_sparse
-from keras_bdl.training import set_num_examples as set_num_examples
-from keras_bdl.updating import prior_from_posterior as prior_from_posterior
+from keras_bdl.prediction.export import export as export
+from keras_bdl.prediction.predict import predict as predict
+from keras_bdl.prediction.predict import predict_uncertainty as predict_uncertainty
+from keras_bdl.sparsity.compress import compress as compress
+from keras_bdl.sparsity.compress import sparsity_report as sparsity_report
+from keras_bdl.sparsity.file import load_sparse as load_sparse
+from keras_bdl.sparsity.file import save_sparse as save_sparse
+from keras_bdl.training.num_examples import set_num_examples as set_num_examples
 
 __version__ = "0.1.0"
 

@@ -5,11 +5,11 @@ import warnings
 import keras
 from keras import ops
 
-from keras_bdl import compression, validation
-from keras_bdl.layers import base
+from keras_bdl.core import stochastic, validation
+from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.layers.kl_weight import weighted_layers
 from keras_bdl.layers.latent import early_exit_blocks
-from keras_bdl.layers.weight_posterior import bayesian_layers
+from keras_bdl.sparsity import compress
 
 
 class KLWarmup(keras.callbacks.Callback):
@@ -211,7 +211,9 @@ class SparsityLogger(_LayerLogger):
 
     @staticmethod
     def layers_of(model):
-        return [x for x in base.stochastic_layers(model) if hasattr(x, "sparsity")]
+        return [
+            x for x in stochastic.stochastic_layers(model) if hasattr(x, "sparsity")
+        ]
 
     @staticmethod
     def value(layer):
@@ -220,8 +222,8 @@ class SparsityLogger(_LayerLogger):
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
         network = getattr(self.model, "sampled_network", self.model)
-        if logs is not None and base.is_graph(network):
-            logs["compression"] = compression.sparsity_report(self.model).factor
+        if logs is not None and stochastic.is_graph(network):
+            logs["compression"] = compress.sparsity_report(self.model).factor
 
 
 class DropoutRateLogger(_LayerLogger):
@@ -242,7 +244,7 @@ class DropoutRateLogger(_LayerLogger):
     def layers_of(model):
         return [
             layer
-            for layer in base.stochastic_layers(model)
+            for layer in stochastic.stochastic_layers(model)
             if isinstance(getattr(type(layer), "rate", None), property)
         ]
 

@@ -5,9 +5,9 @@ import math
 import keras
 from keras import ops
 
-from keras_bdl import validation
-from keras_bdl.event_loss import EventLoss, align_weights, blocks
-from keras_bdl.event_loss import unmask as unmask
+from keras_bdl.core import validation
+from keras_bdl.core.event_loss import EventLoss, align_weights, blocks
+from keras_bdl.core.event_loss import unmask as unmask
 from keras_bdl.ops import class_labels, divergences, likelihoods
 
 PACKAGE = "keras_bdl"

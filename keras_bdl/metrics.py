@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_bdl import validation
-from keras_bdl.event_loss import align_weights, unmask
+from keras_bdl.core import validation
+from keras_bdl.core.event_loss import align_weights, unmask
 from keras_bdl.ops import class_labels, uncertainty
 
 PACKAGE = "keras_bdl"

@@ -16,8 +16,7 @@ from backend_tools import compiled, traced
 from keras import ops
 
 import keras_bdl
-from keras_bdl import sampling
-from keras_bdl.layers import base
+from keras_bdl.core import noise, stochastic
 
 BACKEND = keras.backend.backend()
 N = 1000  # number of training examples in every case
@@ -229,7 +228,7 @@ class LayerContract:
         floats = ops.cast(whole, "float32")
 
         def outputs(x):
-            with sampling.SamplingScope(0, 0, 1):
+            with noise.SamplingScope(0, 0, 1):
                 sampled = layer(x)
             return [to_numpy(y) for y in (layer(x), sampled)]
 
@@ -259,7 +258,7 @@ class LayerContract:
 
         @compiled
         def draw(index):
-            with sampling.SamplingScope(0, index, block):
+            with noise.SamplingScope(0, index, block):
                 return layer(tiled)
 
         draws = [to_numpy(draw(ops.convert_to_tensor(i))) for i in range(count)]
@@ -272,7 +271,7 @@ class LayerContract:
         state = to_numpy(layer.noise.state)
         outputs = []
         for seed in (0, 0, *range(1, 9)):
-            with sampling.SamplingScope(seed, 0, 1):
+            with noise.SamplingScope(seed, 0, 1):
                 outputs.append(to_numpy(layer(x)))
                 assert not layer.losses
         np.testing.assert_array_equal(outputs[0], outputs[1])
@@ -283,9 +282,9 @@ class LayerContract:
     def test_a_sample_in_the_scope_is_one_function(self, case):
         layer = case.built()
         x = case.inputs(rows=6)
-        with sampling.SamplingScope(0, 0, 1):
+        with noise.SamplingScope(0, 0, 1):
             whole = to_numpy(layer(x))
-        with sampling.SamplingScope(0, 0, 1):
+        with noise.SamplingScope(0, 0, 1):
             parts = [to_numpy(layer(x[:2])), to_numpy(layer(x[2:]))]
         np.testing.assert_allclose(whole, np.concatenate(parts), atol=1e-6)
 
@@ -294,7 +293,7 @@ class LayerContract:
         x = ops.convert_to_tensor(case.inputs())
 
         def draw(index):
-            with sampling.SamplingScope(0, index, 1):
+            with noise.SamplingScope(0, index, 1):
                 return layer(x)
 
         stacked = to_numpy(ops.map(draw, ops.arange(8)))
@@ -640,7 +639,7 @@ class LayerContract:
     def test_it_is_the_keras_layer(self, case):
         layer, plain = case.built(), case.plain()
         assert isinstance(layer, type(plain)) or not case.drop_in
-        assert type(layer).__name__ in base.REGISTRY
+        assert type(layer).__name__ in stochastic.REGISTRY
         shape = (7, *case.input_shape)
         assert layer.compute_output_shape(shape) == plain.compute_output_shape(shape)
 

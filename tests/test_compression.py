@@ -22,7 +22,7 @@ ALIVE, PRUNED = -6.0, 6.0  # log standard deviations
 
 def sparsify(model, rng, share=0.6, dead_units=0.3):
     """Prunes single weights and whole units of every sparse layer; random biases."""
-    for layer in keras_bdl.layers.base.stochastic_layers(model):
+    for layer in keras_bdl.core.stochastic.stochastic_layers(model):
         if not hasattr(layer, "sparsity"):
             continue
         shape = layer.kernel.shape
@@ -673,7 +673,7 @@ def test_every_layer_with_a_counterpart(layer, rng):
     sparsify(model, rng)
     small = keras_bdl.compress(model)
     assert_equal_outputs(model, small, rng)
-    assert not keras_bdl.layers.base.stochastic_layers(small)
+    assert not keras_bdl.core.stochastic.stochastic_layers(small)
     report = keras_bdl.sparsity_report(model)
     again = keras_bdl.sparsity_report(keras_bdl.to_keras(model))
     if not isinstance(model.layers[1], keras_bdl.ConcreteDropout):  # stays whole
@@ -741,7 +741,7 @@ class Gated(VariationalDense):
         return super().call_mean(inputs) * keras.ops.matmul(inputs, self.gate)
 
 
-class Scaled(keras_bdl.layers.weight_posterior.BayesianLayer, layers.Layer):
+class Scaled(keras_bdl.layers.bayesian.BayesianLayer, layers.Layer):
     """A posterior of a user's own: one scale for each input and output."""
 
     def build(self, input_shape):
@@ -844,7 +844,9 @@ def test_the_report_counts_weights_and_nothing_that_is_known_of_them(name):
 def test_a_subclass_of_a_sparse_layer_says_what_is_pruned(make):
     model = keras.Sequential([keras.Input((5,)), make(4)])
     (sparse,) = [
-        layer for layer in keras_bdl.layers.base.stochastic_layers(model) if layer.built
+        layer
+        for layer in keras_bdl.core.stochastic.stochastic_layers(model)
+        if layer.built
     ]
     log_stddev = np.full((5, 4), PRUNED)
     log_stddev[1, 2] = ALIVE

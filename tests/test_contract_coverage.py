@@ -6,7 +6,7 @@ import pathlib
 import pytest
 from contract import LayerContract
 
-from keras_bdl.layers import base
+from keras_bdl.core import stochastic
 
 FILES = sorted(pathlib.Path(__file__).parent.glob("layers/test_*.py"))
 
@@ -23,6 +23,6 @@ def covered_classes():
     return names
 
 
-@pytest.mark.parametrize("name", sorted(base.REGISTRY))
+@pytest.mark.parametrize("name", sorted(stochastic.REGISTRY))
 def test_registered_layer_is_a_case_of_the_contract(name):
     assert name in covered_classes()

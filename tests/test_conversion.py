@@ -174,7 +174,7 @@ def test_subclassed_models_and_layers():
     wrapped = keras.Sequential([keras.Input((4, 6)), Block(3), layers.Dense(2)])
     copied = keras_bdl.to_bayesian(wrapped, 50, layers=["first"])
     np.testing.assert_array_equal(to_numpy(copied(x)), to_numpy(wrapped(x)))
-    assert len(keras_bdl.layers.weight_posterior.bayesian_layers(copied)) == 1
+    assert len(keras_bdl.layers.bayesian.bayesian_layers(copied)) == 1
 
 
 def test_a_bayesian_copy_trains_saves_and_loads(tmp_path):

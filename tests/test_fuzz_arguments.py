@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import keras_bdl
 from keras_bdl import callbacks, losses, metrics, priors
-from keras_bdl.layers import base
+from keras_bdl.core import stochastic
 
 BACKEND = keras.backend.backend()
 PACKAGE = pathlib.Path(keras_bdl.__file__).parent
@@ -237,7 +237,7 @@ def built(case, **options):
     return layer
 
 
-@pytest.mark.parametrize("layer_class", sorted(base.REGISTRY))
+@pytest.mark.parametrize("layer_class", sorted(stochastic.REGISTRY))
 def test_layers_refuse_wrong_values(layer_class):
     case = first_cases()[layer_class]
     wrong = {name: argument(layer_class, name)[0] for name in own_arguments(case)}
@@ -248,7 +248,7 @@ def test_layers_refuse_wrong_values(layer_class):
         case.make(no_such_argument=1)
 
 
-@pytest.mark.parametrize("layer_class", sorted(base.REGISTRY))
+@pytest.mark.parametrize("layer_class", sorted(stochastic.REGISTRY))
 def test_layers_take_right_values_and_round_trip(layer_class):
     case = first_cases()[layer_class]
     right = {name: argument(layer_class, name)[1] for name in own_arguments(case)}
@@ -268,7 +268,7 @@ def test_layers_take_right_values_and_round_trip(layer_class):
     each(st.fixed_dictionaries(right), check, max_examples=12)
 
 
-@pytest.mark.parametrize("layer_class", sorted(base.REGISTRY))
+@pytest.mark.parametrize("layer_class", sorted(stochastic.REGISTRY))
 def test_keras_arguments_end_as_in_the_keras_layer(layer_class):
     """What Keras takes we take, unless we refuse it with a message of our own."""
     case = first_cases()[layer_class]
@@ -475,7 +475,7 @@ def test_classifier_takes_right_values_and_round_trips():
         classifier = keras_bdl.BayesianClassifier(make_network(), **options)
         copy = assert_round_trip(classifier)
         assert copy.num_samples == options["num_samples"]
-        (layer,) = base.stochastic_layers(copy)
+        (layer,) = stochastic.stochastic_layers(copy)
         assert layer.num_examples == options["num_examples"]
 
     right = {

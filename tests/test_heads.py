@@ -8,7 +8,7 @@ from keras import layers, ops
 from scipy import special
 
 import keras_bdl
-from keras_bdl import heads
+from keras_bdl.graphs import heads
 
 X = np.random.default_rng(0).normal(size=(48, 4)).astype("float32")
 Y = (X[:, 0] > 0).astype("int32")

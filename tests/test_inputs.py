@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_bdl
-from keras_bdl.inputs import check_inputs
+from keras_bdl.core.inputs import check_inputs
 
 X = np.ones((5, 4), "float32")
 

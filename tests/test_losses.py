@@ -11,8 +11,9 @@ from keras import ops
 from scipy import special, stats
 
 import keras_bdl
-from keras_bdl import losses, prediction
+from keras_bdl import losses
 from keras_bdl.losses import CategoricalNLL
+from keras_bdl.prediction import predict
 
 CLASSES = 5
 SHAPES = [(6,), (6, 3), (6, 3, 4), (6, 1), (CLASSES, CLASSES)]
@@ -447,7 +448,7 @@ def test_the_kind_of_outputs_is_read_off_the_loss():
     def kind(loss):
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
         model.compile("sgd", loss)
-        return prediction.resolve_outputs(model, "auto")
+        return predict.resolve_outputs(model, "auto")
 
     assert kind(losses.GaussianNLL()) == "mean_and_log_stddev"
     assert kind(losses.GaussianNLL(stddev=1.0)) == "mean"

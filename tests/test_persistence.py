@@ -14,7 +14,7 @@ from contract import BACKEND, to_numpy
 
 import keras_bdl
 from keras_bdl import priors
-from keras_bdl.layers import base
+from keras_bdl.core import stochastic
 
 FIXTURES = pathlib.Path(__file__).with_name("fixtures")
 NAMES = [
@@ -55,7 +55,7 @@ def test_there_is_a_file_of_everything():
         if isinstance(value, type) and issubclass(value, priors.Prior)
     } - {"Prior"}
     latent_priors = {"GaussianMixture", "VampPrior"}
-    wanted = {*base.REGISTRY, *models, *all_priors, *latent_priors}
+    wanted = {*stochastic.REGISTRY, *models, *all_priors, *latent_priors}
     assert wanted - found == set()
 
 

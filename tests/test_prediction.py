@@ -10,8 +10,9 @@ from contract import randomize, to_numpy
 from keras import ops
 
 import keras_bdl
-from keras_bdl import model_split, prediction
-from keras_bdl.layers import base
+from keras_bdl.core import stochastic
+from keras_bdl.graphs import split
+from keras_bdl.prediction import predict
 
 BACKEND = keras.backend.backend()
 
@@ -120,7 +121,7 @@ MODELS = [
 
 def prepared(make):
     model = make()
-    for index, layer in enumerate(base.stochastic_layers(model)):
+    for index, layer in enumerate(stochastic.stochastic_layers(model)):
         randomize(layer, seed=index)
     return model
 
@@ -133,7 +134,7 @@ def inputs_of(model, rows=8):
 def brute_force(model, x, count):
     """Outputs for `count` draws of all weights, set one after the other."""
     rng = np.random.default_rng(1)
-    layers = base.stochastic_layers(model)
+    layers = stochastic.stochastic_layers(model)
     means = {
         id(v): to_numpy(v) for layer in layers for v in (layer._kernel, layer.bias)
     }
@@ -221,11 +222,13 @@ def test_a_draw_is_one_function_for_all_batches_and_calls(make):
 def test_predicting_moves_neither_training_noise_nor_the_plain_prediction():
     model = prepared(sequential)
     x = inputs_of(model)
-    states = [to_numpy(layer.noise.state) for layer in base.stochastic_layers(model)]
+    states = [
+        to_numpy(layer.noise.state) for layer in stochastic.stochastic_layers(model)
+    ]
     before = model.predict(x, verbose=0)
     keras_bdl.predict(model, x, verbose=0)
     np.testing.assert_array_equal(before, model.predict(x, verbose=0))
-    for state, layer in zip(states, base.stochastic_layers(model)):
+    for state, layer in zip(states, stochastic.stochastic_layers(model)):
         np.testing.assert_array_equal(state, to_numpy(layer.noise.state))
 
 
@@ -281,7 +284,7 @@ def test_logits_are_averaged_as_probabilities():
 def test_outputs_are_told_from_the_loss(loss, kind):
     model = sequential()
     model.compile("sgd", loss)
-    assert prediction.resolve_outputs(model, "auto") == kind
+    assert predict.resolve_outputs(model, "auto") == kind
 
 
 def test_outputs_of_a_model_with_a_name_for_its_one_loss():
@@ -289,7 +292,7 @@ def test_outputs_of_a_model_with_a_name_for_its_one_loss():
     model = keras.Model(inputs, {"label": dense(3, name="label")(inputs)})
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", {"label": loss})
-    assert prediction.resolve_outputs(model, "auto") == "logits"
+    assert predict.resolve_outputs(model, "auto") == "logits"
 
 
 def test_an_uncompiled_model_must_say_what_it_predicts():
@@ -548,7 +551,7 @@ def test_a_transformer_block_with_mc_dropout():
 
 def test_the_prefix_runs_what_comes_before_the_first_sampled_layer():
     model = prepared(deterministic_prefix)
-    parts = model_split.split(model, base.stochastic_layers, moments=True)
+    parts = split.split(model, stochastic.stochastic_layers, moments=True)
     x = inputs_of(model)
     boundary = parts.prefix(ops.convert_to_tensor(x))
     mean, stddev = (to_numpy(tensor) for tensor, _ in boundary)

@@ -10,8 +10,8 @@ import pytest
 from contract import randomize, to_numpy
 
 import keras_bdl
-from keras_bdl import program, seeded_data
-from keras_bdl.layers import base
+from keras_bdl.core import stochastic
+from keras_bdl.prediction import program, seeded_data
 
 BACKEND = keras.backend.backend()
 X = np.random.default_rng(0).normal(size=(10, 4)).astype("float32")
@@ -21,7 +21,7 @@ def network(*layers, units=2):
     model = keras.Sequential(
         [keras.Input((4,)), *layers, keras_bdl.VariationalDense(units)]
     )
-    for index, layer in enumerate(base.stochastic_layers(model)):
+    for index, layer in enumerate(stochastic.stochastic_layers(model)):
         if isinstance(layer, keras_bdl.VariationalDense):
             randomize(layer, seed=index)
     return model
@@ -215,16 +215,16 @@ def test_what_was_last_asked_for_is_kept():
 
 def test_the_users_layers_are_not_touched():
     model = holder()
-    before = [dict(vars(layer)) for layer in base.flatten_layers(model)]
+    before = [dict(vars(layer)) for layer in stochastic.flatten_layers(model)]
     seen = []
 
     class Look(keras.callbacks.Callback):
         def on_predict_batch_begin(self, batch, logs=None):
-            seen.extend("call" in vars(x) for x in base.flatten_layers(model))
+            seen.extend("call" in vars(x) for x in stochastic.flatten_layers(model))
 
     keras_bdl.predict(model, X, 3, mc_dropout=True, callbacks=[Look()], verbose=0)
     assert seen and not any(seen)
-    for layer, old in zip(base.flatten_layers(model), before):
+    for layer, old in zip(stochastic.flatten_layers(model), before):
         for name in ("parts", "_layers", "_inbound_nodes", "_losses"):
             assert vars(layer).get(name) is old.get(name)
     assert type(model.parts[1]) is keras.layers.Dropout

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from contract import to_numpy
 
-from keras_bdl import sampling
+from keras_bdl.core import noise
 
 BACKEND = keras.backend.backend()
 SIZE = 2000
@@ -27,39 +27,39 @@ def assert_uncorrelated(streams):
 def test_neighbouring_seeds_and_equal_seeds_of_two_layers_are_uncorrelated():
     streams = []
     for seed, name in ((0, "a"), (1, "a"), (2, "a"), (0, "b")):
-        streams += draws(sampling.NoiseGenerator(seed, salt=name))
+        streams += draws(noise.NoiseGenerator(seed, salt=name))
     assert_uncorrelated(streams)
 
 
 def test_equal_seed_and_name_repeat():
-    first, second = (draws(sampling.NoiseGenerator(3, salt="x")) for _ in range(2))
+    first, second = (draws(noise.NoiseGenerator(3, salt="x")) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
 def test_draws_in_the_scope_differ_by_seed_block_layer_and_order():
-    layers = [sampling.NoiseGenerator(0, salt=name) for name in "ab"]
+    layers = [noise.NoiseGenerator(0, salt=name) for name in "ab"]
     streams = []
     for seed, block, layer in itertools.product((0, 1), (0, 1), layers):
-        with sampling.SamplingScope(seed, block, 1):
+        with noise.SamplingScope(seed, block, 1):
             streams += draws(layer, count=2)
     assert_uncorrelated(streams)
 
 
 def test_the_scope_assigns_nothing_and_restarts():
-    generator = sampling.NoiseGenerator(0)
+    generator = noise.NoiseGenerator(0)
     before = to_numpy(generator.state)
-    with sampling.SamplingScope(5, 0, 1) as scope:
+    with noise.SamplingScope(5, 0, 1) as scope:
         first = draws(generator, count=2)
         scope.restart(generator)
         again = draws(generator, count=2)
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(before, to_numpy(generator.state))
-    assert sampling.current_scope() is None
+    assert noise.current_scope() is None
 
 
 def test_frozen_noise_repeats_the_next_draw():
-    generator = sampling.NoiseGenerator(0)
-    with sampling.frozen_noise():
+    generator = noise.NoiseGenerator(0)
+    with noise.frozen_noise():
         frozen = draws(generator, count=2)
     live = draws(generator, count=2)
     np.testing.assert_array_equal(frozen[0], frozen[1])
@@ -68,16 +68,16 @@ def test_frozen_noise_repeats_the_next_draw():
 
 
 def test_many_draws_never_share_a_seed():
-    generator = sampling.NoiseGenerator(0)
+    generator = noise.NoiseGenerator(0)
     seeds = {tuple(to_numpy(generator.next()).tolist()) for _ in range(500)}
     assert len(seeds) == 500
 
 
 def test_noise_in_a_branch():
-    generator = sampling.NoiseGenerator(0)
+    generator = noise.NoiseGenerator(0)
 
     def draw(flag):
-        with sampling.SamplingScope(0, 0, 1):
+        with noise.SamplingScope(0, 0, 1):
             return keras.ops.cond(
                 flag,
                 lambda: keras.random.normal((3,), seed=generator),

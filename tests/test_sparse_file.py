@@ -12,7 +12,7 @@ import pytest
 from contract import to_numpy
 
 import keras_bdl
-from keras_bdl import files
+from keras_bdl.core import files
 
 X = np.random.default_rng(1).normal(size=(4, 6)).astype("float32")
 OLD_FORMAT = "keras_bdl sparse 2"

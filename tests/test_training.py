@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_bdl
-from keras_bdl import training
+from keras_bdl.training import num_examples as training
 
 
 def model(**options):

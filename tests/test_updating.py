@@ -13,7 +13,7 @@ import pytest
 from contract import to_numpy
 
 import keras_bdl
-from keras_bdl.layers.weight_posterior import bayesian_layers
+from keras_bdl.layers.bayesian import bayesian_layers
 
 ROWS, UNITS, STEPS = 40, 64, 600
 NOISE_STDDEV, PRIOR_STDDEV = 0.6, 0.5

@@ -8,7 +8,7 @@ from contract import BACKEND, to_numpy
 from keras import layers
 
 import keras_bdl
-from keras_bdl.layers import base
+from keras_bdl.core import stochastic
 
 READS = "has weights that the layer around it reads or assigns"
 # What is replaced; by default the head alone.
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*(cannot be made again|lambda)"
 
 
 def posteriors(model):
-    return [type(layer) for layer in base.stochastic_layers(model)]
+    return [type(layer) for layer in stochastic.stochastic_layers(model)]
 
 
 def load(path):
@@ -74,8 +74,8 @@ def test_models_are_converted_saved_and_cloned(name, tmp_path):
     np.testing.assert_allclose(to_numpy(plain(x)), expected, atol=1e-5)
     assert not posteriors(plain)
     if "forgetful" not in name:
-        classes = [type(layer) for layer in base.flatten_layers(plain)]
-        assert classes == [type(layer) for layer in base.flatten_layers(model)]
+        classes = [type(layer) for layer in stochastic.flatten_layers(plain)]
+        assert classes == [type(layer) for layer in stochastic.flatten_layers(model)]
 
     if name == "Normalised":
         return  # its weights change whenever it is called
@@ -137,7 +137,7 @@ def test_weights_keep_their_order_and_a_second_round_adds(name):
         np.testing.assert_array_equal(old, new)
     updated = keras_bdl.prior_from_posterior(second)
     np.testing.assert_allclose(to_numpy(updated(x)), to_numpy(model(x)), atol=1e-5)
-    kls = [float(layer.kl()) for layer in base.stochastic_layers(updated)]
+    kls = [float(layer.kl()) for layer in stochastic.stochastic_layers(updated)]
     assert max(map(abs, kls)) < 1e-4
 
 

@@ -11,11 +11,6 @@ from keras_bdl.layers.early_exit import EarlyExitResBlock as EarlyExitResBlock
 from keras_bdl.layers.gaussian_latent import GaussianLatent as GaussianLatent
 from keras_bdl.layers.last_layer import BayesianLastLayer as BayesianLastLayer
 from keras_bdl.layers.latent import LatentLayer as LatentLayer
-from keras_bdl.layers.latent_priors import GaussianMixture as GaussianMixture
-from keras_bdl.layers.latent_priors import LatentPrior as LatentPrior
-from keras_bdl.layers.latent_priors import StandardNormal as StandardNormal
-from keras_bdl.layers.latent_priors import TFPLatentPrior as TFPLatentPrior
-from keras_bdl.layers.latent_priors import VampPrior as VampPrior
 from keras_bdl.layers.sparse_vd import SparseVDConv as SparseVDConv
 from keras_bdl.layers.sparse_vd import SparseVDConv1D as SparseVDConv1D
 from keras_bdl.layers.sparse_vd import SparseVDConv2D as SparseVDConv2D
@@ -25,6 +20,11 @@ from keras_bdl.layers.variational import VariationalConv1D as VariationalConv1D
 from keras_bdl.layers.variational import VariationalConv2D as VariationalConv2D
 from keras_bdl.layers.variational import VariationalConv3D as VariationalConv3D
 from keras_bdl.layers.variational import VariationalDense as VariationalDense
+from keras_bdl.priors.codes import GaussianMixture as GaussianMixture
+from keras_bdl.priors.codes import LatentPrior as LatentPrior
+from keras_bdl.priors.codes import StandardNormal as StandardNormal
+from keras_bdl.priors.codes import TFPLatentPrior as TFPLatentPrior
+from keras_bdl.priors.codes import VampPrior as VampPrior
 
 __all__ = [
     "BayesianLastLayer",

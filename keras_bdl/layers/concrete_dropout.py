@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_bdl import validation
-from keras_bdl.layers.base import register, wide
+from keras_bdl.core import validation
+from keras_bdl.core.stochastic import register, wide
 from keras_bdl.layers.input_noise import InputNoiseLayer
 from keras_bdl.ops import divergences, estimators
 

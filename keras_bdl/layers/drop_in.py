@@ -1,12 +1,12 @@
 """Bayesian layers with the kernel and bias of the Keras layer that they replace."""
 
-from keras_bdl.layers.base import (
+from keras_bdl.core.stochastic import (
     assign_copy,
     check_weights,
     copy_activation,
     live_config,
 )
-from keras_bdl.layers.weight_posterior import BayesianLayer
+from keras_bdl.layers.bayesian import BayesianLayer
 
 
 class DropInLayer(BayesianLayer):

@@ -9,9 +9,9 @@ trick", 2015.
 import keras
 from keras import ops
 
-from keras_bdl import validation
+from keras_bdl.core import validation
+from keras_bdl.core.stochastic import StochasticLayer, live_config, register, wide
 from keras_bdl.layers import linear
-from keras_bdl.layers.base import StochasticLayer, live_config, register, wide
 from keras_bdl.layers.drop_in import DropInLayer, check_conversion, refuse_sample
 from keras_bdl.layers.input_noise import InputNoiseLayer
 from keras_bdl.ops import divergences, estimators

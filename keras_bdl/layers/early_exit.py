@@ -10,14 +10,16 @@ import math
 import keras
 from keras import ops
 
-from keras_bdl import latents, sampling, validation
-from keras_bdl.layers.base import (
+from keras_bdl.core import latents, validation
+from keras_bdl.core import noise as sampling
+from keras_bdl.core.stochastic import (
     StochasticLayer,
     as_floats,
     flatten_layers,
     register,
     wide,
 )
+from keras_bdl.layers.bayesian import bayesian_layers, kl_added_elsewhere
 from keras_bdl.layers.latent import LatentLayer
 from keras_bdl.layers.residual import (
     call_with_mask,
@@ -28,7 +30,6 @@ from keras_bdl.layers.residual import (
     run_until_stopped,
     where_rows,
 )
-from keras_bdl.layers.weight_posterior import bayesian_layers, kl_added_elsewhere
 from keras_bdl.ops import halting
 
 _ESTIMATORS = ("concrete", "expected", *latents.DISCRETE)

@@ -6,11 +6,12 @@ Kingma and Welling, "Auto-encoding variational Bayes", 2013, section 2.4.
 import keras
 from keras import ops, random
 
-from keras_bdl import sampling, validation
-from keras_bdl.layers import latent_priors
-from keras_bdl.layers.base import register, wide
+from keras_bdl.core import noise as sampling
+from keras_bdl.core import validation
+from keras_bdl.core.stochastic import register, wide
 from keras_bdl.layers.latent import LatentLayer
 from keras_bdl.ops import divergences
+from keras_bdl.priors import codes as latent_priors
 
 
 @register

@@ -9,22 +9,22 @@ import math
 import keras
 from keras import ops
 
-from keras_bdl import sampling
-from keras_bdl.layers import linear
-from keras_bdl.layers.base import (
+from keras_bdl.core import noise as sampling
+from keras_bdl.core.stochastic import (
     StochasticLayer,
     assign_copy,
     copy_activation,
     live_config,
     with_channels,
 )
+from keras_bdl.layers import linear
+from keras_bdl.layers.bayesian import BayesianLayer
 from keras_bdl.layers.drop_in import (
     check_conversion,
     check_plain,
     obstacle,
     refuse_sample,
 )
-from keras_bdl.layers.weight_posterior import BayesianLayer
 from keras_bdl.ops import estimators
 
 _WRAPPED = (

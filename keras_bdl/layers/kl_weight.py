@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_bdl import validation
-from keras_bdl.layers.base import StochasticLayer, flatten_layers
+from keras_bdl.core import validation
+from keras_bdl.core.stochastic import StochasticLayer, flatten_layers
 
 
 class EpochSettings(keras.metrics.Metric):

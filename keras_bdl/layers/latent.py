@@ -5,8 +5,9 @@ import math
 import keras
 from keras import ops
 
-from keras_bdl import latents, sampling
-from keras_bdl.layers.base import flatten_layers
+from keras_bdl.core import latents
+from keras_bdl.core import noise as sampling
+from keras_bdl.core.stochastic import flatten_layers
 from keras_bdl.layers.kl_weight import WeightedLayer
 
 

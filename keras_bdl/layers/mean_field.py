@@ -7,9 +7,10 @@ q(w) = N(m, s^2) ("mean field"): Blundell, Cornebise, Kavukcuoglu and Wierstra,
 import keras
 from keras import ops
 
-from keras_bdl import priors, validation
+from keras_bdl import priors
+from keras_bdl.core import validation
+from keras_bdl.core.stochastic import assign_copy, copy_activation, live_config, wide
 from keras_bdl.layers import linear
-from keras_bdl.layers.base import assign_copy, copy_activation, live_config, wide
 from keras_bdl.layers.drop_in import DropInLayer, check_conversion
 from keras_bdl.ops import estimators
 

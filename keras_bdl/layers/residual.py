@@ -5,7 +5,7 @@ import inspect
 import keras
 from keras import ops
 
-from keras_bdl.layers.base import flatten_layers, wide
+from keras_bdl.core.stochastic import flatten_layers, wide
 from keras_bdl.layers.latent import LatentLayer
 
 

@@ -8,8 +8,8 @@ Vetrov, "Variational dropout sparsifies deep neural networks", 2017.
 import keras
 from keras import ops
 
-from keras_bdl import validation
-from keras_bdl.layers.base import StochasticLayer, register, wide
+from keras_bdl.core import validation
+from keras_bdl.core.stochastic import StochasticLayer, register, wide
 from keras_bdl.layers.mean_field import MeanFieldConv, MeanFieldDense, MeanFieldLayer
 from keras_bdl.ops import divergences
 

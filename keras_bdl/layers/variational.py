@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_bdl.layers.base import register
+from keras_bdl.core.stochastic import register
 from keras_bdl.layers.mean_field import MeanFieldConv, MeanFieldDense
 
 

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl import inputs, sampling
-from keras_bdl.training import weights_kept
+from keras_bdl.core import inputs, noise
+from keras_bdl.training.num_examples import weights_kept
 
 # What may be wrong with a batch, by its number from 1 on.
 PROBLEMS = (
@@ -54,7 +54,7 @@ class Problem(keras.metrics.Metric):
         return int(ops.convert_to_numpy(self.number))
 
 
-class BatchScope(sampling.ThreadScope):
+class BatchScope(noise.ThreadScope):
     """Within, `compute_loss` knows what is wrong with the batch.
 
     Args:

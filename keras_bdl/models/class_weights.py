@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl import validation
+from keras_bdl.core import validation
 
 
 def check(class_weight, num_classes):

@@ -6,11 +6,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl import executed_depth, heads, losses, metrics, prediction, training
-from keras_bdl.layers import base
+from keras_bdl import losses, metrics
+from keras_bdl.core import stochastic
+from keras_bdl.early_exit import depth
+from keras_bdl.graphs import heads
 from keras_bdl.models import batch_checks, class_weights, unknown_ranks
-from keras_bdl.models.likelihood_model import LikelihoodModel
+from keras_bdl.models.base import LikelihoodModel
 from keras_bdl.models.standardization import to_numpy
+from keras_bdl.prediction import predict
+from keras_bdl.training import num_examples as training
 
 PACKAGE = "keras_bdl"
 
@@ -78,13 +82,13 @@ class BayesianClassifier(LikelihoodModel):
         self._ece = metrics.ExpectedCalibrationError(name="ece")
         # In a namespace, in which Keras looks for nothing to track or save.
         self._made = types.SimpleNamespace(network=network)
-        if base.is_graph(network):
+        if stochastic.is_graph(network):
             self.build(network.input_shape)
         elif network.built:
             self._check_network()
 
     def _check_network(self):
-        if not base.stochastic_layers(self.network):
+        if not stochastic.stochastic_layers(self.network):
             raise ValueError(
                 "Expected `network` to have keras_bdl layers; nothing in it is "
                 "sampled. "
@@ -219,7 +223,7 @@ class BayesianClassifier(LikelihoodModel):
 
     def _output_problems(self, y_pred):
         """Outputs that are a softmax's: what `heads` did not see in the graph."""
-        wide = base.wide(y_pred)
+        wide = stochastic.wide(y_pred)
         sums = ops.abs(ops.sum(wide, axis=-1) - 1.0)
         narrow = keras.backend.standardize_dtype(y_pred.dtype) != wide.dtype
         of_softmax = ops.logical_and(
@@ -229,7 +233,7 @@ class BayesianClassifier(LikelihoodModel):
         return ((ops.logical_and(of_softmax, several), batch_checks.NO_LOGITS),)
 
     def _update_metrics(self, y, draws, sample_weight):
-        probabilities = ops.mean(ops.softmax(base.wide(draws), axis=-1), axis=0)
+        probabilities = ops.mean(ops.softmax(stochastic.wide(draws), axis=-1), axis=0)
         self._nll.update_state(y, probabilities, sample_weight)
         self._ece.update_state(y, probabilities, sample_weight)
         if len(y.shape) == len(probabilities.shape) and y.shape[-1] != 1:
@@ -254,7 +258,7 @@ class BayesianClassifier(LikelihoodModel):
             num_samples: posterior samples; None takes the constructor's.
             seed: integer for repeatable results.
         """
-        return prediction.predict(
+        return predict.predict(
             self,
             x,
             self._num_samples(num_samples),
@@ -273,7 +277,7 @@ class BayesianClassifier(LikelihoodModel):
             num_samples: posterior samples; None takes the constructor's.
             **kwargs: as in `keras_bdl.predict_uncertainty`.
         """
-        return prediction.predict_uncertainty(
+        return predict.predict_uncertainty(
             self,
             x,
             self._num_samples(num_samples),
@@ -308,7 +312,7 @@ class BayesianClassifier(LikelihoodModel):
         >>> result = classifier.predict_depth_posterior(x_test)
         >>> (result.label == y_test).mean(), result.exact_stop.mean()
         """
-        return executed_depth.depth_posterior(
+        return depth.depth_posterior(
             self,
             self.likelihood_network,
             x,

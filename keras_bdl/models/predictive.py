@@ -5,9 +5,9 @@ import collections
 import numpy as np
 from keras import ops
 
-from keras_bdl import validation
+from keras_bdl.core import validation
 from keras_bdl.ops import mixtures
-from keras_bdl.program import SeededModel
+from keras_bdl.prediction.program import SeededModel
 
 PredictiveUncertainty = collections.namedtuple(
     "PredictiveUncertainty",

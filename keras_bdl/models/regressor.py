@@ -6,12 +6,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl import conversion, prediction, training, validation
-from keras_bdl.inputs import check_inputs
-from keras_bdl.layers import base
-from keras_bdl.mc_dropout import dropout_layers
-from keras_bdl.models import batch_checks, data_sets, unknown_ranks
-from keras_bdl.models.likelihood_model import LikelihoodModel
+from keras_bdl.conversion import convert
+from keras_bdl.core import stochastic, validation
+from keras_bdl.core.inputs import check_inputs
+from keras_bdl.models import batch_checks, unknown_ranks
+from keras_bdl.models.base import LikelihoodModel
 from keras_bdl.models.observation_noise import NOISES, ObservationNoise
 from keras_bdl.models.predictive import (
     PredictiveLogLikelihood,
@@ -25,7 +24,11 @@ from keras_bdl.models.standardization import (
     to_numpy,
     training_batches,
 )
-from keras_bdl.program import kept_with
+from keras_bdl.prediction import predict
+from keras_bdl.prediction.mc_dropout import dropout_layers
+from keras_bdl.prediction.program import kept_with
+from keras_bdl.training import data as data_sets
+from keras_bdl.training import num_examples as training
 
 PACKAGE = "keras_bdl"
 
@@ -124,7 +127,7 @@ class BayesianRegressor(LikelihoodModel):
         self._nll = keras.metrics.Mean(name="nll")
         self._rmse = keras.metrics.RootMeanSquaredError(name="rmse")
         self._has_dropout = False
-        if base.is_graph(network):
+        if stochastic.is_graph(network):
             self.build(network.input_shape)
 
     @property
@@ -135,12 +138,12 @@ class BayesianRegressor(LikelihoodModel):
     @property
     def sampled_network(self):
         """The model as a graph, of which the part before sampling is run once."""
-        if not (self.built and base.is_graph(self.network)):
+        if not (self.built and stochastic.is_graph(self.network)):
             return self
         return kept_with(self, "graph", None, self._make_graph)
 
     def _make_graph(self):
-        inputs = base.fresh_inputs(self.network)
+        inputs = stochastic.fresh_inputs(self.network)
         # `call`: the network's layers in the graph, and not the network as one.
         outputs = self.network.call(self._standardized(inputs))
         return keras.Model(inputs, self.observation_noise(outputs))
@@ -162,7 +165,7 @@ class BayesianRegressor(LikelihoodModel):
             self.make_sampler(self.num_samples)
 
     def _output_shape(self, input_shape):
-        if base.is_graph(self.network):
+        if stochastic.is_graph(self.network):
             return self.network.output_shape
         inputs = keras.tree.map_shape_structure(
             lambda shape: keras.Input(batch_shape=shape), input_shape
@@ -209,7 +212,7 @@ class BayesianRegressor(LikelihoodModel):
         if not self.built:
             self.build((None, *x.shape[1:]))
         if self.normalize and len(x.shape) > 1:
-            base.with_channels(x, self.inputs_standardization.mean.shape[0])
+            stochastic.with_channels(x, self.inputs_standardization.mean.shape[0])
 
     def _prepare_fit(self, x, y, extent):
         if self.normalize and not self.targets_standardization.is_adapted:
@@ -277,7 +280,7 @@ class BayesianRegressor(LikelihoodModel):
             )
         before = [self.inputs_standardization.to_keras()] if self.normalize else []
         layers = before, [self.observation_noise.to_keras()]
-        return conversion.between(layers, super().to_keras(weights, seed), self.name)
+        return convert.between(layers, super().to_keras(weights, seed), self.name)
 
     def make_predictive(self, num_samples):
         """Function of inputs and a seed: the fields of `predict_uncertainty`."""
@@ -285,7 +288,7 @@ class BayesianRegressor(LikelihoodModel):
         return self._predictive(PredictiveSpread, num_samples, levels).summarize
 
     def is_sampled(self):
-        return self._has_dropout or bool(base.stochastic_layers(self.network))
+        return self._has_dropout or bool(stochastic.stochastic_layers(self.network))
 
     def _update_metrics(self, y, draws, sample_weight):
         noise = self.observation_noise
@@ -329,7 +332,7 @@ class BayesianRegressor(LikelihoodModel):
         self._build_for(x)
         if self.is_sampled():
             options.update(seed=seed, mc_dropout=self.mc_dropout)
-            parameters = prediction.predict(self, x, num_samples, **options)
+            parameters = predict.predict(self, x, num_samples, **options)
         else:
             with training.weights_kept(self):
                 parameters = super().predict(x, **options)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl.layers.base import with_channels
+from keras_bdl.core.stochastic import with_channels
 
 
 class Standardization(keras.layers.Layer):

@@ -10,7 +10,7 @@ What is no label is refused where values can be seen, and gives NaN in traced co
 import numpy as np
 from keras import backend, ops
 
-from keras_bdl import validation
+from keras_bdl.core import validation
 
 # Rows of probabilities sum to 1 up to this: those of bfloat16, or rounded by hand.
 _TOLERANCE = 0.02

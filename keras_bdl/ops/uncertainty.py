@@ -15,7 +15,7 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_bdl import validation
+from keras_bdl.core import validation
 from keras_bdl.ops import class_labels
 from keras_bdl.ops.class_labels import class_indices, wide
 

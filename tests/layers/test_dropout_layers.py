@@ -13,7 +13,7 @@ from keras import ops
 from scipy import integrate, special
 
 import keras_bdl
-from keras_bdl import sampling
+from keras_bdl.core import noise as sampling
 from keras_bdl.ops import divergences, estimators
 
 LENGTH_SCALE = 2.0

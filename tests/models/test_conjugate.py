@@ -11,8 +11,8 @@ import pytest
 from scipy import integrate, linalg, optimize, special, stats
 
 import keras_bdl
-from keras_bdl.models import bayesian_linear_regression, regression_statistics
-from keras_bdl.models.conjugate import (
+from keras_bdl.exact import linear_regression, statistics
+from keras_bdl.exact.conjugate import (
     BayesianLinearRegression,
     BetaBernoulli,
     DirichletCategorical,
@@ -437,9 +437,9 @@ def test_batches_equal_all_rows_at_once(noise, intercept, monkeypatch):
     x, y = make_data(100)
     x += 50.0  # far from 0
     whole = BayesianLinearRegression("evidence", noise, intercept).fit(x, y)
-    monkeypatch.setattr(regression_statistics, "_BLOCK_VALUES", 1)
-    monkeypatch.setattr(regression_statistics, "_LEAST_BLOCK_ROWS", 7)
-    monkeypatch.setattr(bayesian_linear_regression, "_BLOCK_VALUES", 9)
+    monkeypatch.setattr(statistics, "_BLOCK_VALUES", 1)
+    monkeypatch.setattr(statistics, "_LEAST_BLOCK_ROWS", 7)
+    monkeypatch.setattr(linear_regression, "_BLOCK_VALUES", 9)
     streamed = BayesianLinearRegression("evidence", noise, intercept)
     for rows in np.split(np.arange(100), [0, 1, 30, 30, 31]):
         streamed.partial_fit(x[rows], y[rows])

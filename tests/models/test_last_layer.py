@@ -8,7 +8,7 @@ from keras import layers
 from scipy import optimize, special
 
 import keras_bdl
-from keras_bdl.models import laplace, last_layer
+from keras_bdl.inference import laplace, last_layer
 
 rng = np.random.default_rng(0)
 

@@ -10,7 +10,7 @@ from contract import to_numpy
 from keras import ops
 
 import keras_bdl
-from keras_bdl.sampler import make_sampler
+from keras_bdl.prediction.sampler import make_sampler
 
 stats = pytest.importorskip("scipy.stats", reason="SciPy is not installed")
 optimize = pytest.importorskip("scipy.optimize", reason="SciPy is not installed")

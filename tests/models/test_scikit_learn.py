@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_bdl.models import estimator
-from keras_bdl.models.conjugate import (
+from keras_bdl.exact import estimator
+from keras_bdl.exact.conjugate import (
     BayesianLinearRegression,
     BetaBernoulli,
     DirichletCategorical,

@@ -8,7 +8,7 @@ from scipy import special, stats
 
 import keras_bdl
 from keras_bdl import losses
-from keras_bdl.models.mixed_batches import MixedBatches
+from keras_bdl.generative.mixed_batches import MixedBatches
 
 # A model whose posteriors are of the networks' form: x = z W + b_y + noise, with
 # orthogonal rows of W.

@@ -12,7 +12,7 @@ from scipy import special, stats
 
 import keras_bdl
 from keras_bdl import losses
-from keras_bdl.models import observations
+from keras_bdl.generative import observations
 
 # A model whose evidence is known: x = z W + b + noise, z ~ N(0, I).
 

@@ -8,7 +8,7 @@ from early_exit_tools import halting_probs, numeric_gradients
 from keras import ops
 from scipy import special, stats
 
-from keras_bdl import sampling
+from keras_bdl.core import noise as sampling
 from keras_bdl.ops import halting
 
 

@@ -1,0 +1,1 @@
+"""Bayesian copies of plain models, plain ones of Bayesian, and continued ones."""

@@ -1,0 +1,140 @@
+"""Which layers inside those of users can be replaced, seen in a copy of the model.
+
+A layer of the user's own may read or assign the weights of a layer that it holds (a
+masked or normalised convolution, tied weights). With a posterior in that layer's
+place, a draw of its weights would never be masked, or never be used.
+"""
+
+import contextlib
+import functools
+import inspect
+
+import keras
+
+from keras_bdl.core import stochastic
+from keras_bdl.graphs.copy import ModelCopier, Obstacle, is_holder
+from keras_bdl.graphs.layer_copy import made_anew
+
+
+def obstacles(model, candidates):
+    """Reasons against replacing layers inside the user's own, by id of the layer.
+
+    Args:
+        model: built Keras model, which is copied.
+        candidates: plain layers of the model.
+    """
+    holders = [x for x in stochastic.flatten_layers(model) if is_holder(x)]
+    inside = {id(inner) for x in holders for inner in stochastic.flatten_layers(x)}
+    left = {id(layer): layer for layer in candidates if id(layer) in inside}
+    reasons = {}
+    while left:
+        run = _DryRun(left.values())
+        try:
+            run.copy(model)
+        except Obstacle as obstacle:
+            found = {id(layer): obstacle.reason for layer in obstacle.layers}
+        else:
+            found = {id(x): run.uses[id(x)].obstacle() for x in left.values()}
+            found = {key: reason for key, reason in found.items() if reason}
+            return reasons | found
+        reasons |= found
+        left = {key: layer for key, layer in left.items() if key not in found}
+    return reasons
+
+
+class _Use:
+    """What is seen of one layer."""
+
+    def __init__(self):
+        self.running = 0
+        self.is_called = self.reads_itself = self.is_read = False
+        self.has_weights = False
+
+    def obstacle(self):
+        """Why the layer cannot be replaced, or None."""
+        if self.is_read:
+            return "has weights that the layer around it reads or assigns"
+        if not self.is_called:
+            return "is not used by being called"
+        if self.has_weights and not self.reads_itself:
+            return "is called with other weights than its own"
+        return None
+
+
+class _DryRun(ModelCopier):
+    """Puts plain copies in place of the candidates, and watches their weights."""
+
+    def __init__(self, candidates):
+        super().__init__(candidates, self._watched_copy)
+        self.uses = {}
+        self._holders_running = 0
+
+    def _watched_copy(self, layer):
+        copy = made_anew(layer)
+        copy.build_from_config(layer.get_build_config())
+        use = self.uses[id(layer)] = _Use()
+        call = copy.call
+
+        @functools.wraps(call)
+        def watched_call(*args, **kwargs):
+            use.is_called = True
+            use.running += 1
+            try:
+                return call(*args, **kwargs)
+            finally:
+                use.running -= 1
+
+        object.__setattr__(copy, "call", watched_call)
+        note = functools.partial(self._note, use)
+        for variable in copy.weights:
+            use.has_weights = True
+            object.__setattr__(variable, "noted_by", note)
+            variable.__class__ = _watched_class(type(variable))
+        return copy
+
+    def _note(self, use):
+        """Notes that a variable is read or assigned."""
+        if use.running:
+            use.reads_itself = True
+        elif self._holders_running:
+            use.is_read = True
+
+    def _copy_holder(self, layer):
+        copy = super()._copy_holder(layer)
+        call = copy.call
+        parameters = inspect.signature(call).parameters
+
+        @functools.wraps(call)
+        def watched_call(*args, **kwargs):
+            self._holders_running += 1
+            try:
+                if "training" in parameters and not kwargs.get("training"):
+                    # The user's code, in a mode that it may not be made for.
+                    with contextlib.suppress(Exception):
+                        call(*args, **{**kwargs, "training": True})
+                return call(*args, **kwargs)
+            finally:
+                self._holders_running -= 1
+
+        object.__setattr__(copy, "call", watched_call)
+        # Keras would not run `call` where the layer says its output shape.
+        by_call = functools.partial(keras.Operation.compute_output_spec, copy)
+        object.__setattr__(copy, "compute_output_spec", by_call)
+        return copy
+
+
+@functools.cache
+def _watched_class(cls):
+    """A class of variables that tell when they are read or assigned."""
+
+    class Watched(cls):
+        @property
+        def value(self):
+            self.noted_by()
+            return super().value
+
+        def assign(self, value):
+            self.noted_by()
+            return super().assign(value)
+
+    return Watched

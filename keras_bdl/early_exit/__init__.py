@@ -1,0 +1,1 @@
+"""How deep networks with early exits run, and what that saves."""

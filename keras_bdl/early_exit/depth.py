@@ -1,0 +1,176 @@
+"""How many units early-exit blocks run, and the joint posterior of label and depth."""
+
+import collections
+import contextlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_bdl.core import latents, noise, stochastic, validation
+from keras_bdl.layers.latent import early_exit_blocks, num_combinations
+from keras_bdl.prediction.program import SeededModel
+from keras_bdl.training.num_examples import weights_kept
+
+DepthPosterior = collections.namedtuple(
+    "DepthPosterior",
+    ["joint", "depths", "label", "depth", "exact_stop", "amortized_depth"],
+)
+DepthPosterior.__doc__ = """Joint posterior of label and depth, NumPy.
+
+Attributes:
+    joint: `(n, combinations, classes)`, p(y, z | x) = p(y | x, z) p(z).
+    depths: `(combinations, blocks)`, the units of each combination.
+    label: `(n,)`, the label of the joint mode.
+    depth: `(n, blocks)`, the depth of the joint mode.
+    exact_stop: `(n,)`, with one block: the unit after which the mode is known,
+        whatever later units give. None with several blocks.
+    amortized_depth: `(n, blocks)`, the units that inference runs, by the heads.
+"""
+
+
+def depth(model, x, batch_size=None, verbose="auto"):
+    """Units that inference runs for each row in each early-exit block.
+
+    Args:
+        model: Keras model with `EarlyExitResBlock` layers.
+        x: whatever `model.predict` takes.
+        batch_size, verbose: as in `keras.Model.predict`.
+
+    Returns:
+        NumPy array of integers `(n, blocks)`, blocks in the order of their calls.
+
+    Raises:
+        TypeError: if `model` is no Keras model, or there is no `x`.
+        ValueError: if the model has no early-exit block, or `batch_size` is below 1.
+
+    Example:
+
+    >>> keras_bdl.depth(model, x_test).mean(axis=0)
+    """
+    _check_blocks(model)
+    if x is None:
+        raise TypeError("Expected `x` to be inputs of the model. Received: x=None")
+    check_batch_size(batch_size)
+    runner = _DepthModel(model)
+    with weights_kept(runner):
+        return runner.predict(x, batch_size=batch_size, verbose=verbose)
+
+
+def check_batch_size(batch_size):
+    """Refuses a batch size that is neither None nor a positive integer."""
+    if batch_size is not None:
+        validation.integer("batch_size", batch_size, least=1)
+
+
+class _DepthModel(keras.Model):
+    def __init__(self, model):
+        super().__init__(name="depth", autocast=False)
+        self.network = model
+        self.built = True
+
+    def call(self, inputs):
+        with latents.LatentScope() as scope:
+            self.network(inputs, training=False)
+        depths = [depth for _, depth in scope.depths]
+        return ops.cast(ops.stack(depths, axis=-1), "int32")
+
+
+def depth_posterior(
+    model, network, x, num_samples, batch_size=None, verbose="auto", seed=None
+):
+    """`DepthPosterior` of a classifier: see `BayesianClassifier`."""
+    blocks = _check_blocks(network)
+    runner = _DepthPosteriorModel(network, num_samples)
+    result = runner.run(x, seed, batch_size, None, verbose, None)
+    joint, depths = result["joint"], result["depths"][0]
+    flat = joint.reshape(len(joint), -1).argmax(axis=1)
+    combination, label = np.unravel_index(flat, joint.shape[1:])
+    return DepthPosterior(
+        joint,
+        depths,
+        label,
+        depths[combination],
+        _exact_stop(joint, blocks[0].prior_rate) if len(blocks) == 1 else None,
+        depth(model, x, batch_size=batch_size, verbose=verbose),
+    )
+
+
+def _exact_stop(joint, rate):
+    """The first unit whose best joint probability so far later units cannot beat.
+
+    Later ones have at most p(z), that is, at most p(z = l + 1) = e^-rate p(z = l);
+    max_y p(y | x, l) >= e^-rate is enough.
+    """
+    best = np.maximum.accumulate(joint.max(axis=2), axis=1)
+    prior = joint.sum(axis=2)
+    known = best >= prior * np.exp(-rate)
+    known[:, -1] = True
+    return known.argmax(axis=1) + 1
+
+
+class _DepthPosteriorModel(SeededModel):
+    """p(y | x, z) p(z) for all combinations of depths, by running all of them."""
+
+    def __init__(self, network, num_samples):
+        super().__init__(name="depth_posterior")
+        self.network = network
+        blocks = early_exit_blocks(network)
+        self.num_combinations = num_combinations(blocks)
+        others = [x for x in stochastic.stochastic_layers(network) if x not in blocks]
+        self.num_samples = num_samples if others else 1
+        self.is_sampled = bool(others)
+        self.places = stochastic.places(network)
+
+    def input_network(self):
+        return self.network
+
+    def answer(self, inputs, seed, number):
+        probabilities, depths = self._run(inputs, seed, 0)
+        if self.num_samples > 1:
+            probabilities = ops.fori_loop(
+                1,
+                self.num_samples,
+                lambda index, total: total + self._run(inputs, seed, index)[0],
+                probabilities,
+            )
+        return {"joint": probabilities / self.num_samples, "depths": depths}
+
+    def _run(self, inputs, seed, index):
+        scope = latents.LatentScope(
+            self.num_combinations, estimator="enumerate", forced=True
+        )
+        weights = contextlib.nullcontext()
+        if self.is_sampled:
+            weights = noise.SamplingScope(seed, index, 1, self.places)
+        with scope, weights:
+            logits = self.network(scope.copy(inputs), training=False)
+        if len(logits.shape) != 2:
+            raise ValueError(
+                "Expected a network with logits `(n, classes)`: the depth is one for "
+                "all positions of a row, the label is not. "
+                f"Received: outputs of shape {tuple(logits.shape)}"
+            )
+        shape = (self.num_combinations, -1, logits.shape[-1])
+        probabilities = ops.softmax(
+            ops.reshape(stochastic.wide(logits), shape), axis=-1
+        )
+        prior = ops.exp(ops.reshape(sum(scope.log_priors), shape[:2]))
+        depths = ops.stack([depth for _, depth in scope.depths], axis=-1)
+        depths = ops.reshape(depths, (*shape[:2], len(scope.depths)))
+        joint = probabilities * ops.cast(
+            ops.expand_dims(prior, -1), probabilities.dtype
+        )
+        return ops.swapaxes(joint, 0, 1), ops.swapaxes(depths, 0, 1)
+
+
+def _check_blocks(model):
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(f"Expected a Keras model. Received: model={model!r}")
+    blocks = early_exit_blocks(model)
+    if not blocks:
+        raise ValueError(
+            "Expected a model with `EarlyExitResBlock` layers. "
+            f"Received: model={model.name!r}"
+        )
+    return blocks

@@ -1,0 +1,211 @@
+"""Multiply-adds of a model with early-exit blocks: executed against all."""
+
+import collections
+import contextlib
+import dataclasses
+import math
+
+import keras
+import numpy as np
+
+from keras_bdl.core import latents
+from keras_bdl.core.stochastic import flatten_layers, method_replaced, own_weights
+from keras_bdl.early_exit.depth import check_batch_size, depth
+from keras_bdl.layers.latent import early_exit_blocks
+
+_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+_TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+_COUNTED = (
+    *_SEPARABLE,
+    *_TRANSPOSED,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlopsReport:
+    """Multiply-adds per row of a model.
+
+    Attributes:
+        rows: one dictionary for each unit with its halting head, and one for all that
+            is outside of blocks: `part`, `multiply_adds`, and `executed`, the share of
+            rows that run it.
+        full: multiply-adds of a row that runs everything.
+        executed: mean over rows.
+        not_counted: names of layers with weights of a kind that is not counted.
+    """
+
+    rows: list
+    full: int
+    executed: float
+    not_counted: list
+
+    @property
+    def share(self):
+        """Executed share of all multiply-adds."""
+        return self.executed / self.full if self.full else 1.0
+
+    def to_dict(self):
+        """As JSON types."""
+        return {**dataclasses.asdict(self), "share": self.share}
+
+    def __str__(self):
+        lines = [f"{'part':<40}{'multiply-adds':>15}{'executed':>10}"]
+        for row in self.rows:
+            lines.append(
+                f"{row['part']:<40}{row['multiply_adds']:>15,}{row['executed']:>10.1%}"
+            )
+        lines.append(f"{'total':<40}{self.full:>15,}{self.share:>10.1%}")
+        if self.not_counted:
+            lines.append("not counted: " + ", ".join(self.not_counted))
+        return "\n".join(lines)
+
+
+def flops_report(model, x, batch_size=None, verbose="auto"):
+    """Multiply-adds that inference executes on data, against those of the full model.
+
+    Counts Dense, EinsumDense and (transposed, depthwise, separable) convolutions, as
+    called; products of activations, as in attention, are not counted.
+
+    Args:
+        model: Keras model; without `EarlyExitResBlock` layers it executes all.
+        x: array, or nest of arrays, of inputs.
+        batch_size, verbose: as in `keras.Model.predict`.
+
+    Returns:
+        `FlopsReport`: print it, or take `to_dict()`.
+
+    Raises:
+        TypeError: if `model` is no Keras model, or `x` no array.
+        ValueError: if `x` has no rows, or `batch_size` is below 1.
+
+    Example:
+
+    >>> print(keras_bdl.flops_report(model, x_test))
+    """
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(f"Expected a Keras model. Received: model={model!r}")
+    leaves = keras.tree.flatten(x)
+    if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
+        raise TypeError(f"Expected `x` to be an array or arrays. Received: x={x!r}")
+    shapes = [tuple(leaf.shape) for leaf in leaves]
+    if any(shape[:1] in ((), (0,)) for shape in shapes):
+        raise ValueError(f"Expected `x` to have rows. Received: x of shapes {shapes}")
+    check_batch_size(batch_size)
+    counter = _Counter()
+    counter.run(model, keras.tree.map_structure(lambda v: v[:1], x))
+    rows = [
+        {
+            "part": "outside of blocks",
+            "multiply_adds": counter.flops[None],
+            "executed": 1.0,
+        }
+    ]
+    if counter.calls:
+        depths = depth(model, x, batch_size=batch_size, verbose=verbose)
+    for block in dict.fromkeys(counter.calls):
+        of_block = depths[:, [call is block for call in counter.calls]]
+        rows += [
+            {
+                "part": f"{block.name}, unit {unit + 1}",
+                "multiply_adds": counter.flops[id(block), unit],
+                "executed": float(np.mean(of_block > unit)),
+            }
+            for unit in range(block.num_states)
+        ]
+    executed = sum(row["multiply_adds"] * row["executed"] for row in rows)
+    return FlopsReport(
+        rows, counter.flops.total(), executed, not_counted=counter.not_counted
+    )
+
+
+class _Counter:
+    """Counts multiply-adds in one forward pass, where every unit runs.
+
+    Attributes:
+        flops: by part of the model: (block id, unit), or None outside of blocks.
+        not_counted: names of layers with weights of a kind that is not counted.
+        calls: early-exit blocks in the order of their calls.
+    """
+
+    def __init__(self):
+        self.flops = collections.Counter()
+        self.not_counted = []
+        self.calls = []
+        self._part = None
+
+    def run(self, model, row):
+        with contextlib.ExitStack() as stack:
+            for layer in flatten_layers(model):
+                if isinstance(layer, _COUNTED):
+                    call = self._counting(layer)
+                    stack.enter_context(method_replaced(layer, "call", call))
+            for block in early_exit_blocks(model):
+                for name in ("increment", "logit"):
+                    method = self._within_unit(block, getattr(block, name))
+                    stack.enter_context(method_replaced(block, name, method))
+            # Within the scope every unit runs once.
+            scope = latents.LatentScope(1, "score_function", forced=True)
+            stack.enter_context(scope)
+            model(row, training=False)
+        self.calls = [block for block, _ in scope.depths]
+        self.not_counted = [  # asked now that the call has built every layer
+            layer.name
+            for layer in flatten_layers(model)
+            if not isinstance(layer, (*_COUNTED, keras.layers.Embedding))
+            and own_weights(layer)
+        ]
+
+    def _counting(self, layer):
+        call = layer.call
+
+        def counting_call(inputs, *args, **kwargs):
+            outputs = call(inputs, *args, **kwargs)
+            flops = _multiply_adds(layer, inputs.shape, outputs.shape)
+            self.flops[self._part] += flops
+            return outputs
+
+        return counting_call
+
+    def _within_unit(self, block, method):
+        def method_of_unit(unit, *args):
+            outer, self._part = self._part, (id(block), unit)
+            outputs = method(unit, *args)
+            self._part = outer
+            return outputs
+
+        return method_of_unit
+
+
+def _multiply_adds(layer, input_shape, output_shape):
+    """Multiply-adds of a call on one row."""
+
+    def positions(shape):
+        if getattr(layer, "data_format", "channels_last") == "channels_first":
+            return math.prod(shape[2:])
+        return math.prod(shape[1:-1])
+
+    def size(variable):
+        return math.prod(variable.shape)
+
+    if isinstance(layer, _SEPARABLE):
+        weights = size(layer.depthwise_kernel) + size(layer.pointwise_kernel)
+        return positions(output_shape) * weights
+    if isinstance(layer, _TRANSPOSED):
+        return positions(input_shape) * size(layer.kernel)
+    if isinstance(layer, keras.layers.EinsumDense):
+        inputs, kernel = layer.equation.split("->")[0].split(",")
+        sizes = dict(zip(reversed(inputs.replace("...", "")), reversed(input_shape)))
+        free = [n for letter, n in sizes.items() if letter not in kernel]
+        return size(layer.kernel) * math.prod(free)
+    return positions(output_shape) * size(layer.kernel)

@@ -1,0 +1,155 @@
+"""What a VAE looks at before it trains: the range of its data, and their mean."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_bdl.core import stochastic
+from keras_bdl.generative import observations
+from keras_bdl.graphs import heads
+
+# Rows of a data set that is not an array; more say little more.
+_MOST_ROWS = 10_000
+_CHUNK = 1000
+# Codes that show whether a decoder gives probabilities.
+_NUM_CODES = 64
+
+# Behind a layer, its bias is not in the order of the outputs.
+_REORDERS = ("Permute", "Transpose", "RepeatVector")
+
+
+def check(vae, x):
+    """Refuses data that are NaN, infinite, of another shape or outside of the range.
+
+    All of an array is looked at, and the first batches of a data set.
+
+    Raises:
+        TypeError, ValueError: if it is.
+    """
+    expected = getattr(vae, "example_shape", None)  # known once it is built
+    if expected is not None and hasattr(x, "shape"):
+        shape = tuple(x.shape[1:])
+        fits = [a in (b, None) for a, b in zip(expected, shape)]
+        if len(shape) != len(expected) or not all(fits):
+            raise ValueError(
+                f"Expected x of shape {('n', *expected)}, as the model was built. "
+                f"Received: x of shape {tuple(x.shape)}"
+            )
+    for rows in _chunks(vae, x):
+        vae.observation.check(rows)
+        if vae.observation.is_categorical and vae.built:
+            vae.observation.check_levels(rows, vae.decoded_shape[-1])
+
+
+def check_decoder(decoder, observation, code_dim, num_classes=None):
+    """Refuses outputs that look like probabilities where logits are expected.
+
+    Of a decoder without a graph, or that averages sigmoids, only values tell.
+
+    Args:
+        decoder: built network of codes, or of codes and one-hot classes.
+        observation: of the model, which has read the decoder's head.
+        code_dim: numbers of a code.
+        num_classes: of the model, if it has classes.
+
+    Raises:
+        ValueError: if they do.
+    """
+    takes_logits = isinstance(observation, observations.LogitsObservation)
+    if not takes_logits or observation.activation != heads.LINEAR:
+        return
+    codes = np.random.default_rng(0).normal(size=(_NUM_CODES, code_dim))
+    codes = codes.astype("float32")
+    if num_classes is not None:
+        classes = np.arange(_NUM_CODES) % num_classes
+        codes = [codes, np.eye(num_classes, dtype="float32")[classes]]
+    outputs = ops.convert_to_numpy(stochastic.wide(decoder(codes, training=False)))
+    if observation.looks_like_probabilities(outputs):
+        raise ValueError(
+            "Expected `decoder` to give logits. Its outputs for "
+            f"{_NUM_CODES} random codes all look like probabilities, so that their "
+            "link would be applied twice; leave its last activation out. "
+            f"Received: decoder={decoder.name!r}, with outputs from "
+            f"{outputs.min():.3g} to {outputs.max():.3g}"
+        )
+
+
+def start(vae, x, validation_split=0.0):
+    """Sets a zero last bias of the decoder, and pseudo-inputs, by the data."""
+    if hasattr(x, "shape"):
+        x = x[: len(x) - int(len(x) * validation_split)]
+    chunks = [chunk for chunk in _chunks(vae, x, training=True)]
+    if not chunks:
+        return
+    rows = np.concatenate(chunks)
+    if not vae.built:
+        vae.build((None, *_first_batch(x).shape[1:]))
+    check_decoder(vae.decoder, vae.observation, vae.latent_dim)
+    vae.latent.prior.start(rows)
+    _start_bias(vae, rows)
+
+
+def _start_bias(vae, rows):
+    layer = _last_layer(vae.decoder)
+    if layer is None or np.any(ops.convert_to_numpy(layer.bias)):
+        return
+    values = rows.reshape(len(rows), -1)
+    if np.prod(layer.bias.shape) != np.prod(vae.decoded_shape[1:]):
+        values = rows.reshape(-1, rows.shape[-1])  # a bias for each channel
+        if layer.bias.shape[0] != vae.decoded_shape[-1]:
+            return
+    elif vae.observation.num_parameters > 1:
+        values = rows.reshape(len(rows), *rows.shape[1:])
+    bias = vae.observation.bias(values.mean(axis=0), values.var(axis=0))
+    if bias is not None:
+        layer.bias.assign(np.reshape(bias, layer.bias.shape))
+
+
+def _last_layer(decoder):
+    """The layer whose outputs are the decoder's, if it has a bias, or None."""
+    head = heads.find(decoder)
+    if head is None or any(type(x).__name__ in _REORDERS for x in head.behind):
+        return None
+    bias = getattr(head.layer, "bias", None)  # of a user's layer it may be anything
+    return head.layer if isinstance(bias, keras.Variable) else None
+
+
+def _chunks(vae, x, training=False):
+    """Preprocessed rows of the data as NumPy arrays; none of a generator."""
+    if hasattr(x, "shape"):
+        x = np.asarray(x) if not hasattr(x, "numpy") else ops.convert_to_numpy(x)
+        if x.dtype.kind not in "biuf" or x.ndim < 2:
+            raise TypeError(
+                "Expected x to be an array of numbers `(n, ...)`. "
+                f"Received: x of dtype {x.dtype}, shape {x.shape}"
+            )
+        vae.observation.check_finite(x)
+        batches = (x[i : i + _CHUNK] for i in range(0, len(x), _CHUNK))
+        left = len(x)
+    elif isinstance(x, keras.utils.PyDataset) or hasattr(x, "__next__"):
+        batches = [_first_batch(x)] if isinstance(x, keras.utils.PyDataset) else []
+        left = _MOST_ROWS
+    elif hasattr(x, "__iter__") and not isinstance(x, (list, tuple, dict, str)):
+        batches, left = map(_first, x), _MOST_ROWS
+    else:
+        raise TypeError(
+            "Expected x to be one array `(n, ...)` or a data set. "
+            f"Received: x of type {type(x).__name__}"
+        )
+    for batch in batches:
+        yield ops.convert_to_numpy(vae.preprocess(batch, training=training))
+        left -= len(batch)
+        if left <= 0:
+            return
+
+
+def _first_batch(x):
+    if hasattr(x, "shape"):
+        return x
+    if isinstance(x, keras.utils.PyDataset):
+        return _first(x[0])
+    return _first(next(iter(x)))
+
+
+def _first(batch):
+    return batch[0] if isinstance(batch, (list, tuple)) else batch

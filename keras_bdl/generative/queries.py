@@ -1,0 +1,167 @@
+"""What one does with a trained VAE."""
+
+import numpy as np
+from keras import ops
+
+from keras_bdl.core import noise as sampling
+from keras_bdl.core import validation
+from keras_bdl.generative import export, initialization, programs
+from keras_bdl.generative.out_of_domain import OutOfDomainScores
+
+
+class VAEUse(OutOfDomainScores):
+    """Mixin of `VAE`: codes, samples, bounds, export."""
+
+    @property
+    def latent_dim(self):
+        """d, numbers of a code; None before the model is built."""
+        return getattr(self.latent.prior, "latent_dim", None)
+
+    def encode(self, x, batch_size=None, verbose=0, return_stddev=False):
+        """Mean codes `(n, d)`, NumPy.
+
+        Posteriors over weights count by their means, here and where codes are decoded.
+
+        Args:
+            x, batch_size, verbose: as in `keras.Model.predict`.
+            return_stddev: whether to return the standard deviations of q(z | x),
+                `(n, d)`, too.
+        """
+        self._check(x)
+        runner = programs.get(self, programs.Encoding)
+        result = runner.run(x, 0, batch_size, verbose)
+        if return_stddev:
+            return result["mean"], result["stddev"]
+        return result["mean"]
+
+    def decode(self, z, batch_size=None, verbose=0):
+        """Mean of p(x | z), `(n, ...)`, NumPy.
+
+        Args:
+            z: codes `(n, d)`.
+            batch_size, verbose: as in `keras.Model.predict`.
+        """
+        return self._decode(self._codes(z), False, 0, batch_size, verbose)
+
+    def reconstruct(self, x, batch_size=None, verbose=0):
+        """Mean of p(x | z) at the mean code, `(n, ...)`: `decode(encode(x))`."""
+        return self.decode(self.encode(x, batch_size, verbose), batch_size, verbose)
+
+    def sample(self, num, seed=None, noise=False):
+        """New data: codes from the prior, decoded. `(num, ...)`, NumPy.
+
+        Args:
+            num: integer.
+            seed: integer for repeatable results.
+            noise: whether to draw from p(x | z), as the model says; otherwise its
+                mean, which most people look at.
+        """
+        num = validation.integer("num", num, least=1)
+        self._check_built()
+        if seed is None:
+            seed = int(np.random.default_rng().integers(2**31))
+        generator = sampling.NoiseGenerator(validation.integer("seed", seed), "sample")
+        codes = ops.convert_to_numpy(self.latent.prior.draw(num, generator))
+        return self._decode(codes, validation.boolean("noise", noise), seed)
+
+    def interpolate(self, a, b, steps=10):
+        """Means of p(x | z) on the way between two codes, `(n, steps, ...)`.
+
+        Args:
+            a, b: data `(n, ...)`.
+            steps: integer >= 2, with both ends.
+        """
+        steps = validation.integer("steps", steps, least=2)
+        first, last = self.encode(a), self.encode(b)
+        if first.shape != last.shape:
+            raise ValueError(
+                "Expected `a` and `b` of as many rows. Received: shapes "
+                f"{np.shape(a)}, {np.shape(b)}"
+            )
+        share = np.linspace(0.0, 1.0, steps, dtype="float32")[:, None]
+        codes = first[:, None] * (1.0 - share) + last[:, None] * share
+        outputs = self.decode(codes.reshape(-1, codes.shape[-1]))
+        return outputs.reshape(len(first), steps, *outputs.shape[1:])
+
+    def elbo(self, x, num_samples=1, batch_size=32, verbose="auto", seed=None):
+        """Evidence lower bound of each row in nats, `(n,)`, NumPy: of `log_prob`.
+
+        Args:
+            x, batch_size, verbose: as in `keras.Model.predict`.
+            num_samples: codes to average over.
+            seed: integer for repeatable results.
+        """
+        return self._evidence(x, num_samples, batch_size, verbose, seed)["elbo"]
+
+    def log_prob(self, x, num_samples=5000, batch_size=32, verbose="auto", seed=None):
+        """log p(x) of each row in nats, `(n,)`, NumPy.
+
+        log 1/k sum_i p(x, z_i) / q(z_i | x) over k codes of the encoder: a bound in
+        expectation, the tighter the more codes. Memory does not grow with k.
+
+        Where the decoder has a posterior over weights w, each code has a draw of them:
+        this is log E p(x | w), the posterior predictive of a row. `evaluate` gives the
+        bound on the log evidence of all data.
+
+        Args:
+            x, batch_size, verbose: as in `keras.Model.predict`.
+            num_samples: k.
+            seed: integer for repeatable results.
+
+        Example:
+
+        >>> -vae.log_prob(x_test).mean()  # the figure that papers report
+
+        Reference: Burda, Grosse and Salakhutdinov, "Importance weighted
+        autoencoders", 2015, eq. 8.
+        """
+        return self._evidence(x, num_samples, batch_size, verbose, seed)["log_prob"]
+
+    def _evidence(self, x, num_samples, batch_size, verbose, seed):
+        num_samples = validation.integer("num_samples", num_samples, 1, 10**8)
+        batch_size = validation.integer("batch_size", batch_size, 1, 10**8)
+        self._check(x)
+        block = programs.codes_at_a_time(self, num_samples, batch_size)
+        runner = programs.get(self, programs.Evidence, num_samples, block)
+        return runner.run(x, seed, batch_size, verbose)
+
+    def _decode(self, codes, draw, seed, batch_size=None, verbose=0):
+        runner = programs.get(self, programs.Decoding, draw)
+        return runner.run(codes, seed, batch_size, verbose)
+
+    def _check(self, x):
+        self._check_built()
+        initialization.check(self, x)
+
+    def _check_built(self):
+        if not self.built:
+            raise ValueError(
+                "Expected a built model: `vae.fit(x)` or `vae.build(shape)` first. "
+                f"Received: model={self.name!r}"
+            )
+
+    def _codes(self, z):
+        self._check_built()
+        z = np.asarray(ops.convert_to_numpy(z), "float32")
+        if z.ndim != 2 or z.shape[1] != self.latent_dim or not np.isfinite(z).all():
+            raise ValueError(
+                f"Expected finite codes `(n, {self.latent_dim})`. "
+                f"Received: z of shape {z.shape}"
+            )
+        return z
+
+    def export(self, filepath, format="tf_saved_model", **kwargs):
+        """As `keras.Model.export`; a SavedModel has further endpoints.
+
+        `serve(x)`: the reconstruction. `encode(x)`: `mean` and `stddev`. `decode(z)`:
+        the mean of p(x | z). `sample(num, seed)`: new data. `log_prob(x, num_samples,
+        seed)`: log p(x) in nats. Seeds are integers, counts too.
+
+        Args:
+            filepath: folder or file to write.
+            format, **kwargs: as in `keras.Model.export`.
+        """
+        self._check_built()
+        if format != "tf_saved_model" or kwargs.get("input_signature") is not None:
+            return super().export(filepath, format=format, **kwargs)
+        return export.export(self, filepath, **kwargs)

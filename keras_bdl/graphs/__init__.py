@@ -1,0 +1,1 @@
+"""The graph of a model: its end, its parts, and copies of it."""

@@ -1,0 +1,321 @@
+"""Files and clones of users' layers in which other layers were put.
+
+A user's class makes plain layers. A copy with Bayesian ones is of a subclass of it,
+whose config says how to make the user's layer and which layers to put where.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import itertools
+import warnings
+
+import keras
+
+from keras_bdl.core import stochastic
+
+BASE_ARGUMENTS = ("name", "trainable", "dtype")
+
+
+@dataclasses.dataclass
+class Recipe:
+    """How to make a converted layer again.
+
+    Attributes:
+        config: that of the user's layer, or None if there is none.
+        places: triples of an attribute, the index of a leaf in it and of a layer.
+        layers: what was put there.
+        dtypes: of the inputs of a model that cannot be built with floats, or None.
+        pending: by attribute that `build` will make, the layers by index of the leaf.
+        build_configs: of the layers, read from a file.
+    """
+
+    config: dict | None
+    places: list = dataclasses.field(default_factory=list)
+    layers: list = dataclasses.field(default_factory=list)
+    dtypes: list | None = None
+    pending: dict = dataclasses.field(default_factory=dict)
+    build_configs: list = dataclasses.field(default_factory=list)
+
+    def put(self, name, index, layer):
+        """Notes a layer that is put in a place."""
+        if all(layer is not known for known in self.layers):
+            self.layers.append(layer)
+        number = [layer is known for known in self.layers].index(True)
+        self.places.append([name, index, number])
+
+    def forget(self):
+        """Leaves to the user's class what it makes."""
+        self.places.clear()
+        self.layers.clear()
+
+
+class Converted:
+    """What the subclasses of users' classes have before those."""
+
+    def __setattr__(self, name, value):
+        recipe = vars(self).get("_recipe")
+        if recipe is not None and name in recipe.pending:
+            value = with_leaves(value, recipe.pending.pop(name))
+        super().__setattr__(name, value)
+
+    def get_config(self):
+        recipe = self._recipe
+        config = dict(own_config(self))
+        if "trainable" in config:
+            config["trainable"] = self.trainable
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "layer": {
+                "module": _module(user_class(self)),
+                "class_name": user_class(self).__name__,
+                "config": keras.saving.serialize_keras_object(config),
+                "registered_name": keras.saving.get_registered_name(user_class(self)),
+            },
+            "places": recipe.places,
+            "layers": [_unbuilt(layer) for layer in recipe.layers],
+            "build_configs": [
+                keras.saving.serialize_keras_object(layer.get_build_config())
+                for layer in recipe.layers
+            ],
+            "input_dtypes": recipe.dtypes,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        if "places" not in config:  # of the user's class, found by its name
+            return user_class(cls).from_config(config)
+        own, known = config["layer"], dict(custom_objects or {})
+        kept = copy.deepcopy(own["config"])
+        if cls is not Converted and cls.__name__ == own["class_name"]:
+            known[own["registered_name"]] = user_class(cls)
+        layer = keras.saving.deserialize_keras_object(own, custom_objects=known)
+        if layer.name != config["name"]:
+            layer.name = config["name"]
+        policy = keras.dtype_policies.get(config["dtype"])
+        if layer.dtype_policy != policy:
+            layer.dtype_policy = policy
+        layers = [
+            keras.saving.deserialize_keras_object(part, custom_objects=known)
+            for part in config["layers"]
+        ]
+        made = as_loadable(layer, kept)
+        made._recipe.dtypes = config["input_dtypes"]
+        made._recipe.build_configs = config["build_configs"]
+        put_layers(made, [(name, i, layers[k]) for name, i, k in config["places"]])
+        if not config["trainable"] and made.trainable:
+            made.trainable = False
+        return made
+
+    def build_from_config(self, config):
+        if self._recipe.dtypes is not None:
+            call_symbolically(self, config, self._recipe.dtypes)
+            return
+        with warnings.catch_warnings():
+            # Keras warns of layers inside that are not built; what it calls is.
+            warnings.simplefilter("ignore")
+            super().build_from_config(config)
+        for layer, own in zip(self._recipe.layers, self._recipe.build_configs):
+            if own and not layer.built:
+                layer.build_from_config(own)
+
+
+keras.saving.register_keras_serializable(stochastic.PACKAGE)(Converted)
+
+
+@functools.cache
+def _subclass(cls):
+    """The subclass of a user's class; all go by one name in files."""
+    names = {"__module__": cls.__module__, "__doc__": cls.__doc__}
+    made = type(cls)(cls.__name__, (Converted, cls), names)
+    keras.saving.register_keras_serializable(stochastic.PACKAGE, "Converted")(made)
+    return made
+
+
+def is_converted(layer):
+    """Whether a layer is a user's in which others were put."""
+    return isinstance(layer, Converted)
+
+
+def user_class(layer):
+    """The user's class of a layer, or of a class."""
+    cls = layer if isinstance(layer, type) else type(layer)
+    return cls.__mro__[2] if issubclass(cls, Converted) else cls
+
+
+def is_made_by(cls, layer):
+    """Whether a layer is of a class, and nothing is put in it."""
+    if is_converted(layer):
+        return user_class(layer) is cls and not layer._recipe.places
+    return type(layer) is cls
+
+
+def was_put(owner, layer):
+    """Whether a layer is one that was put in another."""
+    return is_converted(owner) and any(layer is x for x in owner._recipe.layers)
+
+
+def as_loadable(layer, config):
+    """The layer as one of a class that makes it again from this config."""
+    if not is_converted(layer):
+        object.__setattr__(layer, "_recipe", Recipe(config))
+        layer.__class__ = _subclass(type(layer))
+    return layer
+
+
+def as_plain(layer):
+    """The layer as one of the user's class, where no other layers were put."""
+    if is_converted(layer) and not layer._recipe.places:
+        layer.__class__ = user_class(layer)
+    return layer
+
+
+def own_config(layer):
+    """The config of a user's layer, without that of layers put in it.
+
+    Raises:
+        NotImplementedError: if its class has none; says how it can be saved.
+    """
+    if is_converted(layer):
+        config = copy.deepcopy(layer._recipe.config)  # `from_config` may take from it
+    else:
+        with contextlib.suppress(NotImplementedError):
+            return layer.get_config()
+        config = None
+    if config is None:
+        refuse_config(layer)
+    return config
+
+
+def refuse_config(layer):
+    """Says, where a model is saved or cloned, which layer has no config."""
+    raise NotImplementedError(
+        f"Layer '{layer.name}' of class {user_class(layer).__name__} cannot be made "
+        "again from a config, so that its model can be neither written as a `.keras` "
+        "file nor cloned. Give the class a `get_config`; or use `save_weights`, and "
+        "`load_weights` into a model converted by the same code. "
+        f"Received: layer={layer.name!r}"
+    )
+
+
+def put_layers(owner, places):
+    """Puts layers in attributes of a layer, now or when its `build` makes them.
+
+    Args:
+        owner: not yet built layer of a user's class.
+        places: triples of an attribute, the index of a leaf in it and a layer.
+    """
+    leaves = {}
+    for name, index, layer in places:
+        leaves.setdefault(name, {})[index] = layer
+        owner._recipe.put(name, index, layer)
+    values = {}
+    for name, held in _in_order(owner).items():
+        values[name] = with_leaves(held, leaves.pop(name, {}))
+        # Keras follows its lists, and forgets what is removed from one. PyTorch has
+        # no list where a layer was.
+        delattr(owner, name)
+        setattr(owner, name, layers_of(held))
+        for layer in layers_of(held):
+            getattr(owner, name).remove(layer)
+    for name, value in values.items():  # so the order of weights stays
+        setattr(owner, name, value)
+    owner._recipe.pending.update(leaves)
+
+
+def _in_order(owner):
+    """What `held_layers` finds, in the order in which Keras follows it."""
+    order = {id(x): index for index, x in enumerate(stochastic.flatten_layers(owner))}
+
+    def first(item):
+        return min(order.get(id(layer), len(order)) for layer in layers_of(item[1]))
+
+    return dict(sorted(held_layers(owner).items(), key=first))
+
+
+def leaves_of(value):
+    """Leaves of nested lists, tuples and dicts, whose keys need no order."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [leaf for part in value for leaf in leaves_of(part)]
+    return [value]
+
+
+def layers_of(value):
+    """The leaves that are layers."""
+    return [leaf for leaf in leaves_of(value) if isinstance(leaf, keras.layers.Layer)]
+
+
+def with_leaves(value, leaves):
+    """The structure, with other leaves at some indices."""
+    counter = itertools.count()
+
+    def copied(part):
+        if isinstance(part, dict):
+            return {key: copied(inner) for key, inner in part.items()}
+        if isinstance(part, tuple) and hasattr(part, "_fields"):
+            return type(part)(*map(copied, part))
+        if isinstance(part, (list, tuple)):
+            return (tuple if isinstance(part, tuple) else list)(map(copied, part))
+        return leaves.get(next(counter), part)
+
+    return copied(value)
+
+
+def held_layers(owner):
+    """Attributes of a layer of the user's own that hold layers, also in containers."""
+    found = {}
+    known = _attributes(isinstance(owner, keras.Model))
+    for name in dir(owner):
+        if name in known or isinstance(getattr(type(owner), name, None), property):
+            continue
+        value = getattr(owner, name, None)
+        if layers_of(value):
+            found[name] = value
+    return found
+
+
+@functools.cache
+def _attributes(is_model):
+    """Names of attributes that every layer or model has, once it has a layer.
+
+    Found when they are asked for: to compile a model starts the backend.
+    """
+    probe = keras.Model() if is_model else keras.layers.Layer()
+    probe.probe = keras.layers.Layer()
+    if is_model:
+        probe.compile()
+    return frozenset(dir(probe)) - {"probe"}
+
+
+def call_symbolically(model, build_config, dtypes):
+    """Calls a model on symbols of the shapes that it was built with."""
+    shapes = build_config.get("shapes_dict") or {
+        "input_shape": build_config.get("input_shape")
+    }
+    dtypes = iter(dtypes)
+    inputs = {
+        name.removesuffix("_shape"): keras.tree.map_shape_structure(
+            lambda shape: keras.Input(batch_shape=shape, dtype=next(dtypes)), shape
+        )
+        for name, shape in shapes.items()
+    }
+    inputs = with_leaves(inputs, {})  # Keras keeps shapes in dicts of its own class
+    if len(inputs) == 1:
+        return model(*inputs.values())
+    return model(**inputs)
+
+
+def _unbuilt(layer):
+    """A layer's config; the user's layer builds it, as it does its own."""
+    config = keras.saving.serialize_keras_object(layer)
+    config.pop("build_config", None)
+    return config
+
+
+def _module(cls):
+    return None if cls.__module__ == "__main__" else cls.__module__

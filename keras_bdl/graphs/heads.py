@@ -1,0 +1,358 @@
+"""The activation at the end of a network, and logits where it is softmax or sigmoid.
+
+A likelihood applies its own link to a network's outputs, so that a network which has
+applied one already would have it twice. What a network ends in is read off its graph:
+the activation of the last layer, or a layer or operation behind it, in nested models
+too, and behind layers that move values without changing them.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_bdl.core import stochastic
+
+LINEAR, SOFTMAX, SIGMOID = "linear", "softmax", "sigmoid"
+
+# Activations of means of data that are positive or bounded, where no link follows.
+OF_MEANS = ("sigmoid", "tanh", "softplus", "exponential", "exp", "softmax")
+
+_ACTIVATION_LAYERS = ("ReLU", "LeakyReLU", "PReLU", "ELU")
+_ACTIVATION_OPERATIONS = (
+    *("Softmax", "LogSoftmax", "Sigmoid", "LogSigmoid", "HardSigmoid", "SparseSigmoid"),
+    *("Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu", "Glu", "Silu"),
+    *("HardSilu", "Softplus", "SquarePlus", "Softsign", "SoftShrink", "HardShrink"),
+    *("Tanh", "HardTanh", "TanhShrink", "Sparsemax", "SparsePlus", "Threshold"),
+    *("Exp", "Abs", "Absolute", "Square", "Clip"),
+)
+# Operations that move values and leave them as they are at inference.
+_MOVERS = (
+    *("Identity", "Reshape", "Flatten", "Permute", "RepeatVector", "Squeeze"),
+    *("ExpandDims", "Transpose", "Copy", "Cast", "ActivityRegularization"),
+    *("Cropping1D", "Cropping2D", "Cropping3D", "UpSampling1D", "UpSampling2D"),
+    *("UpSampling3D", "Dropout", "SpatialDropout1D", "SpatialDropout2D"),
+    *("SpatialDropout3D", "GaussianDropout", "GaussianNoise", "AlphaDropout"),
+    *("MCDropout",),
+)
+
+
+class Head:
+    """What a network ends in.
+
+    Attributes:
+        activation: "linear" for none, "softmax", "sigmoid", or the name of another.
+        layer: the layer before it, of which the values are: a Dense or such, which
+            may have the activation itself. None where the network is its inputs.
+        behind: operations behind `layer`, the last first.
+    """
+
+    def __init__(self, activation, layer, behind):
+        self.activation, self.layer, self.behind = activation, layer, behind
+
+
+def find(network):
+    """The `Head` of a graph of one output, or None: of others it cannot be seen."""
+    if (
+        not stochastic.is_graph(network)
+        or len(keras.tree.flatten(network.outputs)) != 1
+    ):
+        return None
+    activations, behind, layer, moves = [], [], None, False
+    width = network.outputs[0].shape[-1:]
+    for operation, shape in _chain(network):
+        name = _activation_name(operation, len(shape))
+        if name in (SOFTMAX, "log_softmax") and (shape[-1:] != width or moves):
+            name = f"{name} of another axis than the last"
+        if name != LINEAR:
+            activations.append(name)
+        moves |= _moves_last_axis(operation, len(shape))
+        if not _is_behind(operation):
+            layer = operation
+            break
+        behind.append(operation)
+    return Head(", then ".join(activations[::-1]) or LINEAR, layer, behind)
+
+
+def last_branch(network, head):
+    """The `Head` of the last tensor, where a network ends in a Concatenate of several.
+
+    Of a network of means and deviations it is that of the deviations.
+    """
+    if type(head.layer).__name__ != "Concatenate" or head.behind:
+        return head
+    try:
+        last = keras.tree.flatten(head.layer.input)[-1]
+        branch = find(keras.Model(stochastic.graph_input(network), last))
+    except (AttributeError, ValueError):  # it is called twice, or in a nested model
+        return head
+    return head if branch is None else branch
+
+
+def logits_network(network, received="network"):
+    """The network, or a graph of its layers, that gives logits of classes.
+
+    Of a network that ends in softmax or in the sigmoid of one unit, a graph with the
+    logits behind it. Of a network that is no graph nothing is known.
+
+    Args:
+        network: Keras model.
+        received: its name in errors.
+
+    Raises:
+        ValueError: if it ends in another activation.
+    """
+    head = find(network)
+    if head is None or head.activation in (LINEAR, "log_softmax"):
+        return network
+    if head.activation not in (SOFTMAX, SIGMOID):
+        refuse(network, head, received, "logits, or their softmax")
+    units = network.outputs[0].shape[-1]
+    if head.activation == SIGMOID and units != 1:
+        raise ValueError(
+            f"Expected `{received}` to give logits of one categorical variable, or "
+            "their softmax; the sigmoid is of labels that hold independently of each "
+            "other. Leave the activation out, or take softmax. "
+            f"Received: {received}={network.name!r}, which ends in sigmoid of "
+            f"{units} units"
+        )
+    outputs = Logits(head.activation, name="logits")(network.outputs[0])
+    return keras.Model(stochastic.graph_input(network), outputs, name=network.name)
+
+
+def refuse(network, head, received, expected):
+    """Says that a network ends in an activation that does not fit."""
+    raise ValueError(
+        f"Expected `{received}` to give {expected}, which an activation at its end "
+        "does not; end it in a layer without activation. "
+        f"Received: {received}={network.name!r}, which ends in {head.activation}"
+    )
+
+
+def logits(outputs, activation):
+    """Logits, in float32, of what a network gives behind an activation.
+
+    Softmax: log p. Sigmoid: log p - log(1 - p). They are cut where the outputs' dtype
+    ends, at -87 of float32 and +17 of the sigmoid; linear ones stay as they are.
+    """
+    if activation not in (SOFTMAX, SIGMOID):
+        return outputs
+    least, gap = _ENDS[keras.backend.standardize_dtype(outputs.dtype)]
+    p = stochastic.wide(outputs)
+    least, gap = (ops.cast(end, p.dtype) for end in (least, gap))
+    log_p = ops.log(ops.maximum(p, least))
+    if activation == SOFTMAX:
+        return log_p
+    return log_p - ops.log(ops.maximum(1.0 - p, gap))
+
+
+# Of each dtype the smallest normal number, and half the gap below 1.
+_ENDS = {
+    "float16": (2.0**-14, 2.0**-12),
+    "bfloat16": (2.0**-126, 2.0**-9),
+    "float32": (2.0**-126, 2.0**-25),
+    "float64": (2.0**-1022, 2.0**-54),
+}
+
+
+@keras.saving.register_keras_serializable("keras_bdl")
+class Logits(keras.layers.Layer):
+    """Logits of the classes, from the outputs of softmax or of one sigmoid unit.
+
+    Of a sigmoid, p(y = 1), there are two: 0 and the logit.
+    """
+
+    def __init__(self, activation, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.activation = activation
+        self.supports_masking = True
+        self.built = True
+
+    def call(self, inputs, mask=None):  # of a layer whose place it takes
+        outputs = logits(inputs, self.activation)
+        if self.activation == SIGMOID:
+            outputs = ops.concatenate([ops.zeros_like(outputs), outputs], axis=-1)
+        return outputs
+
+    def get_config(self):
+        config = super().get_config()
+        del config["autocast"]
+        return {**config, "activation": self.activation}
+
+
+# The chain of operations before the outputs
+
+
+def _chain(network):
+    """Operations from the output back to where several tensors meet, with shapes."""
+    producers, tensor = _producers(network)
+    while id(tensor) in producers:
+        operation, inputs = producers[id(tensor)]
+        inner = getattr(operation, "layer", None) if _is_wrapper(operation) else None
+        operation = operation if inner is None else inner
+        if _is_nested(operation):
+            yield from _chain(operation)
+        else:
+            yield operation, tensor.shape
+        if len(inputs) != 1:
+            return
+        tensor = inputs[0]
+
+
+def _is_nested(operation):
+    return (
+        isinstance(operation, keras.Model)
+        and stochastic.is_graph(operation)
+        and len(keras.tree.flatten(operation.outputs)) == 1
+    )
+
+
+def _is_wrapper(operation):
+    ours = type(operation) in stochastic.REGISTRY.values()
+    return ours or (
+        isinstance(operation, keras.layers.Wrapper) and _is_known(operation)
+    )
+
+
+def _producers(network):
+    """Of each tensor (by id) of a graph the operation and its inputs; the output.
+
+    Of a copy of the graph: it shows who called whom, and adds nothing to the layers.
+    """
+    graph = keras.Model(stochastic.graph_input(network), network.outputs[0])
+    producers = {}
+
+    def note(operation, *args, **kwargs):
+        tensors = [
+            leaf
+            for leaf in keras.tree.flatten((args, kwargs))
+            if isinstance(leaf, keras.KerasTensor)
+        ]
+        # Of this call: a layer may be called on other shapes before.
+        outputs = _Note(operation.compute_output_spec(*args, **kwargs))(tensors)
+        for tensor in keras.tree.flatten(outputs):
+            producers[id(tensor)] = operation, tensors
+        return outputs
+
+    copy = keras.models.clone_model(
+        graph, clone_function=lambda layer: layer, call_function=note
+    )
+    # The copy, because a tensor that is freed gives its id to another.
+    return _Producers(producers, copy), copy.outputs[0]
+
+
+class _Producers(dict):
+    def __init__(self, producers, graph):
+        super().__init__(producers)
+        self.graph = graph
+
+
+class _Note(keras.Operation):
+    """Stands in a graph for another operation, with outputs of the same shapes."""
+
+    def __init__(self, outputs_like):
+        super().__init__()
+        self.outputs_like = outputs_like
+
+    def call(self, tensors):
+        raise NotImplementedError
+
+    def compute_output_spec(self, tensors):
+        return keras.tree.map_structure(
+            lambda x: keras.KerasTensor(x.shape, dtype=x.dtype), self.outputs_like
+        )
+
+
+def _is_behind(operation):
+    """Whether an operation is an activation alone, or moves values alone."""
+    name = type(operation).__name__
+    if not _is_known(operation):
+        return isinstance(operation, keras.layers.Lambda) and (
+            _name_of_function(operation.function) != LINEAR
+        )
+    if isinstance(operation, (keras.layers.Activation, keras.layers.Softmax)):
+        return True
+    of_operations = not isinstance(operation, keras.layers.Layer)
+    activations = _ACTIVATION_OPERATIONS if of_operations else _ACTIVATION_LAYERS
+    return name in activations or name in _MOVERS or _drops_inputs(operation)
+
+
+def _drops_inputs(operation):
+    ours = type(operation) in stochastic.REGISTRY.values()
+    return ours and operation.is_identity
+
+
+def _is_known(operation):
+    """Whether it is Keras's or ours, with the `call` that we know."""
+    if isinstance(operation, keras.layers.Lambda):
+        return False
+    package = getattr(type(operation).call, "__module__", "").split(".")[0]
+    return package in ("keras", "keras_bdl")
+
+
+def _moves_last_axis(operation, rank):
+    moves = type(operation).__name__ in ("Transpose", "Permute")
+    return moves and tuple(getattr(operation, "dims", ()))[-1:] != (rank - 1,)
+
+
+# Names of activations
+
+
+def _activation_name(operation, rank=None):
+    """Name of the activation that an operation is or ends in, "linear" for none."""
+    if isinstance(operation, keras.layers.Lambda):
+        return _name_of_function(operation.function)
+    if not _is_known(operation):
+        return LINEAR
+    name = type(operation).__name__
+    if not isinstance(operation, keras.layers.Layer):
+        if name not in _ACTIVATION_OPERATIONS:
+            return LINEAR
+        name = {"LogSoftmax": "log_softmax"}.get(name, name.lower())
+        return _with_axis(name, operation, rank)
+    if isinstance(operation, keras.layers.Softmax):
+        return _with_axis(SOFTMAX, operation, rank)
+    if name in _ACTIVATION_LAYERS:
+        return name
+    return _name_of_function(getattr(operation, "activation", None))
+
+
+def _with_axis(name, operation, rank):
+    axis = getattr(operation, "axis", -1)
+    on_last = axis == -1 or (rank is not None and axis == rank - 1)
+    return name if on_last else f"{name} over axis {axis}"
+
+
+def _name_of_function(function):
+    if function is None:
+        return LINEAR
+    if isinstance(function, keras.layers.Layer):
+        return _activation_name(function)
+    name = getattr(function, "__name__", type(function).__name__)
+    if getattr(keras.activations, name, None) is function:
+        return name
+    return _name_by_values(function, name)
+
+
+_POINTS = np.array(
+    [[-40.0, -3.0, 0.5, 2.0, 30.0], [-1.5, 1.0, 0.0, 0.7, -0.2]], "float32"
+)
+
+
+def _name_by_values(function, name):
+    """What a function of the user's own does to a few numbers.
+
+    Its own name where no logits could come of it, because it is never negative or
+    within -1 and 1; "linear" where it cannot be told.
+    """
+    x = ops.convert_to_tensor(_POINTS)
+    try:
+        values = ops.convert_to_numpy(function(x))
+    except Exception:  # it expects something else than two rows of numbers
+        return LINEAR
+    if values.shape != _POINTS.shape:
+        return LINEAR
+    for known in (SOFTMAX, SIGMOID, "log_softmax"):
+        expected = ops.convert_to_numpy(getattr(keras.activations, known)(x))
+        if np.allclose(values, expected, rtol=1e-4, atol=1e-6):
+            return known
+    return name if values.min() >= 0 or np.abs(values).max() <= 1.0 else LINEAR

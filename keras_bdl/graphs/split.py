@@ -1,0 +1,322 @@
+"""Cutting a model before its first sampled layer, so that the rest runs alone."""
+
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_bdl.core import masking, noise, stochastic
+
+
+class Parts:
+    """A model in two parts: what is run once, and what is run per sample.
+
+    Args:
+        prefix: callable, inputs -> boundary tensors, each with its mask or None.
+        suffix: callable, (boundary, scope) -> outputs, sample-major.
+        batched: whether the suffix takes several samples at once: its rows are
+            those of its inputs, and none sees another.
+        moment_layers: ids of the layers that may be sampled from their moments:
+            called once, in the graph itself, on inputs without positions.
+        shared_layers: ids of the layers that take the prefix's rows, and give those
+            of each sample.
+    """
+
+    def __init__(
+        self,
+        prefix,
+        suffix,
+        batched,
+        moment_layers=frozenset(),
+        shared_layers=frozenset(),
+    ):
+        self.prefix = prefix
+        self.suffix = suffix
+        self.batched = batched
+        self.moment_layers = moment_layers
+        self.shared_layers = shared_layers
+
+
+def split(model, is_sampled, moments, replace=lambda layer: layer):
+    """Cuts a functional or Sequential model; others run whole, sample by sample.
+
+    Args:
+        model: Keras model.
+        is_sampled: function of a layer: whether its outputs differ by sample.
+        moments: whether a first Dense layer may be sampled from its moments,
+            which are then part of the prefix.
+        replace: function from a layer to the one that is called in its place.
+    """
+    if not stochastic.is_graph(model):
+        whole = replace(model)
+        return Parts(lambda x: x, lambda x, scope: whole(x, training=False), False)
+    return _GraphSplitter(model, is_sampled, moments, replace).parts()
+
+
+class _GraphSplitter:
+    """Calls the layers of a graph anew, on the way noting what differs by sample."""
+
+    def __init__(self, model, is_sampled, moments, replace):
+        # A model may give one tensor more than once; the graph gives each once.
+        self.outputs = stochastic.graph_output(model)
+        unique = {id(tensor): tensor for tensor in keras.tree.flatten(self.outputs)}
+        self.graph = keras.Model(stochastic.graph_input(model), list(unique.values()))
+        self.is_sampled = is_sampled
+        self.replace = replace
+        self.keeps_rows = keeps_rows(self.graph)
+        self.moments = moments and self.keeps_rows
+        self.sampled = {}  # id -> tensor that differs by sample
+        self.boundary = {}  # (id, tile) -> (tensor, its copy, whether to tile it)
+        self.dense = not any(t.sparse for t in keras.tree.flatten(self.graph.input))
+        self.moment_layers = set()
+        self.shared_layers = set()
+
+    def parts(self):
+        self.num_calls = self._count_calls()
+        rewired = self._rewire(self._call)
+        outputs = dict(zip(map(id, self.graph.outputs), rewired.outputs))
+        outputs = keras.tree.map_structure(
+            lambda tensor: self._sampled_output(outputs[id(tensor)]), self.outputs
+        )
+        _, tensors, tiled = map(list, zip(*self.boundary.values()))
+        prefix = keras.Model(rewired.input, tensors)
+        suffix = keras.Model(tensors, outputs)
+
+        def run_prefix(x):
+            outputs = keras.tree.flatten(prefix(x, training=False))
+            return [masking.take_mask(tensor) for tensor in outputs]
+
+        def run_suffix(boundary, scope):
+            if scope.num_samples > 1:
+                # A mask passes through a layer to outputs with the rows of all samples.
+                boundary = [
+                    (
+                        _tile_rows(tensor, scope.num_samples) if tile else tensor,
+                        _tile_rows(mask, scope.num_samples),
+                    )
+                    for (tensor, mask), tile in zip(boundary, tiled)
+                ]
+            tensors, masks = map(list, zip(*boundary))
+            if all(mask is None for mask in masks):
+                return suffix(tensors, training=False)
+            with warnings.catch_warnings():
+                # Untrue of a graph: it gives its layers the masks that it is given.
+                warnings.filterwarnings("ignore", "(?s).*does not support masking")
+                return suffix(tensors, mask=masks, training=False)
+
+        batched = self.keeps_rows and all(
+            t.shape[0] is None for t in keras.tree.flatten(rewired.input)
+        )
+        return Parts(
+            run_prefix,
+            run_suffix,
+            batched,
+            frozenset(self.moment_layers),
+            frozenset(self.shared_layers),
+        )
+
+    def _rewire(self, call):
+        return keras.models.clone_model(
+            self.graph, clone_function=lambda layer: layer, call_function=call
+        )
+
+    def _count_calls(self):
+        counts = {}
+
+        def call(layer, *args, **kwargs):
+            # A layer may be called here and inside a nested model too.
+            is_layer = isinstance(layer, keras.layers.Layer)
+            for inner in stochastic.flatten_layers(layer) if is_layer else [layer]:
+                counts[id(inner)] = counts.get(id(inner), 0) + 1
+            return layer(*args, **kwargs)
+
+        self._rewire(call)
+        return counts
+
+    def _call(self, layer, *args, **kwargs):
+        tensors = [
+            leaf
+            for leaf in keras.tree.flatten((args, kwargs))
+            if isinstance(leaf, keras.KerasTensor)
+        ]
+        meets_sample = any(id(tensor) in self.sampled for tensor in tensors)
+        samples = isinstance(layer, keras.layers.Layer) and self.is_sampled(layer)
+        if kwargs.get("training") is True and not samples:
+            raise ValueError(
+                f"Layer '{layer.name}' is called with `training=True` in the model, so "
+                "its noise or its statistics would not be those of a sample. Leave "
+                "`training` out; Dropout is sampled with `mc_dropout=True`. "
+                f"Received: layer={layer.name!r}, training=True"
+            )
+        if not (meets_sample or samples):
+            return layer(*args, **kwargs)
+        has_moments = samples and self._has_moments(layer)
+        shares_inputs = samples and self._shares_inputs(layer)
+        layer = self.replace(layer)
+        if has_moments:
+            self.moment_layers.add(id(layer))
+        if has_moments and not meets_sample:
+            outputs = self._moments_call(layer, tensors[0])
+        elif shares_inputs and not meets_sample:
+            self.shared_layers.add(id(layer))
+            outputs = layer(self._across(tensors[0], tile=False))
+        else:
+            args, kwargs = keras.tree.map_structure(self._across, (args, kwargs))
+            outputs = layer(*args, **kwargs)
+        for tensor in keras.tree.flatten(outputs):
+            self.sampled[id(tensor)] = tensor
+        return outputs
+
+    def _has_moments(self, layer):
+        # A layer called twice has one weight draw for both calls: no moments.
+        return (
+            self.moments
+            and self._called_once_as_known(layer)
+            and hasattr(layer, "supports_moments")
+            and layer.supports_moments()
+        )
+
+    def _shares_inputs(self, layer):
+        return self._called_once_as_known(layer) and layer.takes_shared_inputs
+
+    def _called_once_as_known(self, layer):
+        # A subclass of the user's may do more in its `call`.
+        known = type(layer) in stochastic.REGISTRY.values()
+        return known and self.num_calls[id(layer)] == 1
+
+    def _moments_call(self, layer, tensor):
+        moments = [
+            self._across(moment, tile=False) for moment in Moments(layer)(tensor)
+        ]
+        return SampleMoments(layer)(moments)
+
+    def _across(self, tensor, tile=True):
+        """What the suffix has in place of a tensor of the prefix."""
+        if not isinstance(tensor, keras.KerasTensor) or id(tensor) in self.sampled:
+            return tensor
+        tile = tile and tensor.shape[:1] == (None,)  # what has no rows is one
+        key = (id(tensor), tile)
+        if key not in self.boundary:
+            self.boundary[key] = (tensor, self._identity()(tensor), tile)
+        return self.boundary[key][1]
+
+    def _sampled_output(self, tensor):
+        sampled = tensor if id(tensor) in self.sampled else self._across(tensor)
+        return self._identity()(sampled)  # one for each place among the outputs
+
+    def _identity(self):
+        return Boundary() if self.dense else keras.layers.Identity(autocast=False)
+
+
+def keeps_rows(operation):
+    """Whether the rows of an operation's outputs are known to be those of its inputs.
+
+    Where rows become positions or are joined, noise that is shared by rows would be
+    shared by the parts of one example.
+    """
+    if isinstance(operation, keras.Model):
+        inner = getattr(operation, "operations", operation.layers)
+        return stochastic.is_graph(operation) and all(map(keeps_rows, inner))
+    if _goes_over_rows(operation):
+        return False
+    if isinstance(operation, keras.layers.Layer):
+        package = type(operation).__module__.split(".")[0]
+        plain = package == "keras" and not isinstance(operation, keras.layers.Lambda)
+        return plain or package == "keras_bdl"
+    shapes = [tensor.shape for tensor in keras.tree.flatten(operation.input)]
+    return any(operation.output.shape == shape for shape in shapes)
+
+
+def _goes_over_rows(operation):
+    """Whether an operation has the rows' axis for its own, or an activation may."""
+    is_layer = isinstance(operation, keras.layers.Layer)
+    if not is_layer and hasattr(operation, "axis") and operation.axis is None:
+        return True  # all axes
+    axes = keras.tree.flatten(getattr(operation, "axis", ()))
+    axes = [axis for axis in axes if isinstance(axis, int)]
+    if any(axis <= 0 for axis in axes):
+        ranks = {len(t.shape) for t in keras.tree.flatten(operation.output)}
+        if any(axis % rank == 0 for axis in axes for rank in ranks if rank):
+            return True
+    activation = getattr(operation, "activation", None) if is_layer else None
+    return callable(activation) and not _acts_by_row(activation, operation)
+
+
+def _acts_by_row(activation, layer):
+    """Whether an activation gives each row what it gives the row by itself."""
+    if isinstance(activation, keras.layers.Layer):
+        return keeps_rows(activation)
+    if getattr(activation, "__module__", "").split(".")[0] == "keras":
+        return True
+    shape = [4, *(2 if size is None else size for size in layer.output.shape[1:])]
+    rows = np.random.default_rng(0).normal(size=shape).astype("float32")
+    try:
+        together = ops.convert_to_numpy(activation(ops.convert_to_tensor(rows)))
+        alone = [
+            ops.convert_to_numpy(activation(ops.convert_to_tensor(row[None])))
+            for row in rows
+        ]
+        return np.allclose(together, np.concatenate(alone), atol=1e-5)
+    except Exception:  # the user's function may want something else
+        return False
+
+
+def _tile_rows(tensor, num_samples):
+    if tensor is None:
+        return None
+    return ops.tile(tensor, (num_samples,) + (1,) * (len(tensor.shape) - 1))
+
+
+class Boundary(keras.layers.Layer):
+    """The identity, of a dense tensor.
+
+    Keras takes the product with a number for sparse, and an input made of such a
+    tensor fails on PyTorch.
+    """
+
+    def __init__(self):
+        super().__init__(autocast=False)
+        self.supports_masking = True
+        self.built = True
+
+    def call(self, inputs):
+        return inputs
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
+
+
+class Moments(keras.layers.Layer):
+    """Mean and standard deviation of a Bayesian layer's outputs."""
+
+    def __init__(self, layer):
+        super().__init__(autocast=False, dtype=layer.dtype_policy)
+        self.layer = layer
+        self.built = True
+
+    def call(self, inputs):
+        return self.layer.moments(ops.cast(inputs, self.layer.compute_dtype))
+
+    def compute_output_spec(self, inputs):
+        shape = self.layer.compute_output_shape(inputs.shape)
+        wide = self.layer.kernel_log_stddev.dtype
+        return (
+            keras.KerasTensor(shape, dtype=self.layer.compute_dtype),
+            keras.KerasTensor(shape, dtype="float32" if wide != "float64" else wide),
+        )
+
+
+class SampleMoments(keras.layers.Layer):
+    """Outputs of a Bayesian layer drawn from their moments."""
+
+    def __init__(self, layer):
+        super().__init__(autocast=False, dtype=layer.dtype_policy)
+        self.layer = layer
+        self.built = True
+
+    def call(self, moments):
+        return self.layer.sample_moments(*moments, noise.current_scope())
+
+    def compute_output_spec(self, moments):
+        return keras.KerasTensor(moments[0].shape, dtype=self.layer.compute_dtype)

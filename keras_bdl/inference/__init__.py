@@ -1,0 +1,1 @@
+"""Posteriors that are fitted around a trained network."""

@@ -1,0 +1,364 @@
+"""The posterior of a trained network's last layer, all else kept as it is.
+
+Snoek et al., "Scalable Bayesian optimization using deep neural networks", 2015
+(regression); MacKay, "The evidence framework applied to classification networks", 1992
+(classification).
+"""
+
+import keras
+import numpy as np
+from keras import ops
+from scipy import linalg
+
+from keras_bdl.core import stochastic, validation
+from keras_bdl.exact.linear_regression import EVIDENCE, BayesianLinearRegression
+from keras_bdl.graphs import heads
+from keras_bdl.graphs.copy import ModelCopier
+from keras_bdl.inference import laplace
+from keras_bdl.layers.last_layer import BayesianLastLayer
+from keras_bdl.models.classifier import BayesianClassifier
+from keras_bdl.models.regressor import BayesianRegressor
+from keras_bdl.prediction.predict import resolve_outputs
+from keras_bdl.prediction.sampler import CLASSIFICATION
+from keras_bdl.training import data
+
+KINDS = ("auto", "regression", "classification")
+_MAX_WEIGHTS = 20_000  # of a joint covariance: 1.6 GB
+_BLOCK_VALUES = 2**22  # features that a regression takes at a time
+_LINKS = {
+    heads.LINEAR: None,
+    heads.SOFTMAX: heads.SOFTMAX,
+    heads.SIGMOID: heads.SIGMOID,
+}
+_RESHAPERS = ("Reshape", "Permute", "Transpose", "RepeatVector")
+
+
+def fit_last_layer(
+    model,
+    x,
+    y=None,
+    *,
+    kind="auto",
+    prior_precision=EVIDENCE,
+    noise_precision=EVIDENCE,
+    probit=False,
+    num_samples=100,
+    batch_size=256,
+    verbose="auto",
+):
+    """Uncertainty for a trained Keras model, in one pass over its training data.
+
+    The last Dense layer becomes a `BayesianLastLayer`; all before it, in inference
+    mode, gives its features phi, a one behind them where there is a bias.
+
+    Regression: each output is a Bayesian linear regression on the features, the
+    posterior exact and its mean the new weights. Prior and noise precision are those
+    of highest evidence. The bias has a flat prior.
+
+    Classification: Laplace's approximation at the trained weights w,
+
+        N(w, (H + alpha I)^-1),  H = sum_n (diag(p_n) - p_n p_n') (x) phi_n phi_n',
+
+    of all weights jointly, without a Kronecker approximation of the sum. alpha is the
+    one of highest evidence, log p(y | w) - alpha/2 w'w + P/2 log alpha -
+    1/2 log det(H + alpha I), of all P weights with the bias. Laplace's approximation
+    is made for the mode of log p(y | w) - alpha/2 w'w, which a flat loss alone does not
+    show: early stopping ends before it, and without weight decay classes that can be
+    separated have none. Spreads are then those of the data around the weights as they
+    are. For the mode train to the end with `kernel_regularizer=L2(l)` and
+    `bias_regularizer` likewise on the last layer, and give `prior_precision=2 * l * n`
+    of n training examples.
+
+    Args:
+        model: trained Sequential or functional model of one output, whose last layer
+            is a Dense without activation, or with softmax or sigmoid, also as a layer
+            behind it. It is copied and not changed.
+        x: training inputs, an array or several as the model takes them; or a
+            `tf.data.Dataset` or `keras.utils.PyDataset` of batches of pairs of inputs
+            and targets.
+        y: targets `(n,)` or `(n, d)`; labels `(n,)`, `(n, 1)` or one-hot.
+        kind: "regression" or "classification"; "auto" takes a softmax, a sigmoid or a
+            loss that is a cross-entropy for classification, and any other loss for
+            regression.
+        prior_precision: alpha, a positive float, or "evidence". In regression with
+            noise precision beta it is that of N(0, 1 / alpha) too.
+        noise_precision: of regression: one over the noise variance, or "evidence".
+        probit: of classification: whether the mean call `model(x)` gives logits
+            whose softmax is about the predictive mean, without sampling.
+        num_samples: posterior samples of `predict` and `evaluate`.
+        batch_size: rows at a time of arrays.
+        verbose: 0 for no progress bar.
+
+    Returns:
+        Compiled `BayesianClassifier` or `BayesianRegressor`, to predict, evaluate,
+        save and export; `model.network.layers` ends in the `BayesianLastLayer`. Of a
+        binary model with one output the classifier has two logits, the first 0.
+
+    Raises:
+        TypeError: if the model is no Keras model.
+        ValueError: on a model that does not end as said, targets that do not fit it,
+            features that are not finite, or more than 20,000 weights in the last layer
+            of a classifier.
+
+    Example:
+
+    >>> bayesian = keras_bdl.fit_last_layer(model, x_train, y_train)
+    >>> probabilities = bayesian.predict(x_test)
+    >>> bayesian.predict_uncertainty(x_test).mutual_information  # nats
+    """
+    dense, link, behind = _last_layer(model)
+    kind = _resolve_kind(model, kind, link)
+    if kind == "classification":
+        _check_one_label(model, link, dense.units)
+    num_samples = validation.integer("num_samples", num_samples, least=1)
+    if validation.boolean("probit", probit) and kind == "regression":
+        raise ValueError(
+            "`probit` is of classification: a regression model's mean call needs none. "
+            f"Received: probit={probit}"
+        )
+    if kind == "regression" and link is not None:
+        raise ValueError(
+            "Expected a regression model without activation at its end. "
+            f"Received: kind={kind!r}, activation={link!r}"
+        )
+
+    def with_last(last):
+        """A copy of the model that ends in another layer, without activation."""
+
+        def convert(old):
+            # `Logits` of linear outputs: the identity, called with a mask or without.
+            return last if old is dense else heads.Logits("linear", name=old.name)
+
+        return ModelCopier([dense, *behind], convert).copy(model)
+
+    features = with_last(keras.layers.Identity(name=dense.name))
+    batches = data.TrainingPairs(x, y, batch_size, verbose)
+    if kind == "regression":
+        layer, noise_stddev = _regression(
+            dense, features, batches, prior_precision, noise_precision
+        )
+    else:
+        if not isinstance(noise_precision, str) or noise_precision != EVIDENCE:
+            raise ValueError(
+                "`noise_precision` is of regression. "
+                f"Received: noise_precision={noise_precision!r}"
+            )
+        layer = _laplace(dense, features, batches, prior_precision, probit)
+
+    network = with_last(layer)
+    network.trainable = False  # other features would need another posterior
+    if kind == "classification":
+        bayesian = BayesianClassifier(network, num_samples=num_samples)
+    else:
+        bayesian = BayesianRegressor(
+            network, "homoscedastic", num_samples, mc_dropout=False
+        )
+        bayesian.observation_noise.log_scale.assign(np.log(noise_stddev))
+    bayesian.compile()
+    return bayesian
+
+
+# The model
+
+
+def _last_layer(model):
+    """The last Dense, the activation behind it (None for none), and layers behind."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"Expected `model` to be a Keras model. Received: model={model!r}"
+        )
+    if not (stochastic.is_graph(model) and model.built and len(model.outputs) == 1):
+        raise ValueError(
+            "Expected a built Sequential or functional model of one output. "
+            f"Received: model={model.name!r}"
+        )
+    head = heads.find(model)
+    dense = head.layer
+    fits = type(dense) is keras.layers.Dense and len(dense.kernel.shape) == 2
+    fits = fits and len(model.outputs[0].shape) == 2
+    fits = fits and all(type(x).__name__ not in _RESHAPERS for x in head.behind)
+    if not fits:
+        raise ValueError(
+            "Expected a model that ends in a Dense layer, `(batch, units)`, with at "
+            f"most a softmax or sigmoid behind it. Received: model={model.name!r}, "
+            f"whose last layer is {dense!r}"
+        )
+    if head.activation not in _LINKS:
+        raise ValueError(
+            "Expected the last layer to have no activation, softmax or sigmoid. "
+            f"Received: activation={head.activation!r}"
+        )
+    return dense, _LINKS[head.activation], head.behind
+
+
+def _check_one_label(model, link, units):
+    """Refuses several labels that hold independently of each other."""
+    of_loss = link is None and (resolve_outputs(model, "auto") or "").startswith("bin")
+    if units > 1 and (link == heads.SIGMOID or of_loss):
+        raise ValueError(
+            "Expected one label of several classes, or of two with one unit; units "
+            "with a sigmoid each are of labels that hold independently of each other. "
+            "Make a model of each label, `Dense(1, activation='sigmoid')` with its "
+            "column of the weights on the same features, and fit the last layer of "
+            f"each. Received: model={model.name!r}, of {units} units"
+        )
+    if units == 1 and link == heads.SOFTMAX:
+        raise ValueError(
+            "Expected a sigmoid, of which the softmax of one unit is none: it is "
+            f"always 1. Received: model={model.name!r}, of one unit"
+        )
+
+
+def _resolve_kind(model, kind, link):
+    validation.choice("kind", kind, KINDS)
+    if kind != "auto":
+        return kind
+    found = resolve_outputs(model, "auto")
+    if link is not None or found in CLASSIFICATION:
+        return "classification"
+    if found != "mean":
+        raise ValueError(
+            "Cannot tell whether the model is a classifier or a regressor of means: it "
+            "has no activation at its end, and its loss does not say. Give `kind`. "
+            f"Received: kind='auto', loss={getattr(model, 'loss', None)!r}"
+        )
+    return "regression"
+
+
+# The features
+
+
+def _features(model, x):
+    phi = ops.convert_to_numpy(model.predict_on_batch(x)).astype("float64")
+    if phi.ndim != 2:
+        raise ValueError(
+            "Expected features `(n, d)` before the last layer; put a "
+            "`keras.layers.Flatten` before it, and none behind. "
+            f"Received: features of shape {phi.shape}"
+        )
+    if not np.isfinite(phi).all():
+        raise ValueError(
+            "Expected finite features before the last layer. Received: NaN or infinity"
+        )
+    return phi
+
+
+# Regression
+
+
+def _regression(dense, features, batches, prior_precision, noise_precision):
+    """The layer with the exact posterior, and the noise's standard deviations."""
+    units = dense.units
+    models = [
+        BayesianLinearRegression(prior_precision, noise_precision, dense.use_bias)
+        for _ in range(units)
+    ]
+    held = []
+
+    def learn():
+        phi, y = (np.concatenate(parts) for parts in zip(*held))
+        for index, model in enumerate(models):
+            model.partial_fit(phi, y[:, index])
+        held.clear()
+
+    for x, y in batches:
+        phi = _features(features, x)
+        y = y.reshape(len(y), -1)
+        if y.shape != (len(phi), units):
+            raise ValueError(
+                f"Expected targets `(n, {units})`. Received: y of shape {y.shape}"
+            )
+        held.append((phi, y))
+        if sum(part.size for part, _ in held) >= _BLOCK_VALUES:
+            learn()  # in blocks: each costs an eigendecomposition
+    if held:
+        learn()
+
+    layer = _make_layer(dense, units, phi.shape[1], "per_output", probit=False)
+    means, factors = zip(*(model.weights_and_factor() for model in models))
+    stddevs = np.array([model.noise_precision_ for model in models]) ** -0.5
+    _assign(layer, np.stack(means), np.stack(factors) * stddevs[:, None, None])
+    return layer, stddevs
+
+
+# Classification
+
+
+def _laplace(dense, features, batches, prior_precision, probit):
+    """The layer with Laplace's approximation at the trained weights."""
+    if not isinstance(prior_precision, str) or prior_precision != EVIDENCE:
+        prior_precision = validation.positive("prior_precision", prior_precision)
+    weights = [ops.convert_to_numpy(w).astype("float64") for w in dense.get_weights()]
+    mean = np.vstack(weights)  # (d, units)
+    binary = dense.units == 1
+    size, units = mean.shape
+    if mean.size > _MAX_WEIGHTS:
+        raise ValueError(
+            f"The joint covariance of {mean.size} weights would hold {mean.size}^2 "
+            f"numbers; {_MAX_WEIGHTS} weights at most. Put a narrower layer before the "
+            f"last, or replace it by `to_bayesian`. Received: {size} x {units} weights"
+        )
+    hessian = np.zeros((units, units, size, size))
+    for x, y in batches:
+        phi = _features(features, x)
+        _check_labels(y, len(phi), units)
+        if dense.use_bias:
+            phi = np.hstack([phi, np.ones((len(phi), 1))])
+        laplace.add_hessian(hessian, phi, phi @ mean)
+    factor = laplace.covariance_factor(
+        hessian, None if prior_precision == EVIDENCE else prior_precision, mean
+    )
+    if binary:  # a softmax of two logits, the first 0 for certain
+        mean = np.hstack([np.zeros_like(mean), mean])
+        factor = linalg.block_diag(np.zeros_like(factor), factor)
+    units = mean.shape[1]
+    layer = _make_layer(dense, units, size - dense.use_bias, "full", probit)
+    _assign(layer, mean.T, factor[None])
+    return layer
+
+
+def _check_labels(y, rows, units):
+    if len(y) != rows or y.size not in (rows, rows * units):
+        raise ValueError(
+            f"Expected labels `({rows},)` or one-hot `({rows}, {units})`. "
+            f"Received: y of shape {y.shape}"
+        )
+    classes = max(units, 2)
+    if y.size != rows and not (y.min() >= 0 and np.allclose(y.sum(-1), 1, atol=1e-3)):
+        raise ValueError(
+            "Expected labels one-hot, or rows of class probabilities; labels that hold "
+            "independently of each other are not one categorical variable. "
+            f"Received: y with row sums from {y.sum(-1).min()} to {y.sum(-1).max()}"
+        )
+    whole = np.array_equal(y, np.round(y))
+    if y.size == rows and not (whole and y.min() >= 0 and y.max() < classes):
+        raise ValueError(
+            f"Expected labels from 0 to {classes - 1}. Received: y from {y.min()} to "
+            f"{y.max()}"
+        )
+
+
+# The layer
+
+
+def _make_layer(dense, units, input_dim, covariance, probit):
+    layer = BayesianLastLayer(
+        units,
+        use_bias=dense.use_bias,
+        covariance=covariance,
+        probit=probit,
+        name=dense.name,
+        dtype=dense.dtype_policy,
+    )
+    layer.build((None, input_dim))
+    return layer
+
+
+def _assign(layer, mean, factor):
+    """Sets means `(units, d)`, the bias last, and factors."""
+    kernel = mean.T
+    if layer.use_bias:
+        kernel, bias = kernel[:-1], kernel[-1]
+        layer.bias.assign(bias)
+    layer.kernel.assign(kernel)
+    layer.factor.assign(factor)

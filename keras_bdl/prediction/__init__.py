@@ -1,0 +1,1 @@
+"""The posterior predictive of a model, in Python and as a SavedModel."""

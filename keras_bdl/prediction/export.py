@@ -1,0 +1,202 @@
+"""A SavedModel that answers with the posterior predictive, without Keras."""
+
+import functools
+
+import keras
+from keras import ops
+
+from keras_bdl.core import stochastic, validation
+from keras_bdl.prediction.predict import resolve_outputs
+from keras_bdl.prediction.sampler import make_sampler
+
+
+def export(
+    model,
+    filepath,
+    num_samples=32,
+    *,
+    outputs="auto",
+    mc_dropout=False,
+    freeze=False,
+    verbose=None,
+):
+    """Writes a TensorFlow SavedModel with endpoints for mean and predictive.
+
+    It loads and answers where neither Keras nor keras_bdl is installed, by
+    `tf.saved_model.load(filepath)` and `saved_model_cli run`; any number of rows.
+
+    Endpoints, of the inputs `x` (several inputs: by their names):
+
+    - `serve`: what `model(x)` gives, the posterior-mean network.
+    - `predictive`: a dict of the posterior predictive, from fresh noise in every call,
+      also under threads. For classification `probabilities`, and in nats
+      `predictive_entropy`, `expected_entropy` and `mutual_information`; for regression
+      `mean`, `epistemic_stddev` and, where the model predicts noise,
+      `aleatoric_stddev`; for a `BayesianRegressor` the fields of its
+      `predict_uncertainty`; where the kind of the outputs cannot be told `mean`, and of
+      several outputs `mean_<name or index>`.
+    - `predictive_seeded`: the same with an integer `seed` as second argument, whose
+      answers repeat.
+
+    Args:
+        model: built Keras model with at least one sampled layer, or a keras_bdl
+            classifier or regressor.
+        filepath: folder to write.
+        num_samples: positive integer S, posterior samples of an answer.
+        outputs, mc_dropout: as in `keras_bdl.predict`.
+        freeze: whether weights are constants of the graphs. Small calls are then
+            faster, most of all with early exits, whose branches have fewer inputs; but
+            the file holds the weights once for every endpoint, and it cannot be beyond
+            2 GB.
+        verbose: as in `keras.Model.export`.
+
+    Raises:
+        ValueError: on another backend than TensorFlow, if nothing is sampled, the model
+            is not built, or on a wrong argument.
+
+    Example:
+
+    >>> keras_bdl.export(model, "served", num_samples=32)
+    >>> served = tf.saved_model.load("served")
+    >>> served.predictive(x)["mutual_information"]
+    >>> served.predictive_seeded(x, tf.constant(1))
+    """
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ValueError(
+            "A SavedModel that samples is written on the TensorFlow backend; save the "
+            "model by `model.save`, and load and export it there. "
+            f"Received: backend={backend!r}"
+        )
+    num_samples = validation.integer("num_samples", num_samples, 1, 10**9)
+    freeze = validation.boolean("freeze", freeze)
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"Expected `model` to be a Keras model. Received: model={model!r}"
+        )
+    from keras_bdl.interop import tensorflow
+
+    signature = input_signature(model)
+    if hasattr(model, "make_predictive"):
+        predict = model.make_predictive(num_samples)
+    else:
+        predict = _predictive(model, num_samples, outputs, mc_dropout)
+    weights = float_weights(model) if freeze else []
+    archive = keras.export.ExportArchive()
+    if any(hasattr(layer, "save_assets") for layer in stochastic.flatten_layers(model)):
+        archive.track(model)  # for tables of words, which are no variables
+    for name, function, arguments in endpoints(model, predict, signature):
+        if freeze:
+            function = frozen(function, weights)
+        archive.add_endpoint(name, function, input_signature=arguments)
+    tensorflow.write_saved_model(archive, filepath, verbose)
+
+
+def float_weights(model):
+    """Pairs of a variable and its value, NumPy; without the state of generators."""
+    return [
+        (variable, ops.convert_to_numpy(variable))
+        for variable in model.variables
+        if keras.backend.is_float_dtype(variable.dtype)
+    ]
+
+
+def frozen(function, weights):
+    """The function, with the values of `float_weights` as constants of its graph."""
+
+    @functools.wraps(function)  # inputs keep their names
+    def run(*args):
+        with keras.StatelessScope(state_mapping=weights):
+            return function(*args)
+
+    return run
+
+
+def endpoints(model, predict, signature):
+    """Triples of a name, a function and the signature of its arguments.
+
+    Args:
+        model: Keras model.
+        predict: function of inputs and a seed.
+        signature: list of the (nested) inputs.
+    """
+    from keras_bdl.interop import tensorflow
+
+    def serve(x):
+        return model(x, training=False)
+
+    def predictive(x):
+        return predict(x, tensorflow.fresh_seed())
+
+    seed = keras.InputSpec(dtype="int32", shape=(), name="seed")
+    return (
+        ("serve", serve, signature),
+        ("predictive", predictive, signature),
+        ("predictive_seeded", predict, [*signature, seed]),
+    )
+
+
+def _predictive(model, num_samples, outputs, mc_dropout):
+    """Function of inputs and a seed: what the samples say, as a dict."""
+    kind = resolve_outputs(model, outputs)
+    single = len(keras.tree.flatten(getattr(model, "outputs", None) or [None])) == 1
+    reduction = "uncertainty" if kind is not None and single else "mean"
+    sampler = make_sampler(model, num_samples, reduction, kind, mc_dropout)
+
+    def predict(x, seed):
+        result = sampler.sample(x, seed)
+        return result if reduction == "uncertainty" else _named(result)
+
+    return predict
+
+
+def _named(outputs):
+    """Means as a flat dict, which is what a signature may give."""
+    if isinstance(outputs, dict):
+        return {f"mean_{name}": output for name, output in outputs.items()}
+    if isinstance(outputs, (list, tuple)):
+        return {f"mean_{index}": output for index, output in enumerate(outputs)}
+    return {"mean": outputs}
+
+
+def mark_called(model):
+    """Calls a model symbolically: Keras exports no model that was only loaded."""
+    if model.built:
+        (inputs,) = input_signature(model)
+        model(
+            keras.tree.map_structure(
+                lambda spec: keras.Input(batch_shape=spec.shape, dtype=spec.dtype),
+                inputs,
+            )
+        )
+
+
+def input_signature(model):
+    """The model's inputs as a list of one nest of `keras.InputSpec`.
+
+    Raises:
+        ValueError: if the model does not know their shapes.
+    """
+    network = getattr(model, "sampled_network", model)
+    if stochastic.is_graph(network):
+        inputs = stochastic.graph_input(network)
+        name = "x" if isinstance(inputs, keras.KerasTensor) else None
+        return [keras.tree.map_structure(lambda t: _spec(t, name), inputs)]
+    shapes = (model.get_build_config() or {}).get("input_shape")
+    if shapes is None:
+        raise ValueError(
+            "Expected a model that knows the shape of its inputs; call it on a batch, "
+            f"or `model.build(input_shape)`. Received: model={model.name!r}"
+        )
+    return [
+        keras.tree.map_shape_structure(
+            lambda shape: keras.InputSpec(dtype="float32", shape=(None, *shape[1:])),
+            shapes,
+        )
+    ]
+
+
+def _spec(tensor, name):
+    return keras.InputSpec(
+        dtype=tensor.dtype, shape=(None, *tensor.shape[1:]), name=name or tensor.name
+    )

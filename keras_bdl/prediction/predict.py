@@ -1,0 +1,207 @@
+"""Posterior predictive of any Keras model, and its uncertainty by source."""
+
+import collections
+
+import keras
+
+from keras_bdl.core import validation
+from keras_bdl.prediction.sampler import (
+    CLASSIFICATION,
+    make_sampler,
+    one_output_expected,
+)
+
+OUTPUTS = ("auto", *CLASSIFICATION, "mean", "mean_and_log_stddev")
+
+ClassificationUncertainty = collections.namedtuple(
+    "ClassificationUncertainty",
+    ["probabilities", "predictive_entropy", "expected_entropy", "mutual_information"],
+)
+ClassificationUncertainty.__doc__ = """Posterior predictive of a classifier, NumPy.
+
+Attributes:
+    probabilities: `(n, classes)`, mean of the samples' probabilities.
+    predictive_entropy: `(n,)` nats, total uncertainty.
+    expected_entropy: `(n,)` nats, mean entropy of the samples' probabilities. It is
+        the aleatoric part, what more data would not remove, as far as the samples know
+        the true probabilities: of a network that underfits it is too large.
+    mutual_information: `(n,)` nats, epistemic: disagreement of the samples.
+"""
+
+
+class RegressionUncertainty(
+    collections.namedtuple(
+        "RegressionUncertainty", ["mean", "aleatoric_stddev", "epistemic_stddev"]
+    )
+):
+    """Posterior predictive of a regressor, NumPy.
+
+    Attributes:
+        mean: `(n, d)`, mean of the samples.
+        aleatoric_stddev: `(n, d)`, root of the mean noise variance that the model
+            predicts, or None for a model that predicts the mean alone.
+        epistemic_stddev: `(n, d)`, standard deviation of the samples' means.
+    """
+
+    __slots__ = ()
+
+    @property
+    def aleatoric_variance(self):
+        """Square of `aleatoric_stddev`, or None."""
+        return None if self.aleatoric_stddev is None else self.aleatoric_stddev**2
+
+    @property
+    def epistemic_variance(self):
+        """Square of `epistemic_stddev`."""
+        return self.epistemic_stddev**2
+
+
+def predict(
+    model,
+    x,
+    num_samples=32,
+    *,
+    batch_size=None,
+    steps=None,
+    verbose="auto",
+    callbacks=None,
+    seed=None,
+    outputs="auto",
+    return_samples=False,
+    mc_dropout=False,
+):
+    """Posterior predictive mean of a model, or draws of it.
+
+    Works for Sequential, functional, subclassed and nested models with
+    keras_bdl layers, and with `mc_dropout=True` for models with
+    `keras.layers.Dropout`.
+
+    The mean is exact in expectation for every row. Rows share the noise of a
+    sample, so they are correlated: an average over a data set carries more
+    Monte Carlo noise than independent rows would.
+
+    On JAX, as with `model.predict`, not from a callback in the middle of an epoch.
+
+    Args:
+        model: a Keras model with at least one sampled layer.
+        x: NumPy arrays, `tf.data.Dataset`, `keras.utils.PyDataset`, generator:
+            whatever `model.predict` takes.
+        num_samples: positive integer S, number of posterior samples.
+        batch_size, steps, verbose, callbacks: as in `keras.Model.predict`.
+        seed: integer for repeatable results, None for a fresh one (of Python's
+            `random`, so `keras.utils.set_random_seed` repeats it).
+        outputs: what the model's output is: "logits" (the softmax of each sample
+            is averaged), "binary_logits" (the sigmoid: independent labels),
+            "probabilities", "binary_probabilities", "mean" or
+            "mean_and_log_stddev" (averaged as they are). "auto" takes "logits" for a
+            keras_bdl classifier or a model compiled with a cross-entropy
+            `from_logits=True`, reads it off a loss of `keras_bdl.losses`, and
+            averages plainly otherwise.
+        return_samples: whether to return the draws. Each is one function: one
+            weight draw for all rows and batches, the same for the same seed.
+        mc_dropout: whether plain Dropout layers sample too (Gal and Ghahramani,
+            "Dropout as a Bayesian approximation", 2016). Batch normalisation
+            stays in inference mode.
+
+    Returns:
+        NumPy array `(n, ...)`, or `(S, n, ...)` with `return_samples`; nested as
+        the model's outputs are.
+
+    Raises:
+        ValueError: if nothing in the model is sampled, on a wrong argument, or if
+            a layer keeps state or noise of its own from one call to the next.
+
+    Example:
+
+    >>> probabilities = keras_bdl.predict(model, x_test, num_samples=100)
+    >>> lines = keras_bdl.predict(model, x_grid, return_samples=True, seed=0)
+    """
+    kind = resolve_outputs(model, outputs)
+    return_samples = validation.boolean("return_samples", return_samples)
+    sampler = make_sampler(
+        model,
+        num_samples,
+        "samples" if return_samples else "mean",
+        kind,
+        mc_dropout,
+        joint=return_samples,
+    )
+    return sampler.run(x, seed, batch_size, steps, verbose, callbacks)
+
+
+def predict_uncertainty(
+    model,
+    x,
+    num_samples=32,
+    *,
+    batch_size=None,
+    steps=None,
+    verbose="auto",
+    callbacks=None,
+    seed=None,
+    outputs="auto",
+    mc_dropout=False,
+):
+    """Posterior predictive with its uncertainty split by source.
+
+    Args:
+        model, x, num_samples, batch_size, steps, verbose, callbacks, seed,
+            mc_dropout: as in `predict`.
+        outputs: what the model's output is. "logits" and "probabilities" (last
+            axis classes; a single one is that of a binary problem) give
+            classification; "binary_logits" and "binary_probabilities" `(n, labels)`
+            too, with entropies `(n, labels)` of each label by itself; "mean" `(n, d)`
+            and "mean_and_log_stddev" `(n, 2d)`, means first, give regression. "auto"
+            reads it off the compiled loss or the keras_bdl model class.
+
+    Returns:
+        `ClassificationUncertainty` or `RegressionUncertainty`, named tuples of
+        NumPy arrays.
+
+    Raises:
+        ValueError: as `predict`, if `outputs` cannot be told, or the model has
+            several outputs.
+
+    Example:
+
+    >>> result = keras_bdl.predict_uncertainty(model, x_test, num_samples=100)
+    >>> result.mutual_information.argsort()[-10:]  # the ten most novel inputs
+    """
+    kind = resolve_outputs(model, outputs)
+    count = len(keras.tree.flatten(getattr(model, "outputs", None) or [None]))
+    if count > 1:
+        raise ValueError(one_output_expected(count))
+    if kind is None:
+        raise ValueError(
+            "Cannot tell what the model's outputs are: compile it with a "
+            "cross-entropy or a regression loss, or give "
+            f"`outputs`, one of {OUTPUTS[1:]}. Received: outputs={outputs!r}"
+        )
+    sampler = make_sampler(model, num_samples, "uncertainty", kind, mc_dropout)
+    result = sampler.run(x, seed, batch_size, steps, verbose, callbacks)
+    if kind in CLASSIFICATION:
+        return ClassificationUncertainty(**result)
+    return RegressionUncertainty(**{"aleatoric_stddev": None, **result})
+
+
+def resolve_outputs(model, outputs):
+    """The kind of a model's outputs, or None where "auto" cannot tell."""
+    validation.choice("outputs", outputs, OUTPUTS)
+    if outputs != "auto":
+        return outputs
+    declared = getattr(model, "outputs_kind", None)
+    if declared is not None:
+        return declared
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    loss = losses[0] if len(losses) == 1 else None
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    if hasattr(loss, "outputs_kind"):
+        return loss.outputs_kind
+    source = type(loss) if isinstance(loss, keras.losses.Loss) else loss
+    if getattr(source, "__module__", "").split(".")[0] != "keras":
+        return None  # the user's own: of logits, probabilities or means
+    if "crossentropy" not in source.__name__.lower():
+        return "mean"
+    kind = "logits" if getattr(loss, "from_logits", False) else "probabilities"
+    return f"binary_{kind}" if "binary" in source.__name__.lower() else kind

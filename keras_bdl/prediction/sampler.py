@@ -1,0 +1,321 @@
+"""The Keras model that samples another: what `predict` runs.
+
+Its `call` runs the part of the model before the first sampled layer once, and the
+rest once per block of samples inside the private sampling scope, in a loop of the
+backend, so that memory is bounded whatever the number of samples. Inside a block
+tensors are sample-major: `(block * rows, ...)`.
+"""
+
+import contextlib
+import math
+
+import keras
+from keras import ops
+
+from keras_bdl.core import noise, stochastic, validation
+from keras_bdl.graphs.split import split
+from keras_bdl.ops import uncertainty
+from keras_bdl.prediction.mc_dropout import DropoutSampling, dropout_layers
+from keras_bdl.prediction.program import SeededModel, kept_with
+from keras_bdl.training.num_examples import check_no_recurrent_cells
+
+CLASSIFICATION = ("logits", "probabilities", "binary_logits", "binary_probabilities")
+
+# Samples per block where the model's graph is known. Fixed, so that draws of
+# one seed do not depend on the batch size.
+_BLOCK = 8
+
+
+def make_sampler(model, num_samples, reduction, kind, mc_dropout=False, joint=False):
+    """The `Sampler` of a model and options, made once and kept with the model."""
+    num_samples = validation.integer("num_samples", num_samples, 1, 10**9)
+    mc_dropout = validation.boolean("mc_dropout", mc_dropout)
+    network = getattr(model, "sampled_network", model)
+    if not isinstance(network, keras.Model):
+        raise TypeError(
+            f"Expected `model` to be a Keras model. Received: model={model!r}"
+        )
+    layers = tuple(map(id, stochastic.flatten_layers(network)))
+    rates = tuple(x.rate for x in dropout_layers(network)) if mc_dropout else None
+    cut = (rates, joint, layers)
+    options = (num_samples, reduction, kind)
+
+    def make():
+        return Sampler(network, *options, kept_with(network, "cuts", cut, make_cut))
+
+    def make_cut():
+        return Cut(network, mc_dropout, joint)
+
+    return kept_with(network, "samplers", (*options, *cut), make)
+
+
+class Cut:
+    """A model cut before its first sampled layer, for any number of samples.
+
+    Args:
+        model: the model to sample.
+        mc_dropout: whether plain Dropout layers sample.
+        joint: whether a sample is one weight draw for all rows. Otherwise only
+            the marginals of rows are exact, which is faster.
+    """
+
+    def __init__(self, model, mc_dropout, joint):
+        check_no_recurrent_cells(model)
+        check_pure(model)
+        self.places = stochastic.places(model)
+        dropouts = DropoutSampling(model, len(self.places)) if mc_dropout else None
+        check_sampled(model, dropouts)
+        self._dropouts = dropouts
+        if dropouts is None:
+            self.parts = split(model, stochastic.stochastic_layers, moments=not joint)
+            return
+        self.places |= dropouts.places
+        self.parts = split(
+            model,
+            lambda x: stochastic.stochastic_layers(x) or dropouts.affects(x),
+            moments=not joint,
+            replace=dropouts.replace,
+        )
+
+    def check_called(self):
+        """Warns of Dropout that the model, which has run, did not sample."""
+        if self._dropouts is not None:
+            self._dropouts.check_called()
+
+
+class Sampler(SeededModel):
+    """Runs a model once per posterior sample and reduces the outputs.
+
+    Args:
+        model: the model to sample.
+        num_samples: S.
+        reduction: "mean", "samples" or "uncertainty".
+        kind: kind of the model's outputs, or None.
+        cut: the `Cut` of the model.
+    """
+
+    def __init__(self, model, num_samples, reduction, kind, cut):
+        super().__init__(name="sampler")
+        # Tracked, so that JAX passes its variables to the compiled function: what
+        # it does not pass would stay as it was at the first call.
+        self.network = model
+        self.num_samples = num_samples
+        self.reduction = reduction
+        self.kind = kind
+        self.cut = cut
+        self.block = min(_BLOCK, num_samples) if cut.parts.batched else 1
+
+    def input_network(self):
+        return self.network
+
+    def run(self, x, seed, batch_size, steps, verbose, callbacks):
+        result = super().run(x, seed, batch_size, steps, verbose, callbacks)
+        if self.reduction == "samples":  # rows lead in Keras's predict
+            return keras.tree.map_structure(lambda y: y.swapaxes(0, 1), result)
+        return result
+
+    def answer(self, inputs, seed, number):
+        return self.sample(inputs, seed)
+
+    def sample(self, inputs, seed):
+        """Reduced outputs of all samples; `seed` is an integer tensor or int."""
+        parts = self.cut.parts
+        boundary = parts.prefix(inputs)
+        num_blocks = math.ceil(self.num_samples / self.block)
+
+        def run_block(index):
+            with contextlib.ExitStack() as stack:
+                scope = stack.enter_context(
+                    noise.SamplingScope(
+                        seed,
+                        index,
+                        self.block,
+                        self.cut.places,
+                        parts.moment_layers,
+                        parts.shared_layers,
+                    )
+                )
+                stack.enter_context(_no_changes(self.network))
+                outputs = parts.suffix(boundary, scope)
+            return keras.tree.map_structure(self._link, outputs)
+
+        reduce = self._reduce_blocks
+        if self.reduction == "samples":
+            reduce = self._stack_blocks
+        outputs = reduce(run_block, num_blocks)
+        self.cut.check_called()
+        return outputs
+
+    def _link(self, outputs):
+        """One block's outputs with the sample axis in front: `(block, n, ...)`."""
+        shape = ops.shape(outputs)
+        outputs = ops.reshape(outputs, (self.block, -1, *shape[1:]))
+        if self.kind in ("logits", "binary_logits"):
+            outputs = stochastic.wide(outputs)
+            if outputs.shape[-1] == 1 or self.kind == "binary_logits":
+                return ops.sigmoid(outputs)
+            return ops.softmax(outputs, axis=-1)
+        return outputs
+
+    def _stack_blocks(self, run_block, num_blocks):
+        if num_blocks == 1:
+            blocks = keras.tree.map_structure(
+                lambda y: ops.expand_dims(y, 0), run_block(0)
+            )
+        else:
+            blocks = ops.map(run_block, ops.arange(num_blocks, dtype="int32"))
+
+        def rows_first(y):  # (blocks, block, n, ...) -> (n, samples, ...)
+            shape = ops.shape(y)
+            y = ops.reshape(y, (num_blocks * self.block, *shape[2:]))
+            return ops.swapaxes(y[: self.num_samples], 0, 1)
+
+        return keras.tree.map_structure(rows_first, blocks)
+
+    def _reduce_blocks(self, run_block, num_blocks):
+        """Sums over samples in a loop that holds one block at a time."""
+        first = run_block(0)
+        shift = keras.tree.map_structure(lambda y: stochastic.wide(y[0]), first)
+
+        def total(index, outputs):
+            sample = index * self.block + ops.arange(self.block, dtype="int32")
+            valid = ops.cast(sample < self.num_samples, "float32")
+
+            def over_samples(y):
+                y = stochastic.wide(y)
+                mask = ops.reshape(valid, (-1,) + (1,) * (len(y.shape) - 1))
+                return ops.sum(y * ops.cast(mask, y.dtype), axis=0)
+
+            return keras.tree.map_structure(
+                over_samples, self._statistics(outputs, shift)
+            )
+
+        sums = total(0, first)
+        if num_blocks > 1:
+            sums = ops.fori_loop(
+                1,
+                num_blocks,
+                lambda index, sums: keras.tree.map_structure(
+                    ops.add, sums, total(index, run_block(index))
+                ),
+                sums,
+            )
+        means = keras.tree.map_structure(lambda y: y / self.num_samples, sums)
+        return self._finish(means, shift)
+
+    def _statistics(self, outputs, shift):
+        """What is averaged over samples; sums are shifted to keep their digits."""
+        if self.reduction == "mean":
+            return outputs
+        if isinstance(outputs, (list, tuple, dict)):
+            raise ValueError(one_output_expected(len(outputs)))
+        if self.kind in CLASSIFICATION:
+            return {
+                "probabilities": outputs,
+                "entropy": uncertainty.entropy(self._classes(outputs)),
+            }
+        mean, log_stddev = _split_moments(outputs, self.kind)
+        centre, _ = _split_moments(shift, self.kind)
+        offset = stochastic.wide(mean) - centre
+        statistics = {"offset": offset, "square": ops.square(offset)}
+        if log_stddev is not None:
+            statistics["noise_variance"] = ops.exp(2.0 * stochastic.wide(log_stddev))
+        return statistics
+
+    def _classes(self, probabilities):
+        """Probabilities of all classes: a binary one has two, of which one is given."""
+        if probabilities.shape[-1] == 1:
+            return ops.concatenate([1.0 - probabilities, probabilities], axis=-1)
+        if self.kind in ("binary_logits", "binary_probabilities"):
+            return ops.stack([1.0 - probabilities, probabilities], axis=-1)
+        return probabilities
+
+    def _finish(self, means, shift):
+        if self.reduction == "mean":
+            return means
+        if self.kind in CLASSIFICATION:
+            probabilities, expected = means["probabilities"], means["entropy"]
+            predictive = uncertainty.entropy(self._classes(probabilities))
+            return {
+                "probabilities": probabilities,
+                "predictive_entropy": predictive,
+                "expected_entropy": expected,
+                "mutual_information": ops.maximum(predictive - expected, 0.0),
+            }
+        centre, _ = _split_moments(shift, self.kind)
+        offset = means.pop("offset")
+        variance = means.pop("square") - ops.square(offset)
+        result = {
+            "mean": centre + offset,
+            "epistemic_stddev": ops.sqrt(ops.maximum(variance, 0.0)),
+        }
+        if "noise_variance" in means:
+            result["aleatoric_stddev"] = ops.sqrt(means["noise_variance"])
+        return result
+
+
+def one_output_expected(count):
+    """What `predict_uncertainty` says of a model with several outputs."""
+    return (
+        "`predict_uncertainty` expected a model with one output; make one of each "
+        "output, `keras.Model(model.inputs, output)`, or use `predict`. "
+        f"Received: {count} outputs"
+    )
+
+
+def _split_moments(outputs, kind):
+    if kind != "mean_and_log_stddev":
+        return outputs, None
+    width = outputs.shape[-1]
+    if width % 2:
+        raise ValueError(
+            "Expected an even number of outputs for 'mean_and_log_stddev', means "
+            f"first. Received: width={width}"
+        )
+    return outputs[..., : width // 2], outputs[..., width // 2 :]
+
+
+def check_sampled(model, dropouts):
+    """Refuses a model of which all samples would be equal."""
+    if stochastic.stochastic_layers(model) or (
+        dropouts is not None and dropouts.places
+    ):
+        return
+    raise ValueError(
+        f"Nothing in model '{model.name}' is sampled, so all samples would be equal. "
+        "Use keras_bdl layers, or `mc_dropout=True` for a model with Dropout. "
+        f"Received: model={model.name!r}, mc_dropout={dropouts is not None}"
+    )
+
+
+def check_pure(model):
+    """Refuses layers whose state would leak from one sample into the next."""
+    for layer in stochastic.flatten_layers(model):
+        if isinstance(layer, keras.layers.RNN) and layer.stateful:
+            raise ValueError(
+                f"Layer '{layer.name}' carries its state from call to call, so one "
+                "sample would change the next; use `stateful=False`. "
+                f"Received: layer={layer.name!r}, stateful=True"
+            )
+
+
+@contextlib.contextmanager
+def _no_changes(model):
+    """Refuses a change of variables inside the loop over samples on JAX.
+
+    There it would end in an error about tracers that says nothing to the user.
+    """
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    values = [(variable, variable.value) for variable in model.variables]
+    with keras.StatelessScope(state_mapping=values) as scope:
+        yield
+    for variable, value in values:
+        if scope.get_current_value(variable) is not value:
+            raise ValueError(
+                "A layer changes a variable in every forward pass, by noise of its "
+                "own or a running statistic, which cannot be sampled on JAX; draw its "
+                "noise in training alone, or use a keras_bdl layer. "
+                f"Received: variable={variable.path!r}"
+            )

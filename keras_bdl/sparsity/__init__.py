@@ -1,0 +1,1 @@
+"""What sparse networks are for: reports, smaller models, small files."""

@@ -1,0 +1,1 @@
+"""The data of `fit`: reading them, and the number of examples."""

@@ -1,0 +1,131 @@
+"""Going once through data that comes in batches."""
+
+import keras
+import numpy as np
+
+from keras_bdl.core import validation
+from keras_bdl.models.standardization import to_numpy
+
+
+def is_data_set(data):
+    """Whether it is one that can be read again: no arrays, no generator."""
+    if isinstance(data, keras.utils.PyDataset):
+        return True
+    of_tensorflow, of_torch = hasattr(data, "cardinality"), hasattr(data, "dataset")
+    return (of_tensorflow or of_torch) and hasattr(data, "__iter__")
+
+
+def batches(data):
+    """Batches of a data set, as tuples.
+
+    Raises:
+        ValueError: if a batch has no targets, or there is no end of them.
+    """
+    if isinstance(data, keras.utils.PyDataset):
+        if data.num_batches is None:
+            _refuse_endless(data)
+        batches = (data[index] for index in range(data.num_batches))
+    else:
+        if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+            _refuse_endless(data)
+        batches = iter(data)
+    for batch in batches:
+        if not isinstance(batch, (list, tuple)) or len(batch) < 2:
+            raise ValueError(
+                "Expected batches of pairs of inputs and targets. "
+                f"Received: a batch of type {type(batch).__name__}"
+            )
+        yield tuple(batch)
+
+
+def _refuse_endless(data):
+    raise ValueError(
+        f"Expected a data set with an end; `take` some batches. Received: x={data!r}"
+    )
+
+
+class TrainingPairs:
+    """Pairs of inputs and targets, NumPy, once and with a progress bar.
+
+    Args:
+        x, y, batch_size, verbose: as in `keras_bdl.fit_last_layer`.
+
+    Raises:
+        TypeError, ValueError: on what is no training data.
+    """
+
+    def __init__(self, x, y, batch_size, verbose):
+        self._batch_size = validation.integer("batch_size", batch_size, least=1)
+        self._verbose = verbose
+        if y is not None:
+            leaves = keras.tree.flatten(x)
+            if not all(hasattr(leaf, "shape") for leaf in leaves):
+                raise TypeError(
+                    "Expected `x` to be an array, or one for each input of the model; "
+                    "`np.asarray` makes one of a list. Received: x with "
+                    f"{type(leaves[0]).__name__ if leaves else 'nothing'} inside"
+                )
+            y, x = _numbers(y), keras.tree.map_structure(to_numpy, x)
+            counts = [len(part) for part in keras.tree.flatten(x)]
+            if {*counts} != {len(y)} or not len(y):
+                raise ValueError(
+                    "Expected as many targets as inputs, and one at least. "
+                    f"Received: {counts} inputs, {len(y)} targets"
+                )
+        elif not (is_data_set(x) or hasattr(x, "__next__")):
+            raise ValueError(
+                "Expected targets beside x, or a data set of both. "
+                f"Received: y=None, x of type {type(x).__name__}"
+            )
+        self._x, self._y = x, y
+
+    def __iter__(self):
+        count = self._count()
+        bar = keras.utils.Progbar(count, verbose=1 if self._verbose else 0)
+        index = -1
+        for index, (x, y) in enumerate(self._batches()):
+            yield x, _numbers(y)
+            bar.update(index + 1)
+        if index < 0:
+            raise ValueError(
+                "Expected training data with batches. "
+                f"Received: x={self._x!r}, which has none"
+            )
+        if count is None:
+            bar.update(index + 1, finalize=True)
+
+    def _count(self):
+        if self._y is not None:
+            return -(-len(self._y) // self._batch_size)
+        try:
+            return len(self._x)
+        except TypeError:
+            return None
+
+    def _batches(self):
+        if self._y is not None:
+            for start in range(0, len(self._y), self._batch_size):
+                rows = slice(start, start + self._batch_size)
+                x = keras.tree.map_structure(
+                    lambda part, rows=rows: part[rows], self._x
+                )
+                yield x, self._y[rows]
+        else:
+            for batch in batches(self._x):
+                yield batch[:2]
+
+
+def _numbers(y):
+    """Targets as a NumPy array of real numbers."""
+    y = to_numpy(y)
+    if y.dtype.kind not in "biuf":
+        raise TypeError(
+            "Expected targets that are numbers; `keras.layers.StringLookup` makes "
+            f"indices of words. Received: y of dtype {y.dtype}"
+        )
+    if not np.isfinite(y).all():
+        raise ValueError(
+            "Expected finite targets. Received: y with "
+            f"{(~np.isfinite(y)).sum()} values NaN or infinite"
+        )
+    return np.atleast_1d(y)

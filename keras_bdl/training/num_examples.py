@@ -1,0 +1,169 @@
+"""The number of training examples: setting it, and reading it off the data."""
+
+import contextlib
+import math
+import warnings
+
+import keras
+
+from keras_bdl.core import stochastic, validation
+from keras_bdl.layers.bayesian import bayesian_layers
+
+
+def set_num_examples(model, num_examples):
+    """Tells every Bayesian layer of a model the number N of training examples.
+
+    Args:
+        model: a Keras model or layer that contains keras_bdl layers.
+        num_examples: positive integer.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if the model has no Bayesian layer or N is below 1.
+        TypeError: if N is no integer.
+
+    Example:
+
+    >>> keras_bdl.set_num_examples(model, len(x_train))
+    """
+    num_examples = validation.integer("num_examples", num_examples, least=1)
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(
+            f"Expected `model` to be a Keras model or layer. Received: model={model!r}"
+        )
+    if not stochastic.stochastic_layers(model):
+        raise ValueError(
+            "Expected `model` to have keras_bdl layers; this one has none. "
+            f"Received: model={model!r}"
+        )
+    check_no_recurrent_cells(model)
+    for layer in bayesian_layers(model):
+        layer.set_num_examples(num_examples)
+    return model
+
+
+def tell_num_examples(model, x, extent):
+    """Tells layers that do not know N what the data of `fit` says.
+
+    Args:
+        model: Keras model.
+        x: what `fit` was given.
+        extent: those arguments of `fit` that say which rows are trained on.
+
+    Raises:
+        ValueError: if the data does not say it.
+    """
+    unknown = [layer for layer in bayesian_layers(model) if layer.num_examples is None]
+    if not unknown:
+        return
+    rows = infer_num_examples(x, **extent)
+    if rows is None:
+        raise ValueError(
+            "Cannot tell the number of training examples from this data. Give it as "
+            f"`{type(model).__name__}(..., num_examples=n)` or by "
+            f"`keras_bdl.set_num_examples(model, n)`. Received: x={x!r}"
+        )
+    for layer in unknown:
+        layer.set_num_examples(rows, inferred=True)
+
+
+def check_no_recurrent_cells(model):
+    """Refuses Bayesian layers in RNN cells: their KL cannot leave the time loop."""
+    for layer in stochastic.flatten_layers(model):
+        if isinstance(layer, keras.layers.RNN):
+            inner = stochastic.stochastic_layers(layer)
+            if inner:
+                raise ValueError(
+                    f"Layer '{inner[0].name}' is in the cell of the recurrent layer "
+                    f"'{layer.name}', where its KL term cannot reach the loss; use it "
+                    "outside the cell (`TimeDistributed` works). "
+                    f"Received: layer={inner[0].name!r}"
+                )
+
+
+@contextlib.contextmanager
+def weights_kept(model):
+    """Within, an error in `predict` or `evaluate` does not cost the weights.
+
+    Keras on JAX takes them out of the model meanwhile, and then leaves them out.
+    """
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    values = [(variable, variable.value) for variable in model.variables]
+    try:
+        yield
+    except BaseException:
+        for variable, value in values:
+            variable.assign(value)
+        raise
+
+
+def infer_num_examples(
+    x, batch_size=None, validation_split=0.0, validation_data=None, steps_per_epoch=None
+):
+    """Number of training rows in what `fit` was given, or None if it is unknown.
+
+    Arrays: the rows left after `validation_split`. A finite `tf.data.Dataset`:
+    its rows, by one counted pass. A torch `DataLoader`: its data set's length.
+    Otherwise steps times the rows of a batch, with a warning that says the
+    number.
+    """
+    if hasattr(x, "cardinality"):
+        return _count_tf_data(x, steps_per_epoch)
+    if isinstance(x, keras.utils.PyDataset):
+        steps = steps_per_epoch or x.num_batches
+        return _steps_times_batch(steps, lambda: _num_rows(x[0]))
+    if hasattr(x, "dataset") and hasattr(x.dataset, "__len__"):
+        return len(x.dataset)
+    if hasattr(x, "__next__") or callable(x):
+        return None
+    rows = _num_rows(x)
+    if rows is None:
+        return None
+    if validation_split and validation_data is None:
+        rows = int(math.floor(rows * (1.0 - validation_split)))
+    return rows
+
+
+def _num_rows(batch):
+    """Rows of the first array in a batch or nest of arrays, None without one."""
+    for leaf in keras.tree.flatten(batch):
+        if hasattr(leaf, "shape"):
+            return int(leaf.shape[0])
+    return None
+
+
+def _count_tf_data(dataset, steps_per_epoch):
+    cardinality = int(dataset.cardinality())  # -1: infinite, -2: unknown
+    if cardinality >= 0 or (cardinality == -2 and steps_per_epoch is None):
+        rows = sum(_num_rows(batch) for batch in dataset)
+        from keras_bdl.interop import tensorflow
+
+        if tensorflow.repeats(dataset):
+            warnings.warn(
+                f"The number of training examples was taken to be {rows}, but this "
+                "`tf.data.Dataset` repeats its rows. It scales the KL term; give the "
+                "true number as `num_examples`, or leave `repeat` out and raise "
+                "`epochs`.",
+                stacklevel=4,
+            )
+        return rows
+    return _steps_times_batch(
+        steps_per_epoch, lambda: _num_rows(next(iter(dataset.take(1))))
+    )
+
+
+def _steps_times_batch(steps, rows_of_batch):
+    if steps is None:
+        return None
+    rows = int(steps) * rows_of_batch()
+    warnings.warn(
+        f"The number of training examples was taken to be {rows}: {steps} steps of "
+        "one batch each. It scales the KL term; give the true number as "
+        "`num_examples` if it differs.",
+        stacklevel=4,
+    )
+    return rows
