@@ -41,9 +41,9 @@ from keras_bdl.prediction.export import export as export
 from keras_bdl.prediction.predict import predict as predict
 from keras_bdl.prediction.predict import predict_uncertainty as predict_uncertainty
 from keras_bdl.sparsity.compress import compress as compress
-from keras_bdl.sparsity.compress import sparsity_report as sparsity_report
 from keras_bdl.sparsity.file import load_sparse as load_sparse
 from keras_bdl.sparsity.file import save_sparse as save_sparse
+from keras_bdl.sparsity.report import sparsity_report as sparsity_report
 from keras_bdl.training.num_examples import set_num_examples as set_num_examples
 
 __version__ = "0.1.0"

@@ -5,11 +5,11 @@ import warnings
 import keras
 from keras import ops
 
-from keras_bdl.core import stochastic, validation
+from keras_bdl.core import finding, stochastic, validation
 from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.layers.kl_weight import weighted_layers
 from keras_bdl.layers.latent import early_exit_blocks
-from keras_bdl.sparsity import compress
+from keras_bdl.sparsity import report
 
 
 class KLWarmup(keras.callbacks.Callback):
@@ -222,8 +222,8 @@ class SparsityLogger(_LayerLogger):
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
         network = getattr(self.model, "sampled_network", self.model)
-        if logs is not None and stochastic.is_graph(network):
-            logs["compression"] = compress.sparsity_report(self.model).factor
+        if logs is not None and finding.is_graph(network):
+            logs["compression"] = report.sparsity_report(self.model).factor
 
 
 class DropoutRateLogger(_LayerLogger):

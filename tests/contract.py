@@ -16,7 +16,7 @@ from backend_tools import compiled, traced
 from keras import ops
 
 import keras_bdl
-from keras_bdl.core import noise, stochastic
+from keras_bdl.core import scopes, stochastic
 
 BACKEND = keras.backend.backend()
 N = 1000  # number of training examples in every case
@@ -228,7 +228,7 @@ class LayerContract:
         floats = ops.cast(whole, "float32")
 
         def outputs(x):
-            with noise.SamplingScope(0, 0, 1):
+            with scopes.SamplingScope(0, 0, 1):
                 sampled = layer(x)
             return [to_numpy(y) for y in (layer(x), sampled)]
 
@@ -258,7 +258,7 @@ class LayerContract:
 
         @compiled
         def draw(index):
-            with noise.SamplingScope(0, index, block):
+            with scopes.SamplingScope(0, index, block):
                 return layer(tiled)
 
         draws = [to_numpy(draw(ops.convert_to_tensor(i))) for i in range(count)]
@@ -271,7 +271,7 @@ class LayerContract:
         state = to_numpy(layer.noise.state)
         outputs = []
         for seed in (0, 0, *range(1, 9)):
-            with noise.SamplingScope(seed, 0, 1):
+            with scopes.SamplingScope(seed, 0, 1):
                 outputs.append(to_numpy(layer(x)))
                 assert not layer.losses
         np.testing.assert_array_equal(outputs[0], outputs[1])
@@ -282,9 +282,9 @@ class LayerContract:
     def test_a_sample_in_the_scope_is_one_function(self, case):
         layer = case.built()
         x = case.inputs(rows=6)
-        with noise.SamplingScope(0, 0, 1):
+        with scopes.SamplingScope(0, 0, 1):
             whole = to_numpy(layer(x))
-        with noise.SamplingScope(0, 0, 1):
+        with scopes.SamplingScope(0, 0, 1):
             parts = [to_numpy(layer(x[:2])), to_numpy(layer(x[2:]))]
         np.testing.assert_allclose(whole, np.concatenate(parts), atol=1e-6)
 
@@ -293,7 +293,7 @@ class LayerContract:
         x = ops.convert_to_tensor(case.inputs())
 
         def draw(index):
-            with noise.SamplingScope(0, index, 1):
+            with scopes.SamplingScope(0, index, 1):
                 return layer(x)
 
         stacked = to_numpy(ops.map(draw, ops.arange(8)))

@@ -23,26 +23,26 @@ def _module_name(path):
 PATHS = {_module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 SOURCES = {name: path.read_text(encoding="utf-8") for name, path in PATHS.items()}
 
-# What each part may import of keras_bdl: `ops <- priors <- layers <- models`.
-ALLOWED = {
-    "ops": ["ops", "validation"],
-    "validation": [],
-    "interop": [],
-    "priors": ["ops", "validation", "interop.tfp"],
-    "sampling": ["interop.tensorflow", "interop.torch"],
-    "latents": ["ops", "sampling"],
-    "layers": [
-        *("ops", "validation", "priors", "sampling", "latents", "layers", "interop")
-    ],
-    "event_loss": ["masking"],
-    "losses": ["ops", "validation", "event_loss", "interop.tfp"],
-    "metrics": ["ops", "validation", "event_loss"],
-    "models": [""],
-}
-# Every other module is a tool. A tool knows what layers have in common and no concrete
-# layer, so that a new layer changes no tool.
-COMMON = ["layers.base", "layers.kl_weight", "layers.weight_posterior", "layers.latent"]
-FORBIDDEN_TO_TOOLS = ["layers", "models"]
+# A part may import itself, what is on its floor or below, and `interop`.
+FLOORS = (
+    ("core", "ops"),
+    ("priors", "losses", "metrics", "plots"),
+    ("layers",),
+    ("graphs", "training"),
+    ("prediction",),
+    ("conversion",),
+    ("sparsity", "early_exit"),
+    ("callbacks", "exact", "generative", "models"),
+    ("inference",),
+)
+# Public namespaces, which give names of other parts.
+NAMESPACES = ("keras_bdl", "keras_bdl.models")
+# Pure mathematics: of `core` it may take only this.
+OF_OPS = ("ops", "core.validation")
+# Tools know what layers have in common and no concrete layer, so that a new layer
+# changes no tool.
+TOOLS = ("graphs", "training", "prediction", "conversion", "sparsity", "early_exit")
+COMMON = ("layers.bayesian", "layers.kl_weight", "layers.latent")
 
 # Packages that one module may import, or none.
 ONLY_IMPORTER = {
@@ -96,22 +96,22 @@ def dotted(node):
 
 def wrong_imports(name, source):
     """Imports of keras_bdl that go against the one way."""
-    if name == "keras_bdl":
+    if name in NAMESPACES:
         return []
-    part = next((part for part in ALLOWED if within(name, [part])), None)
+    part = name.split(".")[1]
+    floor = next((i for i, parts in enumerate(FLOORS) if part in parts), -1)
+    allowed = ["interop", *(below for parts in FLOORS[: floor + 1] for below in parts)]
+    if part in TOOLS:
+        allowed = [*(below for below in allowed if below != "layers"), *COMMON]
+    if part == "ops":
+        allowed = OF_OPS
     wrong = []
     for target, line in imported_modules(source):
         if target.startswith("."):
             wrong.append((target, line))  # absolute imports only
-        if not target.startswith("keras_bdl"):
-            continue
-        if part is not None:
-            allowed = target != "keras_bdl" and within(target, ALLOWED[part])
-        else:
-            allowed = within(target, COMMON) or not (
-                target == "keras_bdl" or within(target, FORBIDDEN_TO_TOOLS)
-            )
-        if not allowed:
+        elif target.startswith("keras_bdl") and not (
+            target != "keras_bdl" and within(target, allowed)
+        ):
             wrong.append((target, line))
     return wrong
 
@@ -201,7 +201,7 @@ def test_the_one_private_method_of_keras_is_called_in_one_place():
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Attribute) and node.attr == "_flatten_layers"
     ]
-    assert places == ["keras_bdl.layers.base"]
+    assert places == ["keras_bdl.core.finding"]
 
 
 def test_files_stay_small():
@@ -212,15 +212,21 @@ def test_files_stay_small():
 def test_the_checks_see_violations():
     for check, name, source in (
         (wrong_imports, "keras_bdl.ops.new", "from keras_bdl import priors"),
-        (wrong_imports, "keras_bdl.priors", "import keras_bdl.layers.base"),
+        (wrong_imports, "keras_bdl.ops.new", "from keras_bdl.core import scopes"),
+        (wrong_imports, "keras_bdl.priors.new", "import keras_bdl.layers.bayesian"),
         (wrong_imports, "keras_bdl.layers.new", "from keras_bdl.models import X"),
         (wrong_imports, "keras_bdl.layers.new", "def f():\n import keras_bdl"),
-        (wrong_imports, "keras_bdl.tool", "from keras_bdl import layers"),
-        (wrong_imports, "keras_bdl.tool", "from keras_bdl.layers.variational import A"),
-        (wrong_imports, "keras_bdl.tool", "from keras_bdl import VariationalDense"),
-        (wrong_imports, "keras_bdl.tool", "from .layers import base"),
-        (wrong_backends, "keras_bdl.sampling", "def f():\n import tensorflow as tf"),
-        (wrong_backends, "keras_bdl.sampling", "from jax import numpy"),
+        (wrong_imports, "keras_bdl.graphs.new", "from keras_bdl import layers"),
+        (
+            wrong_imports,
+            "keras_bdl.sparsity.new",
+            "from keras_bdl.layers.variational import VariationalDense",
+        ),
+        (wrong_imports, "keras_bdl.sparsity.new", "from .layers import bayesian"),
+        (wrong_imports, "keras_bdl.conversion.new", "from keras_bdl import sparsity"),
+        (wrong_imports, "keras_bdl.unknown", "from keras_bdl.core import finding"),
+        (wrong_backends, "keras_bdl.core.noise", "def f():\n import tensorflow as tf"),
+        (wrong_backends, "keras_bdl.core.noise", "from jax import numpy"),
         (wrong_backends, "keras_bdl.priors", "import tensorflow_probability.python"),
     ):
         assert check(name, source), source
@@ -236,8 +242,8 @@ def test_the_checks_see_violations():
 
 
 def test_the_checks_pass_what_is_right():
-    tool = "from keras_bdl import ops\nfrom keras_bdl.layers import base\n"
-    assert not wrong_imports("keras_bdl.new_tool", tool)
+    tool = "from keras_bdl import ops\nfrom keras_bdl.layers import bayesian\n"
+    assert not wrong_imports("keras_bdl.graphs.new", tool)
     assert not wrong_keras("from keras import backend\nbackend.backend()")
     lazy = "def f():\n    import matplotlib.pyplot as plt"
     assert not imports_when_loaded(lazy, "matplotlib")
@@ -281,3 +287,14 @@ def test_all_lists_every_public_name():
     assert set(keras_bdl.__all__) <= public
     assert public - modules <= set(keras_bdl.__all__)
     assert list(keras_bdl.__all__) == sorted(set(keras_bdl.__all__))
+
+
+def test_scopes_are_in_one_file():
+    kept = {
+        name
+        for name, source in SOURCES.items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute)
+        and dotted(node) in ("threading.local", "contextvars.ContextVar")
+    }
+    assert kept == {"keras_bdl.core.scopes"}

@@ -88,8 +88,8 @@ def test_nothing_is_shared_with_the_original(copy):
         ]
     )
     result = copy(model)
-    mine = {id(x) for x in keras_bdl.core.stochastic.flatten_layers(model)}
-    assert not mine & {id(x) for x in keras_bdl.core.stochastic.flatten_layers(result)}
+    mine = {id(x) for x in keras_bdl.core.finding.flatten_layers(model)}
+    assert not mine & {id(x) for x in keras_bdl.core.finding.flatten_layers(result)}
     alive = weakref.ref(result)
     del result
     gc.collect()

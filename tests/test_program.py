@@ -10,8 +10,8 @@ import pytest
 from contract import randomize, to_numpy
 
 import keras_bdl
-from keras_bdl.core import stochastic
-from keras_bdl.prediction import program, seeded_data
+from keras_bdl.core import cache, finding, stochastic
+from keras_bdl.prediction import seeded_data
 
 BACKEND = keras.backend.backend()
 X = np.random.default_rng(0).normal(size=(10, 4)).astype("float32")
@@ -181,33 +181,33 @@ def test_few_programs_are_kept_and_the_layers_gain_no_calls():
             )
     layer = model.layers[-1]
     calls = len(layer._inbound_nodes)
-    for num_samples in range(3, 3 + 2 * program._MOST_KEPT):
+    for num_samples in range(3, 3 + 2 * cache._MOST_KEPT):
         keras_bdl.predict(model, X, num_samples, batch_size=num_samples, verbose=0)
     assert len(layer._inbound_nodes) == calls
-    assert len(model._keras_bdl_kept.samplers) == program._MOST_KEPT
+    assert len(model._keras_bdl_kept.samplers) == cache._MOST_KEPT
     assert len(model._keras_bdl_kept.cuts) == 4
 
 
 def test_a_regressor_and_a_vae_keep_few_programs():
     model, generative = regressor(), vae()
-    for count in range(1, 3 + program._MOST_KEPT):
+    for count in range(1, 3 + cache._MOST_KEPT):
         model.predict_uncertainty(X, count, batch_size=count, verbose=0)
         generative.log_prob(X, count, batch_size=count, verbose=0)
     for holder_ in (model, model.sampled_network, generative):
         kept = vars(holder_._keras_bdl_kept).values()
-        assert max(map(len, kept)) <= program._MOST_KEPT
+        assert max(map(len, kept)) <= cache._MOST_KEPT
 
 
 def test_what_was_last_asked_for_is_kept():
     model = network()
     made = []
-    for key in [0, 1, 2, *range(program._MOST_KEPT), 0]:
-        program.kept_with(model, "things", key, lambda key=key: made.append(key))
+    for key in [0, 1, 2, *range(cache._MOST_KEPT), 0]:
+        cache.kept_with(model, "things", key, lambda key=key: made.append(key))
     # 0 came back after 7 others, none of which pushed it out.
-    assert made == list(range(program._MOST_KEPT))
-    for key in (program._MOST_KEPT, 1):
-        program.kept_with(model, "things", key, lambda key=key: made.append(key))
-    assert made[-2:] == [program._MOST_KEPT, 1]
+    assert made == list(range(cache._MOST_KEPT))
+    for key in (cache._MOST_KEPT, 1):
+        cache.kept_with(model, "things", key, lambda key=key: made.append(key))
+    assert made[-2:] == [cache._MOST_KEPT, 1]
 
 
 # Data of every kind
@@ -215,16 +215,16 @@ def test_what_was_last_asked_for_is_kept():
 
 def test_the_users_layers_are_not_touched():
     model = holder()
-    before = [dict(vars(layer)) for layer in stochastic.flatten_layers(model)]
+    before = [dict(vars(layer)) for layer in finding.flatten_layers(model)]
     seen = []
 
     class Look(keras.callbacks.Callback):
         def on_predict_batch_begin(self, batch, logs=None):
-            seen.extend("call" in vars(x) for x in stochastic.flatten_layers(model))
+            seen.extend("call" in vars(x) for x in finding.flatten_layers(model))
 
     keras_bdl.predict(model, X, 3, mc_dropout=True, callbacks=[Look()], verbose=0)
     assert seen and not any(seen)
-    for layer, old in zip(stochastic.flatten_layers(model), before):
+    for layer, old in zip(finding.flatten_layers(model), before):
         for name in ("parts", "_layers", "_inbound_nodes", "_losses"):
             assert vars(layer).get(name) is old.get(name)
     assert type(model.parts[1]) is keras.layers.Dropout

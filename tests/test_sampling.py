@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from contract import to_numpy
 
-from keras_bdl.core import noise
+from keras_bdl.core import scopes
+from keras_bdl.core.noise import NoiseGenerator
 
 BACKEND = keras.backend.backend()
 SIZE = 2000
@@ -27,39 +28,39 @@ def assert_uncorrelated(streams):
 def test_neighbouring_seeds_and_equal_seeds_of_two_layers_are_uncorrelated():
     streams = []
     for seed, name in ((0, "a"), (1, "a"), (2, "a"), (0, "b")):
-        streams += draws(noise.NoiseGenerator(seed, salt=name))
+        streams += draws(NoiseGenerator(seed, salt=name))
     assert_uncorrelated(streams)
 
 
 def test_equal_seed_and_name_repeat():
-    first, second = (draws(noise.NoiseGenerator(3, salt="x")) for _ in range(2))
+    first, second = (draws(NoiseGenerator(3, salt="x")) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
 def test_draws_in_the_scope_differ_by_seed_block_layer_and_order():
-    layers = [noise.NoiseGenerator(0, salt=name) for name in "ab"]
+    layers = [NoiseGenerator(0, salt=name) for name in "ab"]
     streams = []
     for seed, block, layer in itertools.product((0, 1), (0, 1), layers):
-        with noise.SamplingScope(seed, block, 1):
+        with scopes.SamplingScope(seed, block, 1):
             streams += draws(layer, count=2)
     assert_uncorrelated(streams)
 
 
 def test_the_scope_assigns_nothing_and_restarts():
-    generator = noise.NoiseGenerator(0)
+    generator = NoiseGenerator(0)
     before = to_numpy(generator.state)
-    with noise.SamplingScope(5, 0, 1) as scope:
+    with scopes.SamplingScope(5, 0, 1) as scope:
         first = draws(generator, count=2)
         scope.restart(generator)
         again = draws(generator, count=2)
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(before, to_numpy(generator.state))
-    assert noise.current_scope() is None
+    assert scopes.SamplingScope.current() is None
 
 
 def test_frozen_noise_repeats_the_next_draw():
-    generator = noise.NoiseGenerator(0)
-    with noise.frozen_noise():
+    generator = NoiseGenerator(0)
+    with scopes.FrozenNoise():
         frozen = draws(generator, count=2)
     live = draws(generator, count=2)
     np.testing.assert_array_equal(frozen[0], frozen[1])
@@ -68,16 +69,16 @@ def test_frozen_noise_repeats_the_next_draw():
 
 
 def test_many_draws_never_share_a_seed():
-    generator = noise.NoiseGenerator(0)
+    generator = NoiseGenerator(0)
     seeds = {tuple(to_numpy(generator.next()).tolist()) for _ in range(500)}
     assert len(seeds) == 500
 
 
 def test_noise_in_a_branch():
-    generator = noise.NoiseGenerator(0)
+    generator = NoiseGenerator(0)
 
     def draw(flag):
-        with noise.SamplingScope(0, 0, 1):
+        with scopes.SamplingScope(0, 0, 1):
             return keras.ops.cond(
                 flag,
                 lambda: keras.random.normal((3,), seed=generator),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_bdl
-from keras_bdl.training import num_examples as training
+from keras_bdl.training import num_examples
 
 
 def model(**options):
@@ -24,11 +24,11 @@ class Batches(keras.utils.PyDataset):
 
 def test_arrays_count_rows_after_the_split():
     x = np.zeros((103, 3))
-    assert training.infer_num_examples(x) == 103
-    assert training.infer_num_examples({"a": x, "b": x}) == 103
+    assert num_examples.infer_num_examples(x) == 103
+    assert num_examples.infer_num_examples({"a": x, "b": x}) == 103
     # Keras keeps floor(103 * .8) = 82 rows.
-    assert training.infer_num_examples(x, validation_split=0.2) == 82
-    assert training.infer_num_examples(x, None, 0.2, validation_data=(x, x)) == 103
+    assert num_examples.infer_num_examples(x, validation_split=0.2) == 82
+    assert num_examples.infer_num_examples(x, None, 0.2, validation_data=(x, x)) == 103
 
 
 def test_the_split_is_that_of_keras():
@@ -43,33 +43,33 @@ def test_the_split_is_that_of_keras():
     net = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     net.compile("sgd", "mse")
     net.fit(x, y, batch_size=1, validation_split=0.2, verbose=0, callbacks=[counter])
-    assert counter.rows == training.infer_num_examples(x, validation_split=0.2)
+    assert counter.rows == num_examples.infer_num_examples(x, validation_split=0.2)
 
 
 def test_tf_data_is_counted_in_rows_not_batches():
     tf = pytest.importorskip("tensorflow")
     data = tf.data.Dataset.from_tensor_slices((np.zeros((21, 3)), np.zeros(21)))
-    assert training.infer_num_examples(data.batch(8)) == 21
+    assert num_examples.infer_num_examples(data.batch(8)) == 21
     filtered = data.filter(lambda x, y: y < 1).batch(8)  # unknown cardinality
-    assert training.infer_num_examples(filtered) == 21
-    assert training.infer_num_examples(data.repeat(2).batch(8)) == 42
+    assert num_examples.infer_num_examples(filtered) == 21
+    assert num_examples.infer_num_examples(data.repeat(2).batch(8)) == 42
 
 
 def test_endless_tf_data_warns_with_the_number():
     tf = pytest.importorskip("tensorflow")
     data = tf.data.Dataset.from_tensor_slices(np.zeros((21, 3))).batch(7).repeat()
     with pytest.warns(UserWarning, match="35"):
-        assert training.infer_num_examples(data, steps_per_epoch=5) == 35
-    assert training.infer_num_examples(data) is None
+        assert num_examples.infer_num_examples(data, steps_per_epoch=5) == 35
+    assert num_examples.infer_num_examples(data) is None
 
 
 def test_pydataset_warns_with_the_number():
     with pytest.warns(UserWarning, match="20"):
-        assert training.infer_num_examples(Batches(workers=1)) == 20
+        assert num_examples.infer_num_examples(Batches(workers=1)) == 20
 
 
 def test_a_generator_is_unknown():
-    assert training.infer_num_examples(iter([1])) is None
+    assert num_examples.infer_num_examples(iter([1])) is None
 
 
 def test_set_num_examples_reaches_nested_layers_and_config():

@@ -8,7 +8,7 @@ from contract import BACKEND, to_numpy
 from keras import layers
 
 import keras_bdl
-from keras_bdl.core import stochastic
+from keras_bdl.core import finding, stochastic
 
 READS = "has weights that the layer around it reads or assigns"
 # What is replaced; by default the head alone.
@@ -74,8 +74,8 @@ def test_models_are_converted_saved_and_cloned(name, tmp_path):
     np.testing.assert_allclose(to_numpy(plain(x)), expected, atol=1e-5)
     assert not posteriors(plain)
     if "forgetful" not in name:
-        classes = [type(layer) for layer in stochastic.flatten_layers(plain)]
-        assert classes == [type(layer) for layer in stochastic.flatten_layers(model)]
+        classes = [type(layer) for layer in finding.flatten_layers(plain)]
+        assert classes == [type(layer) for layer in finding.flatten_layers(model)]
 
     if name == "Normalised":
         return  # its weights change whenever it is called

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 
 from keras_bdl.conversion.weight_use import obstacles
-from keras_bdl.core import stochastic
+from keras_bdl.core import finding, stochastic
 from keras_bdl.graphs.converted import held_layers, layers_of
 
 _COLUMNS = ("layer", "class", "replaced by", "left, because")
@@ -90,7 +90,7 @@ def find(model, classes):
 
 def _inside(layer):
     """The layers inside another that can be got at."""
-    if isinstance(layer, keras.Model) and stochastic.is_graph(layer):
+    if isinstance(layer, keras.Model) and finding.is_graph(layer):
         return layer.layers
     if type(layer) is keras.layers.TimeDistributed:
         return [layer.layer]

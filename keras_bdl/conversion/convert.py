@@ -12,7 +12,7 @@ import keras
 
 from keras_bdl import priors
 from keras_bdl.conversion.choice import ConversionReport, Found, choose, find, row
-from keras_bdl.core import stochastic, validation
+from keras_bdl.core import copies, finding, stochastic, validation
 from keras_bdl.graphs.copy import ModelCopier
 from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.prediction.export import mark_called
@@ -143,14 +143,14 @@ def to_keras(model, weights="mean", seed=None):
     if hasattr(type(model), "to_keras"):
         return model.to_keras(weights, seed)
     check_is_built_model(model)
-    stochastic.check_weights(weights)
+    copies.check_weights(weights)
     if seed is not None:
         seed = validation.integer("seed", seed)
     layers = stochastic.stochastic_layers(model)
     inside = {
         id(inner)
         for layer in layers
-        for inner in stochastic.flatten_layers(layer)
+        for inner in finding.flatten_layers(layer)
         if inner is not layer
     }
     order = {id(layer): index for index, layer in enumerate(layers)}
@@ -189,7 +189,7 @@ def between(layers, network, name):
         network: functional or Sequential model.
         name: of the new model.
     """
-    inputs = outputs = stochastic.fresh_inputs(network)
+    inputs = outputs = finding.fresh_inputs(network)
     before, after = layers
     for layer in (*before, network, *after):
         outputs = layer(outputs)
@@ -198,7 +198,7 @@ def between(layers, network, name):
 
 def _called(model):
     """The model, called once if it is a graph: Keras writes to ONNX only such."""
-    if isinstance(model, keras.Model) and stochastic.is_graph(model):
+    if isinstance(model, keras.Model) and finding.is_graph(model):
         mark_called(model)
     return model
 

@@ -11,7 +11,7 @@ import inspect
 
 import keras
 
-from keras_bdl.core import stochastic
+from keras_bdl.core import finding
 from keras_bdl.graphs.copy import ModelCopier, Obstacle, is_holder
 from keras_bdl.graphs.layer_copy import made_anew
 
@@ -23,8 +23,8 @@ def obstacles(model, candidates):
         model: built Keras model, which is copied.
         candidates: plain layers of the model.
     """
-    holders = [x for x in stochastic.flatten_layers(model) if is_holder(x)]
-    inside = {id(inner) for x in holders for inner in stochastic.flatten_layers(x)}
+    holders = [x for x in finding.flatten_layers(model) if is_holder(x)]
+    inside = {id(inner) for x in holders for inner in finding.flatten_layers(x)}
     left = {id(layer): layer for layer in candidates if id(layer) in inside}
     reasons = {}
     while left:

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_bdl.core import stochastic
+from keras_bdl.core import finding
 
 _NUMBERS = "biuf"
 
@@ -31,7 +31,7 @@ def check_inputs(network, x):
                 "Expected arrays with rows, `(n, ...)`, n at least 1. "
                 f"Received: x of shape {tuple(leaf.shape)}"
             )
-    if network is None or not (network.built and stochastic.is_graph(network)):
+    if network is None or not (network.built and finding.is_graph(network)):
         return
     for leaf, expected in _pairs(network, x):
         if leaf is None:  # of an optional input
@@ -42,7 +42,7 @@ def check_inputs(network, x):
 
 def _pairs(network, x):
     """Each array with the symbolic input that it is for, where that can be told."""
-    inputs = stochastic.graph_input(network)
+    inputs = finding.graph_input(network)
     if isinstance(x, dict):
         if not all(hasattr(leaf, "shape") or leaf is None for leaf in x.values()):
             return []  # a nest, of which Keras compares the structure

@@ -9,7 +9,7 @@ say its probability, and the loss is made of the losses of all copies.
 import keras
 from keras import ops, random
 
-from keras_bdl.core.noise import ThreadScope
+from keras_bdl.core.scopes import ThreadScope
 from keras_bdl.ops import estimators
 
 # Estimators of gradients that need the loss of every row.
@@ -127,8 +127,3 @@ class LatentScope(ThreadScope):
 
     def _by_copy(self, tensor):
         return ops.reshape(tensor, (self.num_copies, -1, *ops.shape(tensor)[1:]))
-
-
-def current_scope():
-    """The active `LatentScope` of this thread, or None."""
-    return LatentScope.current()

@@ -1,22 +1,20 @@
-"""Randomness: one seed generator per layer, and the private sampling scope.
+"""Randomness: one seed generator per layer.
 
-Outside the scope a `NoiseGenerator` hashes its (key, counter) state, so every
+Outside the `SamplingScope` a `NoiseGenerator` hashes its (key, counter) state, so every
 draw differs; inside, it hashes the scope's seed with the layer's place in the model and
 the index of the sample, so draws repeat, in other processes too, and no variable is
 assigned.
 """
 
-import contextlib
 import random as python_random
-import threading
-import types
 import zlib
 
 import numpy as np
 from keras import backend, ops, random
 
+from keras_bdl.core.scopes import FrozenNoise, SamplingScope
+
 _MASK = 0xFFFFFFFF
-_local = threading.local()
 
 
 class NoiseGenerator(random.SeedGenerator):
@@ -43,7 +41,7 @@ class NoiseGenerator(random.SeedGenerator):
 
     def next(self, ordered=True):
         """The next seed: two words of 32 bits, as an integer tensor `(2,)`."""
-        scope = current_scope()
+        scope = SamplingScope.current()
         if scope is not None:
             place = scope.places.get(id(self))
             words = _hash(self.state[0] if place is None else place, scope.seed)
@@ -52,95 +50,15 @@ class NoiseGenerator(random.SeedGenerator):
         replica = _replica_id()
         if replica is not None:
             words = _hash(words, replica)
-        if not getattr(_local, "frozen", False):
+        if FrozenNoise.current() is None:
             step = ops.convert_to_tensor(np.array([0, 1]), dtype=self.state.dtype)
             self.state.assign(ops.add(self.state, step))
         return words
 
 
-class ThreadScope:
-    """Active on its thread within a `with`; of each class the innermost."""
-
-    def __enter__(self):
-        self._outer = self.current()
-        setattr(_local, type(self).__name__, self)
-        return self
-
-    def __exit__(self, *exc):
-        setattr(_local, type(self).__name__, self._outer)
-
-    @classmethod
-    def current(cls):
-        """The active one of this class, or None."""
-        return getattr(_local, cls.__name__, None)
-
-
-class SamplingScope(ThreadScope):
-    """While active on this thread, layers draw weights from its seed.
-
-    Private: entered only inside a traced function, because a function traced
-    outside would be reused inside.
-
-    Args:
-        seed: integer tensor of shape (), or words of `fold_in`.
-        block: index of this block of samples, integer tensor or int.
-        num_samples: number of samples in a block, a Python int. Tensors hold
-            them sample-major: `(num_samples * rows, ...)`.
-        places: dict of the id of a generator to its place in the model, an integer
-            (`layers.base.places`). Others draw by their own key, which a file that has
-            no noise state does not carry.
-        moment_layers: ids of layers that may draw outputs from their moments
-            instead of weights, because only the marginals of rows are asked for.
-        shared_layers: ids of layers whose inputs are those of all samples: they are
-            given once, `(rows, ...)`.
-    """
-
-    def __init__(
-        self,
-        seed,
-        block,
-        num_samples,
-        places=types.MappingProxyType({}),
-        moment_layers=frozenset(),
-        shared_layers=frozenset(),
-    ):
-        self.seed = seed
-        self.block = block
-        self.num_samples = num_samples
-        self.places = places
-        self.moment_layers = moment_layers
-        self.shared_layers = shared_layers
-        self._draws = {}
-
-    def restart(self, generator):
-        """Rewinds a generator, so that a layer called twice repeats its draw."""
-        self._draws[id(generator)] = 0
-
-    def count_draw(self, generator):
-        draw = self._draws.get(id(generator), 0)
-        self._draws[id(generator)] = draw + 1
-        return draw
-
-
-def current_scope():
-    """The active `SamplingScope` of this thread, or None."""
-    return SamplingScope.current()
-
-
 def fold_in(seed, number):
     """A seed of its own for a number, of integers or tensors: two 32-bit words."""
     return _hash(seed, number)
-
-
-@contextlib.contextmanager
-def frozen_noise():
-    """Draws inside repeat the next training draw without using it up."""
-    outer = getattr(_local, "frozen", False)
-    _local.frozen = True
-    try:
-        yield
-    finally:
-        _local.frozen = outer
 
 
 def _words(x):

@@ -1,18 +1,16 @@
-"""What every layer with noise has in common, and finding such layers in a model.
+"""What every layer with noise has in common.
 
 `StochasticLayer` is a mixin put before a public Keras layer. It owns the noise,
 saving, and the choice between the mean and a sample. `layers.bayesian` adds
 what posteriors over weights need, `layers.latent` what latent variables need.
 """
 
-import contextlib
-import functools
-import inspect
-
 import keras
-from keras import backend, ops
+from keras import ops
 
-from keras_bdl.core import noise, validation
+from keras_bdl.core import finding, scopes, validation
+from keras_bdl.core.dtypes import as_floats
+from keras_bdl.core.noise import NoiseGenerator
 
 PACKAGE = "keras_bdl"
 REGISTRY = {}
@@ -24,19 +22,12 @@ def register(cls):
     return keras.saving.register_keras_serializable(PACKAGE)(cls)
 
 
-def flatten_layers(model):
-    """The model and every layer below it, also inside custom layers, once each.
-
-    `model.layers` stops at custom layers; this one private method does not.
-    """
-    seen = {id(layer): layer for layer in model._flatten_layers()}
-    return list(seen.values())
-
-
 def stochastic_layers(model):
     """Every layer of a model (or the layer itself) that can be sampled, in order."""
     return [
-        layer for layer in flatten_layers(model) if isinstance(layer, StochasticLayer)
+        layer
+        for layer in finding.flatten_layers(model)
+        if isinstance(layer, StochasticLayer)
     ]
 
 
@@ -46,93 +37,6 @@ def places(model):
     Equal models have equal places in every process, which names and keys have not.
     """
     return {id(x.noise): place for place, x in enumerate(stochastic_layers(model))}
-
-
-def is_graph(model):
-    """Whether a model is the plain graph of its layers, without a `call` of its own."""
-    if isinstance(model, keras.Sequential):
-        # One that Keras could not call on symbols has no inputs.
-        symbolic = model.built and hasattr(model, "inputs")
-        return symbolic and type(model).call is keras.Sequential.call
-    return is_functional(model) and type(model).call is _functional_class().call
-
-
-def is_functional(model):
-    """Whether a model is made of inputs and outputs, perhaps with its own `call`."""
-    return isinstance(model, _functional_class())
-
-
-@functools.cache
-def _functional_class():
-    """The class that Keras makes of inputs and outputs; it has no public name."""
-    with keras.name_scope("functional_class"):
-        inputs = keras.Input((1,), name="functional_class_input")
-        return type(keras.Model(inputs, inputs, name="functional_class"))
-
-
-def graph_input(model):
-    """The symbolic inputs of a graph, nested as its `call` takes them."""
-    if isinstance(model, keras.Sequential):
-        return model.inputs[0]
-    return model.input
-
-
-def graph_output(model):
-    """The symbolic outputs of a graph, nested as its `call` gives them."""
-    if isinstance(model, keras.Sequential):
-        return model.outputs[0]
-    return model.output
-
-
-def fresh_inputs(model):
-    """New symbolic inputs like those of a graph."""
-    return keras.tree.map_structure(
-        lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name),
-        graph_input(model),
-    )
-
-
-def live_config(cls, layer):
-    """`cls.get_config()` of a layer, with its functions as they are.
-
-    A config holds a function by a name or bytecode that may not load.
-    """
-    config = cls.get_config(layer)
-    for name in config:
-        function = getattr(layer, name, None)
-        is_function = name == "activation" or name.endswith("_initializer")
-        # Attention, for one, keeps them under other names.
-        known = hasattr(layer, name) and not isinstance(function, keras.layers.Layer)
-        if is_function and known:
-            config[name] = function
-    return config
-
-
-def check_weights(weights):
-    """Refuses other weights of a plain copy than the mean or a sample."""
-    validation.choice("weights", weights, ("mean", "sample"))
-
-
-def assign_copy(variable, value):
-    """Assigns a copy: on JAX two variables would share what training gives away."""
-    variable.assign(ops.copy(ops.convert_to_tensor(value)))
-
-
-def copy_activation(layer, copy):
-    """Gives a copy of a layer the weights of an activation that is a layer."""
-    activation = getattr(layer, "activation", None)
-    if isinstance(activation, keras.layers.Layer) and activation.variables:
-        if not copy.activation.built:
-            copy.activation.build(activation.get_build_config()["input_shape"])
-        copy.activation.set_weights(activation.get_weights())
-
-
-def assign_weights(layer, weights):
-    """`layer.set_weights`, and what Keras derives from weights only when asked."""
-    layer.set_weights(weights)
-    for inner in flatten_layers(layer):
-        if isinstance(inner, keras.layers.Normalization):
-            inner.finalize_state()
 
 
 def own_weights(layer):
@@ -148,28 +52,13 @@ def own_weights(layer):
 
 def own_matrices(layer):
     """Variables of more than one axis that are of no layer inside."""
-    inner = {id(w) for x in flatten_layers(layer) if x is not layer for w in x.weights}
+    inner = {
+        id(w)
+        for x in finding.flatten_layers(layer)
+        if x is not layer
+        for w in x.weights
+    }
     return [w for w in layer.weights if len(w.shape) > 1 and id(w) not in inner]
-
-
-@contextlib.contextmanager
-def method_replaced(layer, name, function):
-    """Within, a method of one layer is another function; its class is untouched."""
-    own = vars(layer).get(name)  # Keras gives a layer a `build` of its own
-    object.__setattr__(layer, name, function)
-    try:
-        yield
-    finally:
-        object.__delattr__(layer, name)
-        if own is not None:
-            object.__setattr__(layer, name, own)
-
-
-def call_with_training(layer, x, training):
-    """Calls a layer, with `training` if it takes it."""
-    if "training" in inspect.signature(layer.call).parameters:
-        return layer(x, training=training)
-    return layer(x)
 
 
 class StochasticLayer:
@@ -200,7 +89,7 @@ class StochasticLayer:
             "sample_at_inference", sample_at_inference
         )
         self.seed = None if seed is None else validation.integer("seed", seed)
-        self.noise = noise.NoiseGenerator(seed, salt=self.name)
+        self.noise = NoiseGenerator(seed, salt=self.name)
 
     def build(self, input_shape):
         # Overridden, because Keras closes a layer without a `build` of its own to new
@@ -261,7 +150,7 @@ class StochasticLayer:
 
     def call(self, inputs, training=None):
         inputs = as_floats(inputs, self.compute_dtype)
-        scope = noise.current_scope()
+        scope = scopes.SamplingScope.current()
         if scope is not None:
             scope.restart(self.noise)
             return self.call_sampled(inputs, scope)
@@ -319,34 +208,15 @@ class StochasticLayer:
         """Reads a saved value of `told_variables`; the constructor's holds."""
 
 
-def as_floats(inputs, dtype):
-    """Integers and booleans in a dtype of floats; Keras casts only between those."""
-    if backend.is_float_dtype(backend.standardize_dtype(inputs.dtype)):
-        return inputs
-    return ops.cast(inputs, dtype)
-
-
-def with_channels(inputs, count, axis=-1):
-    """The inputs, refused if they have another number of channels.
-
-    For arithmetic that would widen inputs of a single channel.
-    """
-    channels = inputs.shape[axis]
-    if channels is None and backend.backend() == "tensorflow":
-        from keras_bdl.interop import tensorflow
-
-        return tensorflow.with_size(inputs, axis, count)
-    if channels not in (None, count):
-        raise ValueError(
-            f"Expected inputs with {count} channels on axis {axis}, as the layer was "
-            f"built. Received: inputs of shape {tuple(inputs.shape)}"
-        )
-    return inputs
-
-
-def wide(variable):
-    """A variable's value in float32, or in float64 if that is what it is."""
-    value = ops.convert_to_tensor(variable)
-    if backend.standardize_dtype(value.dtype) == "float64":
-        return value
-    return ops.cast(value, "float32")
+def check_no_recurrent_cells(model):
+    """Refuses Bayesian layers in RNN cells: their KL cannot leave the time loop."""
+    for layer in finding.flatten_layers(model):
+        if isinstance(layer, keras.layers.RNN):
+            inner = stochastic_layers(layer)
+            if inner:
+                raise ValueError(
+                    f"Layer '{inner[0].name}' is in the cell of the recurrent layer "
+                    f"'{layer.name}', where its KL term cannot reach the loss; use it "
+                    "outside the cell (`TimeDistributed` works). "
+                    f"Received: layer={inner[0].name!r}"
+                )

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl.core import latents, noise, stochastic, validation
+from keras_bdl.core import dtypes, latents, scopes, stochastic, validation
+from keras_bdl.core.recovery import weights_kept
 from keras_bdl.layers.latent import early_exit_blocks, num_combinations
 from keras_bdl.prediction.program import SeededModel
-from keras_bdl.training.num_examples import weights_kept
 
 DepthPosterior = collections.namedtuple(
     "DepthPosterior",
@@ -142,7 +142,7 @@ class _DepthPosteriorModel(SeededModel):
         )
         weights = contextlib.nullcontext()
         if self.is_sampled:
-            weights = noise.SamplingScope(seed, index, 1, self.places)
+            weights = scopes.SamplingScope(seed, index, 1, self.places)
         with scope, weights:
             logits = self.network(scope.copy(inputs), training=False)
         if len(logits.shape) != 2:
@@ -152,9 +152,7 @@ class _DepthPosteriorModel(SeededModel):
                 f"Received: outputs of shape {tuple(logits.shape)}"
             )
         shape = (self.num_combinations, -1, logits.shape[-1])
-        probabilities = ops.softmax(
-            ops.reshape(stochastic.wide(logits), shape), axis=-1
-        )
+        probabilities = ops.softmax(ops.reshape(dtypes.wide(logits), shape), axis=-1)
         prior = ops.exp(ops.reshape(sum(scope.log_priors), shape[:2]))
         depths = ops.stack([depth for _, depth in scope.depths], axis=-1)
         depths = ops.reshape(depths, (*shape[:2], len(scope.depths)))

@@ -9,7 +9,9 @@ import keras
 import numpy as np
 
 from keras_bdl.core import latents
-from keras_bdl.core.stochastic import flatten_layers, method_replaced, own_weights
+from keras_bdl.core.copies import method_replaced
+from keras_bdl.core.finding import flatten_layers
+from keras_bdl.core.stochastic import own_weights
 from keras_bdl.early_exit.depth import check_batch_size, depth
 from keras_bdl.layers.latent import early_exit_blocks
 

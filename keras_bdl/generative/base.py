@@ -6,29 +6,18 @@ import types
 import keras
 from keras import ops
 
-from keras_bdl.core import stochastic, validation
-from keras_bdl.core.noise import ThreadScope
+from keras_bdl.core import copies, validation
+from keras_bdl.core.scopes import BoundScope, SharedWeights
 from keras_bdl.generative import initialization, observations
 from keras_bdl.generative import networks as vae_networks
-from keras_bdl.layers.bayesian import SharedWeights, bayesian_layers
+from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.layers.gaussian_latent import GaussianLatent
 from keras_bdl.layers.latent import latent_layers
 from keras_bdl.prediction import export
-from keras_bdl.training import num_examples as training
+from keras_bdl.training import num_examples
 
 # Draws of the weights that `evaluate` averages the bound over, for each batch.
 _WEIGHT_DRAWS = 4
-
-
-class BoundScope(ThreadScope):
-    """Within, the model's `call` gives the terms of its bound.
-
-    Args:
-        batch: what a training or test step was given: x, or (x, y, sample weights).
-    """
-
-    def __init__(self, batch):
-        _, self.y, _ = keras.utils.unpack_x_y_sample_weight(batch)
 
 
 class GenerativeModel(keras.Model):
@@ -97,7 +86,7 @@ class GenerativeModel(keras.Model):
             x = ops.cast(x, keras.config.floatx())
         if self.preprocessing is None:
             return x
-        return stochastic.call_with_training(self.preprocessing, x, training)
+        return copies.call_with_training(self.preprocessing, x, training)
 
     # Posteriors over weights. With log p(x | w) under a bound for every w, the mean of
     # those over draws of w, less the KL of the weights, is one of log p(data).
@@ -127,14 +116,14 @@ class GenerativeModel(keras.Model):
     def _tell_num_examples(self):
         """Tells layers the number of training examples that the constructor gave."""
         if self.num_examples is not None:
-            training.set_num_examples(self, self.num_examples)
+            num_examples.set_num_examples(self, self.num_examples)
 
     def _read_num_examples(self, x, options):
         """Reads it off the data otherwise; `options` are those of `fit`."""
         if self.num_examples is None:
             names = ("validation_split", "validation_data", "steps_per_epoch")
             extent = {name: options[name] for name in names if name in options}
-            training.tell_num_examples(self, x, extent)
+            num_examples.tell_num_examples(self, x, extent)
 
     def _posteriors(self):
         """Layers of the networks with a posterior over weights."""

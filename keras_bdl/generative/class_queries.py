@@ -3,8 +3,8 @@
 import numpy as np
 from keras import ops
 
-from keras_bdl.core import noise as sampling
-from keras_bdl.core import stochastic, validation
+from keras_bdl.core import dtypes, validation
+from keras_bdl.core.noise import NoiseGenerator
 
 
 class SemiSupervisedUse:
@@ -35,10 +35,10 @@ class SemiSupervisedUse:
                 f"Expected `label` from 0 to {self.num_classes - 1}. "
                 f"Received: label={label!r}"
             )
-        generator = sampling.NoiseGenerator(int(rng.integers(2**31)), "sample")
+        generator = NoiseGenerator(int(rng.integers(2**31)), "sample")
         codes = self.latent.prior.draw(num, generator)
         one_hot = ops.one_hot(labels, self.num_classes, dtype=codes.dtype)
-        outputs = stochastic.wide(self.decoder([codes, one_hot], training=False))
+        outputs = dtypes.wide(self.decoder([codes, one_hot], training=False))
         if validation.boolean("noise", noise):
             values = self.observation.draw(outputs, generator)
         else:

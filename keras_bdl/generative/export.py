@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_bdl.core import noise, stochastic
+from keras_bdl.core import scopes, stochastic
 from keras_bdl.generative import programs
 
 # Codes of each row that `log_prob` holds at a time, at most.
@@ -23,7 +23,7 @@ def export(vae, filepath, verbose=None):
         return vae.explained(z)
 
     def sample(num, seed):
-        with noise.SamplingScope(seed, 0, 1, stochastic.places(vae)):
+        with scopes.SamplingScope(seed, 0, 1, stochastic.places(vae)):
             codes = vae.latent.prior.draw(num, vae.latent.noise)
         return decode(codes)
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl.core import stochastic
+from keras_bdl.core import dtypes
 from keras_bdl.generative import observations
 from keras_bdl.graphs import heads
 
@@ -63,7 +63,7 @@ def check_decoder(decoder, observation, code_dim, num_classes=None):
     if num_classes is not None:
         classes = np.arange(_NUM_CODES) % num_classes
         codes = [codes, np.eye(num_classes, dtype="float32")[classes]]
-    outputs = ops.convert_to_numpy(stochastic.wide(decoder(codes, training=False)))
+    outputs = ops.convert_to_numpy(dtypes.wide(decoder(codes, training=False)))
     if observation.looks_like_probabilities(outputs):
         raise ValueError(
             "Expected `decoder` to give logits. Its outputs for "

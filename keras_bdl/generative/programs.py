@@ -2,8 +2,10 @@
 
 from keras import ops
 
-from keras_bdl.core import noise, stochastic
-from keras_bdl.prediction.program import SeededModel, kept_with
+from keras_bdl.core import dtypes, finding, scopes, stochastic
+from keras_bdl.core.cache import kept_with
+from keras_bdl.core.noise import NoiseGenerator, fold_in
+from keras_bdl.prediction.program import SeededModel
 
 # Rows of decoder outputs held at a time by the loop over codes: enough that matrix
 # products are efficient, few enough to stay in the cache (benchmarks/README.md).
@@ -26,7 +28,7 @@ class Runner(SeededModel):
     def __init__(self, vae):
         super().__init__(name=type(self).__name__.lower())
         self.vae = vae
-        self.noise = noise.NoiseGenerator(0, salt=self.name)
+        self.noise = NoiseGenerator(0, salt=self.name)
 
     def run(self, x, seed, batch_size, verbose):
         return super().run(x, seed, batch_size, None, verbose, None)
@@ -54,8 +56,8 @@ class Decoding(Runner):
     def answer(self, codes, seed, number):
         if not self.draw:
             return self.vae.explained(codes)
-        outputs = stochastic.wide(self.vae.decoder(codes, training=False))
-        with noise.SamplingScope(seed, number, 1):
+        outputs = dtypes.wide(self.vae.decoder(codes, training=False))
+        with scopes.SamplingScope(seed, number, 1):
             return self.vae.observation.draw(outputs, self.noise)
 
 
@@ -74,7 +76,7 @@ class Evidence(Runner):
         self.block = block
 
     def answer(self, inputs, seed, number):
-        seed = noise.fold_in(seed, number)
+        seed = fold_in(seed, number)
         return evidence(self.vae, inputs, self.num_samples, self.block, seed)
 
 
@@ -117,7 +119,7 @@ def evidence(vae, inputs, num_samples, block, seed):
     places = stochastic.places(vae)
 
     def add(index, sums):
-        with noise.SamplingScope(seed, index, block, places):
+        with scopes.SamplingScope(seed, index, block, places):
             codes = vae.latent.draw(mean, log_stddev, block)
             likelihood = vae.log_likelihood(x, codes)
         log_weights = likelihood + vae.log_ratio(codes, mean, log_stddev)
@@ -136,5 +138,5 @@ def evidence(vae, inputs, num_samples, block, seed):
 
 def get(vae, cls, *options):
     """A runner of the VAE, made once."""
-    key = (*options, tuple(map(id, stochastic.flatten_layers(vae))))
+    key = (*options, tuple(map(id, finding.flatten_layers(vae))))
     return kept_with(vae, cls.__name__, key, lambda: cls(vae, *options))

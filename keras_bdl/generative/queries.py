@@ -3,8 +3,8 @@
 import numpy as np
 from keras import ops
 
-from keras_bdl.core import noise as sampling
 from keras_bdl.core import validation
+from keras_bdl.core.noise import NoiseGenerator
 from keras_bdl.generative import export, initialization, programs
 from keras_bdl.generative.out_of_domain import OutOfDomainScores
 
@@ -60,7 +60,7 @@ class VAEUse(OutOfDomainScores):
         self._check_built()
         if seed is None:
             seed = int(np.random.default_rng().integers(2**31))
-        generator = sampling.NoiseGenerator(validation.integer("seed", seed), "sample")
+        generator = NoiseGenerator(validation.integer("seed", seed), "sample")
         codes = ops.convert_to_numpy(self.latent.prior.draw(num, generator))
         return self._decode(codes, validation.boolean("noise", noise), seed)
 

@@ -10,15 +10,15 @@ import keras
 from keras import ops
 
 from keras_bdl import losses
-from keras_bdl.core import stochastic, validation
+from keras_bdl.core import dtypes, recovery, validation
+from keras_bdl.core.scopes import BoundScope
 from keras_bdl.generative import few_labels, initialization, observations
 from keras_bdl.generative import networks as vae_networks
-from keras_bdl.generative.base import BoundScope, GenerativeModel
+from keras_bdl.generative.base import GenerativeModel
 from keras_bdl.generative.class_queries import SemiSupervisedUse
 from keras_bdl.generative.mixed_batches import MixedBatches
 from keras_bdl.graphs import heads
 from keras_bdl.ops import estimators
-from keras_bdl.training import num_examples as training
 
 PACKAGE = "keras_bdl"
 
@@ -244,7 +244,7 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
         )
 
     def _logits(self, x, training):
-        return stochastic.wide(self._made.classifier(x, training=training))
+        return dtypes.wide(self._made.classifier(x, training=training))
 
     def _bound(self, x, labels, training):
         """Of each row the bound and its parts in nats, and of labels the classifier's.
@@ -302,13 +302,11 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
         parameters = self.encoder([x, ops.cast(y, x.dtype)], training=training)
         mean, log_stddev = self.latent.parameters(parameters)
         codes = self.latent.draw(mean, log_stddev, 1)[0]
-        outputs = stochastic.wide(self.decoder([codes, y], training=training))
+        outputs = dtypes.wide(self.decoder([codes, y], training=training))
         return {
             name: ops.reshape(values, (-1, num_classes))
             for name, values in {
-                "reconstruction": -self.observation.log_prob(
-                    stochastic.wide(x), outputs
-                ),
+                "reconstruction": -self.observation.log_prob(dtypes.wide(x), outputs),
                 "kl": self.latent.kl(mean, log_stddev),
             }.items()
         }
@@ -400,7 +398,7 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
         initialization.check(self, x)
         if hasattr(x, "shape") and self.built:
             y = few_labels.check_labels(x, y, self.num_classes)
-        with training.weights_kept(self):
+        with recovery.weights_kept(self):
             return super().evaluate(x, y, *args, **kwargs)
 
     # Serialisation

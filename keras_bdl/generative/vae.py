@@ -12,13 +12,13 @@ import numpy as np
 from keras import ops
 
 from keras_bdl import losses, metrics
-from keras_bdl.core import stochastic, validation
+from keras_bdl.core import dtypes, recovery, validation
+from keras_bdl.core.scopes import BoundScope
 from keras_bdl.generative import initialization, observations
 from keras_bdl.generative import networks as vae_networks
-from keras_bdl.generative.base import BoundScope, GenerativeModel
+from keras_bdl.generative.base import GenerativeModel
 from keras_bdl.generative.queries import VAEUse
 from keras_bdl.ops import divergences, mixtures
-from keras_bdl.training import num_examples as training
 
 PACKAGE = "keras_bdl"
 GRADIENTS = ("elbo", "iwae", "dreg")
@@ -225,15 +225,15 @@ class VAE(VAEUse, GenerativeModel):
     def explained(self, codes, training=False):
         """Mean of p(x | z) of codes `(n, d)`, as tensors."""
         return self.observation.mean(
-            stochastic.wide(self.decoder(codes, training=training))
+            dtypes.wide(self.decoder(codes, training=training))
         )
 
     def log_likelihood(self, x, codes, training=None):
         """log p(x | z) of codes `(k, n, d)` in nats, `(k, n)`."""
         num_codes = codes.shape[0]
         flat = ops.reshape(codes, (-1, *codes.shape[2:]))
-        outputs = stochastic.wide(self.decoder(flat, training=training))
-        x = ops.tile(stochastic.wide(x), (num_codes,) + (1,) * (len(x.shape) - 1))
+        outputs = dtypes.wide(self.decoder(flat, training=training))
+        x = ops.tile(dtypes.wide(x), (num_codes,) + (1,) * (len(x.shape) - 1))
         values = self.observation.log_prob(x, outputs)
         return ops.reshape(values, (num_codes, -1))
 
@@ -337,7 +337,7 @@ class VAE(VAEUse, GenerativeModel):
         self._refuse_targets(y)
         initialization.check(self, x)
         y = None if sample_weight is None else _no_targets(x)
-        with training.weights_kept(self):
+        with recovery.weights_kept(self):
             return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
     def _refuse_targets(self, y, instead="vae.fit(x)"):

@@ -13,7 +13,7 @@ import warnings
 
 import keras
 
-from keras_bdl.core import stochastic
+from keras_bdl.core import finding, stochastic
 
 BASE_ARGUMENTS = ("name", "trainable", "dtype")
 
@@ -228,7 +228,7 @@ def put_layers(owner, places):
 
 def _in_order(owner):
     """What `held_layers` finds, in the order in which Keras follows it."""
-    order = {id(x): index for index, x in enumerate(stochastic.flatten_layers(owner))}
+    order = {id(x): index for index, x in enumerate(finding.flatten_layers(owner))}
 
     def first(item):
         return min(order.get(id(layer), len(order)) for layer in layers_of(item[1]))

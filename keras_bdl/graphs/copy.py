@@ -12,7 +12,7 @@ import warnings
 import keras
 from keras import ops
 
-from keras_bdl.core import stochastic
+from keras_bdl.core import copies, finding, stochastic
 from keras_bdl.graphs import converted
 from keras_bdl.graphs.converted import held_layers, leaves_of
 from keras_bdl.graphs.layer_copy import Borrowed, copy_assets, made_anew
@@ -69,15 +69,15 @@ class ModelCopier:
         self._check_targets(model, copy)
         self._match(model, copy)
         if self._plain:
-            for layer in stochastic.flatten_layers(copy):
+            for layer in finding.flatten_layers(copy):
                 converted.as_plain(layer)
         return copy
 
     def _check_targets(self, model, copy):
-        inside = {id(layer) for layer in stochastic.flatten_layers(copy)}
+        inside = {id(layer) for layer in finding.flatten_layers(copy)}
         lost = [
             layer
-            for layer in stochastic.flatten_layers(model)
+            for layer in finding.flatten_layers(model)
             if self._is_target(layer) and id(self._copies.get(id(layer))) not in inside
         ]
         if lost:
@@ -93,7 +93,7 @@ class ModelCopier:
             return self._convert(layer)
         if not isinstance(layer, keras.layers.Layer):
             return layer  # an operation of `keras.ops`, without state
-        if stochastic.is_graph(layer):
+        if finding.is_graph(layer):
             return self._copy_graph(layer)
         if not self._has_target(layer):
             return self._copy_whole(layer)
@@ -139,7 +139,7 @@ class ModelCopier:
             copy = made_anew(layer, self._copy, plain=True)
             self._without_build_inside(copy)
         except ValueError as error:
-            inside = [x for x in stochastic.flatten_layers(layer) if self._is_target(x)]
+            inside = [x for x in finding.flatten_layers(layer) if self._is_target(x)]
             reason = f"is inside a layer that cannot be copied: {error}"
             raise Obstacle(inside, reason) from error
         places = [
@@ -166,7 +166,7 @@ class ModelCopier:
     def _has_target(self, leaf):
         """Whether something is a target or a layer with one inside."""
         return isinstance(leaf, keras.layers.Layer) and any(
-            map(self._is_target, stochastic.flatten_layers(leaf))
+            map(self._is_target, finding.flatten_layers(leaf))
         )
 
     def _copy_held(self, layer):
@@ -178,11 +178,11 @@ class ModelCopier:
     def _without_build(self, layer):
         """The layer that holds a built one may build it, while the model is copied."""
         self._stack.enter_context(
-            stochastic.method_replaced(layer, "build", lambda *args, **kwargs: None)
+            copies.method_replaced(layer, "build", lambda *args, **kwargs: None)
         )
 
     def _without_build_inside(self, layer):
-        for inner in stochastic.flatten_layers(layer):
+        for inner in finding.flatten_layers(layer):
             if inner is not layer and inner.built:
                 self._without_build(inner)
         return layer
@@ -200,13 +200,13 @@ class ModelCopier:
                 continue
             if not self._has_target(original):
                 weights = [ops.convert_to_numpy(w) for w in original.weights]
-                stochastic.assign_weights(new, weights)
+                copies.assign_weights(new, weights)
                 copy_assets(original, new)
             else:
                 for old_variable, variable in zip(
                     *map(_own_variables, (original, new)), strict=True
                 ):
-                    stochastic.assign_copy(variable, old_variable)
+                    copies.assign_copy(variable, old_variable)
 
     def _pair(self, layer, copy, pairs):
         if id(layer) in pairs or not isinstance(layer, keras.layers.Layer):
@@ -214,7 +214,7 @@ class ModelCopier:
         pairs[id(layer)] = layer, copy
         if self._is_target(layer) or isinstance(copy, Borrowed):
             return
-        if isinstance(layer, keras.Model) and stochastic.is_graph(layer):
+        if isinstance(layer, keras.Model) and finding.is_graph(layer):
             for inner in layer.layers:
                 if id(inner) in self._copies:
                     self._pair(inner, self._copies[id(inner)], pairs)
@@ -237,7 +237,7 @@ class ModelCopier:
             lost = any(id(variable) not in known for variable in layer.weights)
             if lost and self._has_target(layer):
                 inside = [
-                    x for x in stochastic.flatten_layers(layer) if self._is_target(x)
+                    x for x in finding.flatten_layers(layer) if self._is_target(x)
                 ]
                 raise Obstacle(inside, "is beside layers that no attribute holds")
 
@@ -247,7 +247,7 @@ def is_holder(layer):
     return (
         type(layer).__module__.split(".")[0] != "keras"
         and not isinstance(layer, stochastic.StochasticLayer)
-        and not (isinstance(layer, keras.Model) and stochastic.is_graph(layer))
+        and not (isinstance(layer, keras.Model) and finding.is_graph(layer))
         and bool(held_layers(layer))
     )
 
@@ -306,6 +306,6 @@ def _build_like(model, copy):
 
 def _own_variables(layer):
     """Variables of a layer that are of no layer inside."""
-    inner = [x for x in stochastic.flatten_layers(layer) if x is not layer]
+    inner = [x for x in finding.flatten_layers(layer) if x is not layer]
     inside = {id(v) for x in inner for v in x.variables}
     return [v for v in layer.weights if id(v) not in inside]

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl.core import stochastic
+from keras_bdl.core import dtypes, finding, stochastic
 
 LINEAR, SOFTMAX, SIGMOID = "linear", "softmax", "sigmoid"
 
@@ -52,10 +52,7 @@ class Head:
 
 def find(network):
     """The `Head` of a graph of one output, or None: of others it cannot be seen."""
-    if (
-        not stochastic.is_graph(network)
-        or len(keras.tree.flatten(network.outputs)) != 1
-    ):
+    if not finding.is_graph(network) or len(keras.tree.flatten(network.outputs)) != 1:
         return None
     activations, behind, layer, moves = [], [], None, False
     width = network.outputs[0].shape[-1:]
@@ -82,7 +79,7 @@ def last_branch(network, head):
         return head
     try:
         last = keras.tree.flatten(head.layer.input)[-1]
-        branch = find(keras.Model(stochastic.graph_input(network), last))
+        branch = find(keras.Model(finding.graph_input(network), last))
     except (AttributeError, ValueError):  # it is called twice, or in a nested model
         return head
     return head if branch is None else branch
@@ -116,7 +113,7 @@ def logits_network(network, received="network"):
             f"{units} units"
         )
     outputs = Logits(head.activation, name="logits")(network.outputs[0])
-    return keras.Model(stochastic.graph_input(network), outputs, name=network.name)
+    return keras.Model(finding.graph_input(network), outputs, name=network.name)
 
 
 def refuse(network, head, received, expected):
@@ -137,7 +134,7 @@ def logits(outputs, activation):
     if activation not in (SOFTMAX, SIGMOID):
         return outputs
     least, gap = _ENDS[keras.backend.standardize_dtype(outputs.dtype)]
-    p = stochastic.wide(outputs)
+    p = dtypes.wide(outputs)
     least, gap = (ops.cast(end, p.dtype) for end in (least, gap))
     log_p = ops.log(ops.maximum(p, least))
     if activation == SOFTMAX:
@@ -201,7 +198,7 @@ def _chain(network):
 def _is_nested(operation):
     return (
         isinstance(operation, keras.Model)
-        and stochastic.is_graph(operation)
+        and finding.is_graph(operation)
         and len(keras.tree.flatten(operation.outputs)) == 1
     )
 
@@ -218,7 +215,7 @@ def _producers(network):
 
     Of a copy of the graph: it shows who called whom, and adds nothing to the layers.
     """
-    graph = keras.Model(stochastic.graph_input(network), network.outputs[0])
+    graph = keras.Model(finding.graph_input(network), network.outputs[0])
     producers = {}
 
     def note(operation, *args, **kwargs):

@@ -10,7 +10,7 @@ import tempfile
 
 import keras
 
-from keras_bdl.core import stochastic
+from keras_bdl.core import copies, finding, stochastic
 from keras_bdl.graphs.converted import (
     BASE_ARGUMENTS,
     as_loadable,
@@ -42,7 +42,7 @@ def made_anew(layer, copy_layer=None, plain=False):
         copy = keras.layers.Lambda.from_config(layer.get_config(), safe_mode=False)
         copy.function = layer.function
         return copy
-    for inner in stochastic.flatten_layers(layer):
+    for inner in finding.flatten_layers(layer):
         if inner is not layer and (
             getattr(inner, "lora_enabled", False)
             or getattr(inner, "quantization_mode", None)
@@ -76,7 +76,7 @@ def made_anew(layer, copy_layer=None, plain=False):
 
 
 def _from_config(layer):
-    return type(layer).from_config(stochastic.live_config(type(layer), layer))
+    return type(layer).from_config(copies.live_config(type(layer), layer))
 
 
 def _from_part_of_config(layer):
@@ -84,7 +84,7 @@ def _from_part_of_config(layer):
     if is_converted(layer):
         raise ValueError("its config is whole")
     accepted = _parameters(type(layer))
-    config = stochastic.live_config(type(layer), layer)
+    config = copies.live_config(type(layer), layer)
     left_out = {name for name in BASE_ARGUMENTS if name not in accepted}
     copy = type(layer)(**{k: v for k, v in config.items() if k not in left_out})
     copy.dtype_policy = layer.dtype_policy
@@ -152,7 +152,7 @@ def _first_line(error):
 def copy_assets(layer, copy):
     """Gives a copy the state that Keras saves in files, such as vocabularies."""
     for old, new in zip(
-        stochastic.flatten_layers(layer), stochastic.flatten_layers(copy), strict=True
+        finding.flatten_layers(layer), finding.flatten_layers(copy), strict=True
     ):
         if hasattr(old, "save_assets"):
             with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl.core import masking, noise, stochastic
+from keras_bdl.core import finding, masking, scopes, stochastic
 
 
 class Parts:
@@ -48,7 +48,7 @@ def split(model, is_sampled, moments, replace=lambda layer: layer):
             which are then part of the prefix.
         replace: function from a layer to the one that is called in its place.
     """
-    if not stochastic.is_graph(model):
+    if not finding.is_graph(model):
         whole = replace(model)
         return Parts(lambda x: x, lambda x, scope: whole(x, training=False), False)
     return _GraphSplitter(model, is_sampled, moments, replace).parts()
@@ -59,9 +59,9 @@ class _GraphSplitter:
 
     def __init__(self, model, is_sampled, moments, replace):
         # A model may give one tensor more than once; the graph gives each once.
-        self.outputs = stochastic.graph_output(model)
+        self.outputs = finding.graph_output(model)
         unique = {id(tensor): tensor for tensor in keras.tree.flatten(self.outputs)}
-        self.graph = keras.Model(stochastic.graph_input(model), list(unique.values()))
+        self.graph = keras.Model(finding.graph_input(model), list(unique.values()))
         self.is_sampled = is_sampled
         self.replace = replace
         self.keeps_rows = keeps_rows(self.graph)
@@ -127,7 +127,7 @@ class _GraphSplitter:
         def call(layer, *args, **kwargs):
             # A layer may be called here and inside a nested model too.
             is_layer = isinstance(layer, keras.layers.Layer)
-            for inner in stochastic.flatten_layers(layer) if is_layer else [layer]:
+            for inner in finding.flatten_layers(layer) if is_layer else [layer]:
                 counts[id(inner)] = counts.get(id(inner), 0) + 1
             return layer(*args, **kwargs)
 
@@ -217,7 +217,7 @@ def keeps_rows(operation):
     """
     if isinstance(operation, keras.Model):
         inner = getattr(operation, "operations", operation.layers)
-        return stochastic.is_graph(operation) and all(map(keeps_rows, inner))
+        return finding.is_graph(operation) and all(map(keeps_rows, inner))
     if _goes_over_rows(operation):
         return False
     if isinstance(operation, keras.layers.Layer):
@@ -316,7 +316,7 @@ class SampleMoments(keras.layers.Layer):
         self.built = True
 
     def call(self, moments):
-        return self.layer.sample_moments(*moments, noise.current_scope())
+        return self.layer.sample_moments(*moments, scopes.SamplingScope.current())
 
     def compute_output_spec(self, moments):
         return keras.KerasTensor(moments[0].shape, dtype=self.layer.compute_dtype)

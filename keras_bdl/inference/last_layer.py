@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 from scipy import linalg
 
-from keras_bdl.core import stochastic, validation
+from keras_bdl.core import finding, validation
 from keras_bdl.exact.linear_regression import EVIDENCE, BayesianLinearRegression
 from keras_bdl.graphs import heads
 from keras_bdl.graphs.copy import ModelCopier
@@ -167,7 +167,7 @@ def _last_layer(model):
         raise TypeError(
             f"Expected `model` to be a Keras model. Received: model={model!r}"
         )
-    if not (stochastic.is_graph(model) and model.built and len(model.outputs) == 1):
+    if not (finding.is_graph(model) and model.built and len(model.outputs) == 1):
         raise ValueError(
             "Expected a built Sequential or functional model of one output. "
             f"Received: model={model.name!r}"

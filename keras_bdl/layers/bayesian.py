@@ -4,15 +4,12 @@
 the number of examples.
 """
 
-import contextlib
-import threading
-
 import keras
 from keras import ops
 
 from keras_bdl import priors
-from keras_bdl.core import noise, validation
-from keras_bdl.core.stochastic import flatten_layers
+from keras_bdl.core import scopes, validation
+from keras_bdl.core.finding import flatten_layers
 from keras_bdl.layers.kl_weight import WeightedLayer
 
 _REFUSED = {
@@ -25,43 +22,11 @@ _REFUSED = {
 }
 
 
-_local = threading.local()
-
-
 def bayesian_layers(model):
     """Every layer of a model (or the layer itself) with a posterior over weights."""
     return [
         layer for layer in flatten_layers(model) if isinstance(layer, BayesianLayer)
     ]
-
-
-@contextlib.contextmanager
-def kl_added_elsewhere():
-    """Within, layers add no KL: what is added in a branch could not leave it."""
-    outer = _kl_is_added_elsewhere()
-    _local.elsewhere = True
-    try:
-        yield
-    finally:
-        _local.elsewhere = outer
-
-
-def _kl_is_added_elsewhere():
-    return getattr(_local, "elsewhere", False)
-
-
-class SharedWeights(noise.ThreadScope):
-    """Within, a layer with a posterior has one draw of its weights for all rows.
-
-    Every call of a layer repeats the draw, with `training` and without it. Everything
-    else is as outside: layers add their KL, and only weights are drawn.
-
-    Args:
-        seed: integer tensor, `()` or `(2,)`.
-    """
-
-    def __init__(self, seed):
-        self.seed = seed
 
 
 class KLTerm(keras.layers.Layer):
@@ -194,17 +159,20 @@ class BayesianLayer(WeightedLayer):
         raise NotImplementedError
 
     def call(self, inputs, training=None):
-        if noise.current_scope() is None and not _kl_is_added_elsewhere():
+        if (
+            scopes.SamplingScope.current() is None
+            and scopes.KLAddedElsewhere.current() is None
+        ):
             self.add_kl(training)
-        shared = SharedWeights.current()
+        shared = scopes.SharedWeights.current()
         if shared is None:
             return super().call(inputs, training=training)
-        with noise.SamplingScope(shared.seed, 0, num_samples=1):
+        with scopes.SamplingScope(shared.seed, 0, num_samples=1):
             return super().call(inputs, training=training)
 
     def measured_kl(self):
         """`kl()` without using up training noise."""
-        with noise.frozen_noise():
+        with scopes.FrozenNoise():
             return self.kl()
 
     def add_kl(self, training):

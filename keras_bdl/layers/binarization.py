@@ -3,7 +3,8 @@
 import keras
 from keras import ops, random
 
-from keras_bdl.core import noise, validation
+from keras_bdl.core import validation
+from keras_bdl.core.noise import NoiseGenerator
 from keras_bdl.core.stochastic import PACKAGE
 
 
@@ -34,7 +35,7 @@ class DynamicBinarization(keras.layers.Layer):
     def __init__(self, seed=None, **kwargs):
         super().__init__(**kwargs)
         self.seed = None if seed is None else validation.integer("seed", seed)
-        self.noise = noise.NoiseGenerator(seed, salt=self.name)
+        self.noise = NoiseGenerator(seed, salt=self.name)
 
     def call(self, inputs, training=None):
         if not training:

@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from keras_bdl.core import validation
-from keras_bdl.core.stochastic import register, wide
+from keras_bdl.core.dtypes import wide
+from keras_bdl.core.stochastic import register
 from keras_bdl.layers.input_noise import InputNoiseLayer
 from keras_bdl.ops import divergences, estimators
 

@@ -1,6 +1,6 @@
 """Bayesian layers with the kernel and bias of the Keras layer that they replace."""
 
-from keras_bdl.core.stochastic import (
+from keras_bdl.core.copies import (
     assign_copy,
     check_weights,
     copy_activation,

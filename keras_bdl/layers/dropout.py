@@ -10,7 +10,9 @@ import keras
 from keras import ops
 
 from keras_bdl.core import validation
-from keras_bdl.core.stochastic import StochasticLayer, live_config, register, wide
+from keras_bdl.core.copies import live_config
+from keras_bdl.core.dtypes import wide
+from keras_bdl.core.stochastic import StochasticLayer, register
 from keras_bdl.layers import linear
 from keras_bdl.layers.drop_in import DropInLayer, check_conversion, refuse_sample
 from keras_bdl.layers.input_noise import InputNoiseLayer

@@ -10,16 +10,12 @@ import math
 import keras
 from keras import ops
 
-from keras_bdl.core import latents, validation
-from keras_bdl.core import noise as sampling
-from keras_bdl.core.stochastic import (
-    StochasticLayer,
-    as_floats,
-    flatten_layers,
-    register,
-    wide,
-)
-from keras_bdl.layers.bayesian import bayesian_layers, kl_added_elsewhere
+from keras_bdl.core import latents, scopes, validation
+from keras_bdl.core.dtypes import as_floats, wide
+from keras_bdl.core.finding import flatten_layers
+from keras_bdl.core.scopes import KLAddedElsewhere
+from keras_bdl.core.stochastic import StochasticLayer, register
+from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.layers.latent import LatentLayer
 from keras_bdl.layers.residual import (
     call_with_mask,
@@ -200,7 +196,7 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
 
     def call(self, inputs, training=None, mask=None):
         inputs = as_floats(inputs, self.compute_dtype)
-        latent, sampled = latents.current_scope(), sampling.current_scope()
+        latent, sampled = latents.LatentScope.current(), scopes.SamplingScope.current()
         if self.chooses(latent):
             return self._choose(inputs, mask, latent)
         if sampled is not None:
@@ -263,7 +259,7 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         if skip:
             for layer in bayesian_layers(self):
                 layer.add_kl(training=False)
-        with kl_added_elsewhere() if skip else contextlib.nullcontext():
+        with KLAddedElsewhere() if skip else contextlib.nullcontext():
             outputs, depth = self._run(inputs, mask, noise, skip)
         term = self.prior_rate * ops.cast(depth, "float32")
         if self.objective == "elbo":

@@ -6,9 +6,9 @@ Kingma and Welling, "Auto-encoding variational Bayes", 2013, section 2.4.
 import keras
 from keras import ops, random
 
-from keras_bdl.core import noise as sampling
-from keras_bdl.core import validation
-from keras_bdl.core.stochastic import register, wide
+from keras_bdl.core import scopes, validation
+from keras_bdl.core.dtypes import wide
+from keras_bdl.core.stochastic import register
 from keras_bdl.layers.latent import LatentLayer
 from keras_bdl.ops import divergences
 from keras_bdl.priors import codes as latent_priors
@@ -102,7 +102,7 @@ class GaussianLatent(LatentLayer, keras.layers.Layer):
 
     def call(self, inputs, training=None, mask=None):
         mean, log_stddev = self.parameters(inputs)
-        scope = sampling.current_scope()
+        scope = scopes.SamplingScope.current()
         if scope is not None:
             scope.restart(self.noise)
             shape = (scope.num_samples, *mean.shape[1:])
@@ -133,7 +133,7 @@ class GaussianLatent(LatentLayer, keras.layers.Layer):
         """KL(q(z | x) || p(z)) of each row in nats, `(n,)`: exact or by one draw."""
         values = self.prior.kl(mean, log_stddev)
         if values is None:
-            with sampling.frozen_noise():
+            with scopes.FrozenNoise():
                 codes = self.draw(mean, log_stddev, 1)[0]
             entropy = ops.sum(divergences.normal_entropy(log_stddev), axis=-1)
             values = -entropy - self.prior.log_prob(codes)

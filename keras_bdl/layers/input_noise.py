@@ -9,14 +9,10 @@ import math
 import keras
 from keras import ops
 
-from keras_bdl.core import noise as sampling
-from keras_bdl.core.stochastic import (
-    StochasticLayer,
-    assign_copy,
-    copy_activation,
-    live_config,
-    with_channels,
-)
+from keras_bdl.core.copies import assign_copy, copy_activation, live_config
+from keras_bdl.core.dtypes import with_channels
+from keras_bdl.core.noise import NoiseGenerator
+from keras_bdl.core.stochastic import StochasticLayer
 from keras_bdl.layers import linear
 from keras_bdl.layers.bayesian import BayesianLayer
 from keras_bdl.layers.drop_in import (
@@ -163,7 +159,7 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
             return self._plain_dropout(weights)
         plain = copy_plain(self.layer)
         if weights == "sample":
-            noise = sampling.NoiseGenerator(seed, salt=self.name)
+            noise = NoiseGenerator(seed, salt=self.name)
             plain.kernel.assign(self.sampled_kernel(noise))
         return plain
 

@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from keras_bdl.core import validation
-from keras_bdl.core.stochastic import StochasticLayer, flatten_layers
+from keras_bdl.core.finding import flatten_layers
+from keras_bdl.core.stochastic import StochasticLayer
 
 
 class EpochSettings(keras.metrics.Metric):

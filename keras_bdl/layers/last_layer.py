@@ -10,7 +10,7 @@ import math
 import keras
 from keras import ops
 
-from keras_bdl.core import stochastic, validation
+from keras_bdl.core import copies, dtypes, stochastic, validation
 from keras_bdl.layers import linear
 from keras_bdl.layers.drop_in import check_conversion
 
@@ -138,7 +138,7 @@ class BayesianLastLayer(stochastic.StochasticLayer, keras.layers.Dense):
             num_samples: integer.
             noise: seed generator.
         """
-        factor = stochastic.wide(self.factor)
+        factor = dtypes.wide(self.factor)
         blocks, size = factor.shape[:2]
         eps = keras.random.normal(
             (blocks, num_samples, size), dtype=factor.dtype, seed=noise
@@ -149,14 +149,14 @@ class BayesianLastLayer(stochastic.StochasticLayer, keras.layers.Dense):
         deviations = ops.reshape(deviations, (num_samples, self.units, -1))
         deviations = ops.transpose(deviations, (0, 2, 1))
         input_dim = self.kernel.shape[0]
-        kernels = stochastic.wide(self.kernel) + deviations[:, :input_dim]
+        kernels = dtypes.wide(self.kernel) + deviations[:, :input_dim]
         if self.bias is None:
             return kernels, None
-        return kernels, stochastic.wide(self.bias) + deviations[:, input_dim]
+        return kernels, dtypes.wide(self.bias) + deviations[:, input_dim]
 
     def output_covariance(self, inputs):
         """Covariance of the outputs of each row, `(n, units, units)`, float32."""
-        factor = stochastic.wide(self.factor)
+        factor = dtypes.wide(self.factor)
         inputs = ops.cast(inputs, factor.dtype)
         if self.bias is not None:
             ones = ops.ones_like(inputs[:, :1])
@@ -195,7 +195,7 @@ class BayesianLastLayer(stochastic.StochasticLayer, keras.layers.Dense):
         if weights == "sample":
             kernel, bias = self.draw(1, keras.random.SeedGenerator(seed))
             kernel, bias = kernel[0], None if bias is None else bias[0]
-        config = stochastic.live_config(keras.layers.Dense, self)
+        config = copies.live_config(keras.layers.Dense, self)
         plain = keras.layers.Dense.from_config(config)
         plain.build((None, self.kernel.shape[0]))
         values = [kernel] if bias is None else [kernel, bias]

@@ -5,9 +5,8 @@ import math
 import keras
 from keras import ops
 
-from keras_bdl.core import latents
-from keras_bdl.core import noise as sampling
-from keras_bdl.core.stochastic import flatten_layers
+from keras_bdl.core import latents, scopes
+from keras_bdl.core.finding import flatten_layers
 from keras_bdl.layers.kl_weight import WeightedLayer
 
 
@@ -60,11 +59,11 @@ class LatentLayer(WeightedLayer):
             ValueError: in the training of a model that is none of
                 `keras_bdl.models`: the gradient would be wrong.
         """
-        scope = latents.current_scope()
+        scope = latents.LatentScope.current()
         if self.chooses(scope):
             return scope.choose(log_probs, self.noise)
-        if sampling.current_scope() is not None:
-            return self._draw(log_probs, sampling.current_scope())
+        if scopes.SamplingScope.current() is not None:
+            return self._draw(log_probs, scopes.SamplingScope.current())
         if training:
             self.refuse_training()
         return ops.argmax(log_probs, axis=-1)
@@ -108,10 +107,10 @@ class LatentLayer(WeightedLayer):
             training: as in `call`; outside of training the weight is always the full
                 one, whatever `callbacks.KLWarmup` has set.
         """
-        if not self.trainable or sampling.current_scope() is not None:
+        if not self.trainable or scopes.SamplingScope.current() is not None:
             return
         values = values * ops.cast(self.current_kl_weight(training), values.dtype)
-        scope = latents.current_scope()
+        scope = latents.LatentScope.current()
         if scope is not None and scope.estimator is not None:
             scope.add_term(values)
             return

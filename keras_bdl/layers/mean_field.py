@@ -9,7 +9,8 @@ from keras import ops
 
 from keras_bdl import priors
 from keras_bdl.core import validation
-from keras_bdl.core.stochastic import assign_copy, copy_activation, live_config, wide
+from keras_bdl.core.copies import assign_copy, copy_activation, live_config
+from keras_bdl.core.dtypes import wide
 from keras_bdl.layers import linear
 from keras_bdl.layers.drop_in import DropInLayer, check_conversion
 from keras_bdl.ops import estimators

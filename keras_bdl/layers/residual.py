@@ -5,7 +5,8 @@ import inspect
 import keras
 from keras import ops
 
-from keras_bdl.core.stochastic import flatten_layers, wide
+from keras_bdl.core.dtypes import wide
+from keras_bdl.core.finding import flatten_layers
 from keras_bdl.layers.latent import LatentLayer
 
 

@@ -9,7 +9,8 @@ import keras
 from keras import ops
 
 from keras_bdl.core import validation
-from keras_bdl.core.stochastic import StochasticLayer, register, wide
+from keras_bdl.core.dtypes import wide
+from keras_bdl.core.stochastic import StochasticLayer, register
 from keras_bdl.layers.mean_field import MeanFieldConv, MeanFieldDense, MeanFieldLayer
 from keras_bdl.ops import divergences
 

@@ -8,12 +8,12 @@ from keras import ops
 
 from keras_bdl import losses, metrics
 from keras_bdl.conversion import continual, convert
-from keras_bdl.core import latents, stochastic, validation
+from keras_bdl.core import copies, finding, latents, recovery, validation
 from keras_bdl.layers import latent
 from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.models.batch_checks import CheckedBatches, Problem, require_targets
 from keras_bdl.prediction import export, sampler
-from keras_bdl.training import num_examples as training
+from keras_bdl.training import num_examples
 
 
 class LikelihoodModel(CheckedBatches, keras.Model):
@@ -62,7 +62,7 @@ class LikelihoodModel(CheckedBatches, keras.Model):
 
     def _tell_num_examples(self):
         if self.num_examples is not None and bayesian_layers(self.network):
-            training.set_num_examples(self.network, self.num_examples)
+            num_examples.set_num_examples(self.network, self.num_examples)
 
     @property
     def likelihood_network(self):
@@ -86,7 +86,7 @@ class LikelihoodModel(CheckedBatches, keras.Model):
         if self.built and not copy.built:
             copy.build_from_config(self.get_build_config())
         for old, new in zip(*(m._own_weights() for m in (self, copy)), strict=True):
-            stochastic.assign_copy(new, old)
+            copies.assign_copy(new, old)
         return copy
 
     def _own_weights(self):
@@ -99,7 +99,7 @@ class LikelihoodModel(CheckedBatches, keras.Model):
 
         `keras_bdl.export` adds endpoints of the posterior predictive.
         """
-        if not self.built and stochastic.is_graph(self.network):
+        if not self.built and finding.is_graph(self.network):
             self.build(self.network.input_shape)
         export.mark_called(self)
         return super().export(filepath, format=format, **kwargs)
@@ -212,7 +212,7 @@ class LikelihoodModel(CheckedBatches, keras.Model):
         extent = {name: kwargs[name] for name in names if name in kwargs}
         self._prepare_fit(x, y, extent)
         if self.num_examples is None:
-            training.tell_num_examples(self, x, extent)
+            num_examples.tell_num_examples(self, x, extent)
         history = super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
         self.raise_refused()
         return history
@@ -245,7 +245,7 @@ class LikelihoodModel(CheckedBatches, keras.Model):
         names = ("batch_size", "verbose", "sample_weight")
         options = {**dict(zip(names, args)), **kwargs}
         y, _ = self._checked_arrays(x, y, options.get("sample_weight"))
-        with training.weights_kept(self):
+        with recovery.weights_kept(self):
             result = super().evaluate(x, y, *args, **kwargs)
         self.raise_refused()
         return result
@@ -275,7 +275,7 @@ class LikelihoodModel(CheckedBatches, keras.Model):
 
     def run_network(self, inputs, training):
         """The network on the batch, or on copies of it with a state of the latents."""
-        scope = latents.current_scope()
+        scope = latents.LatentScope.current()
         if scope is not None:
             inputs = scope.copy(inputs)
         return self.likelihood_network(inputs, training=training)
@@ -289,7 +289,7 @@ class LikelihoodModel(CheckedBatches, keras.Model):
         return self.refuse_batch(loss, y_pred)
 
     def _bound(self, x, y, y_pred, sample_weight, training):
-        scope = latents.current_scope()
+        scope = latents.LatentScope.current()
         if scope is not None and self._depth is not None:
             self._depth.update_state(scope.mean_depth())
         if scope is not None and scope.estimator is not None:
@@ -326,7 +326,7 @@ class LikelihoodModel(CheckedBatches, keras.Model):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """The metrics of `compile`; with copies of the batch, of their mean outputs."""
-        scope = latents.current_scope()
+        scope = latents.LatentScope.current()
         if scope is not None and scope.metrics_are_updated:
             return self.get_metrics_result()
         return super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl.core import inputs, noise
-from keras_bdl.training.num_examples import weights_kept
+from keras_bdl.core import inputs, scopes
+from keras_bdl.core.recovery import weights_kept
 
 # What may be wrong with a batch, by its number from 1 on.
 PROBLEMS = (
@@ -54,17 +54,6 @@ class Problem(keras.metrics.Metric):
         return int(ops.convert_to_numpy(self.number))
 
 
-class BatchScope(noise.ThreadScope):
-    """Within, `compute_loss` knows what is wrong with the batch.
-
-    Args:
-        problem: its number as an integer tensor, 0 for none.
-    """
-
-    def __init__(self, problem):
-        self.problem = problem
-
-
 class CheckedBatches:
     """Mixin of a model with a likelihood: its steps look at every batch.
 
@@ -94,12 +83,12 @@ class CheckedBatches:
             *self._target_problems(y),
         )
         data = blank((x, y, sample_weight), problem)
-        with BatchScope(problem):
+        with scopes.BatchScope(problem):
             return step(*state, keras.utils.pack_x_y_sample_weight(*data))
 
     def refuse_batch(self, loss, y_pred):
         """The loss of a batch: NaN, and a note of why, if it cannot be taken."""
-        scope = BatchScope.current()
+        scope = scopes.BatchScope.current()
         if scope is None:
             return loss
         problem = first_problem(

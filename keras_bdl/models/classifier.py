@@ -7,14 +7,13 @@ import numpy as np
 from keras import ops
 
 from keras_bdl import losses, metrics
-from keras_bdl.core import stochastic
+from keras_bdl.core import dtypes, finding, stochastic
+from keras_bdl.core.dtypes import to_numpy
 from keras_bdl.early_exit import depth
 from keras_bdl.graphs import heads
 from keras_bdl.models import batch_checks, class_weights, unknown_ranks
 from keras_bdl.models.base import LikelihoodModel
-from keras_bdl.models.standardization import to_numpy
 from keras_bdl.prediction import predict
-from keras_bdl.training import num_examples as training
 
 PACKAGE = "keras_bdl"
 
@@ -82,7 +81,7 @@ class BayesianClassifier(LikelihoodModel):
         self._ece = metrics.ExpectedCalibrationError(name="ece")
         # In a namespace, in which Keras looks for nothing to track or save.
         self._made = types.SimpleNamespace(network=network)
-        if stochastic.is_graph(network):
+        if finding.is_graph(network):
             self.build(network.input_shape)
         elif network.built:
             self._check_network()
@@ -94,7 +93,7 @@ class BayesianClassifier(LikelihoodModel):
                 "sampled. "
                 f"Received: network={self.network!r}"
             )
-        training.check_no_recurrent_cells(self.network)
+        stochastic.check_no_recurrent_cells(self.network)
         outputs = getattr(self.network, "outputs", None)
         if outputs and len(keras.tree.flatten(outputs)) > 1:
             raise ValueError(
@@ -223,7 +222,7 @@ class BayesianClassifier(LikelihoodModel):
 
     def _output_problems(self, y_pred):
         """Outputs that are a softmax's: what `heads` did not see in the graph."""
-        wide = stochastic.wide(y_pred)
+        wide = dtypes.wide(y_pred)
         sums = ops.abs(ops.sum(wide, axis=-1) - 1.0)
         narrow = keras.backend.standardize_dtype(y_pred.dtype) != wide.dtype
         of_softmax = ops.logical_and(
@@ -233,7 +232,7 @@ class BayesianClassifier(LikelihoodModel):
         return ((ops.logical_and(of_softmax, several), batch_checks.NO_LOGITS),)
 
     def _update_metrics(self, y, draws, sample_weight):
-        probabilities = ops.mean(ops.softmax(stochastic.wide(draws), axis=-1), axis=0)
+        probabilities = ops.mean(ops.softmax(dtypes.wide(draws), axis=-1), axis=0)
         self._nll.update_state(y, probabilities, sample_weight)
         self._ece.update_state(y, probabilities, sample_weight)
         if len(y.shape) == len(probabilities.shape) and y.shape[-1] != 1:

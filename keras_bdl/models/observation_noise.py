@@ -7,8 +7,8 @@ import numpy as np
 from keras import ops
 
 from keras_bdl import losses
+from keras_bdl.core.dtypes import to_numpy, wide_dtype
 from keras_bdl.graphs import heads
-from keras_bdl.models.standardization import to_numpy, wide_dtype
 from keras_bdl.ops import divergences, likelihoods, mixtures
 
 NOISES = ("heteroscedastic", "homoscedastic", "student_t")

@@ -7,7 +7,9 @@ import numpy as np
 from keras import ops
 
 from keras_bdl.conversion import convert
-from keras_bdl.core import stochastic, validation
+from keras_bdl.core import dtypes, finding, recovery, stochastic, validation
+from keras_bdl.core.cache import kept_with
+from keras_bdl.core.dtypes import to_numpy
 from keras_bdl.core.inputs import check_inputs
 from keras_bdl.models import batch_checks, unknown_ranks
 from keras_bdl.models.base import LikelihoodModel
@@ -18,17 +20,11 @@ from keras_bdl.models.predictive import (
     PredictiveUncertainty,
     quantile_levels,
 )
-from keras_bdl.models.standardization import (
-    ColumnStatistics,
-    Standardization,
-    to_numpy,
-    training_batches,
-)
+from keras_bdl.models.standardization import ColumnStatistics, Standardization
 from keras_bdl.prediction import predict
 from keras_bdl.prediction.mc_dropout import dropout_layers
-from keras_bdl.prediction.program import kept_with
 from keras_bdl.training import data as data_sets
-from keras_bdl.training import num_examples as training
+from keras_bdl.training.data import training_batches
 
 PACKAGE = "keras_bdl"
 
@@ -127,7 +123,7 @@ class BayesianRegressor(LikelihoodModel):
         self._nll = keras.metrics.Mean(name="nll")
         self._rmse = keras.metrics.RootMeanSquaredError(name="rmse")
         self._has_dropout = False
-        if stochastic.is_graph(network):
+        if finding.is_graph(network):
             self.build(network.input_shape)
 
     @property
@@ -138,12 +134,12 @@ class BayesianRegressor(LikelihoodModel):
     @property
     def sampled_network(self):
         """The model as a graph, of which the part before sampling is run once."""
-        if not (self.built and stochastic.is_graph(self.network)):
+        if not (self.built and finding.is_graph(self.network)):
             return self
         return kept_with(self, "graph", None, self._make_graph)
 
     def _make_graph(self):
-        inputs = stochastic.fresh_inputs(self.network)
+        inputs = finding.fresh_inputs(self.network)
         # `call`: the network's layers in the graph, and not the network as one.
         outputs = self.network.call(self._standardized(inputs))
         return keras.Model(inputs, self.observation_noise(outputs))
@@ -152,7 +148,7 @@ class BayesianRegressor(LikelihoodModel):
         if self.built:
             return
         self._build_network(input_shape)
-        training.check_no_recurrent_cells(self.network)
+        stochastic.check_no_recurrent_cells(self.network)
         if self.mc_dropout:  # refuses what it cannot sample
             self._has_dropout = bool(dropout_layers(self.network))
         if self.normalize:
@@ -165,7 +161,7 @@ class BayesianRegressor(LikelihoodModel):
             self.make_sampler(self.num_samples)
 
     def _output_shape(self, input_shape):
-        if stochastic.is_graph(self.network):
+        if finding.is_graph(self.network):
             return self.network.output_shape
         inputs = keras.tree.map_shape_structure(
             lambda shape: keras.Input(batch_shape=shape), input_shape
@@ -212,7 +208,7 @@ class BayesianRegressor(LikelihoodModel):
         if not self.built:
             self.build((None, *x.shape[1:]))
         if self.normalize and len(x.shape) > 1:
-            stochastic.with_channels(x, self.inputs_standardization.mean.shape[0])
+            dtypes.with_channels(x, self.inputs_standardization.mean.shape[0])
 
     def _prepare_fit(self, x, y, extent):
         if self.normalize and not self.targets_standardization.is_adapted:
@@ -334,7 +330,7 @@ class BayesianRegressor(LikelihoodModel):
             options.update(seed=seed, mc_dropout=self.mc_dropout)
             parameters = predict.predict(self, x, num_samples, **options)
         else:
-            with training.weights_kept(self):
+            with recovery.weights_kept(self):
                 parameters = super().predict(x, **options)
         return self.observation_noise.location(parameters)
 

@@ -1,12 +1,10 @@
 """Columns brought to mean 0 and standard deviation 1, as part of a model."""
 
-import math
-
 import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl.core.stochastic import with_channels
+from keras_bdl.core.dtypes import to_numpy, wide_dtype, with_channels
 
 
 class Standardization(keras.layers.Layer):
@@ -91,43 +89,3 @@ class ColumnStatistics:
         stddev = np.sqrt(self.squares / self.count)
         constant = (self.low == self.high) | (stddev < np.finfo("float32").tiny)
         return np.where(constant, 1.0, stddev)
-
-
-def wide_dtype():
-    """float32 also under mixed precision, which would cost digits; or float64."""
-    policy = keras.config.dtype_policy()
-    return "float64" if policy.variable_dtype == "float64" else "float32"
-
-
-def to_numpy(array):
-    """An array or tensor, of any backend, as a NumPy array."""
-    return ops.convert_to_numpy(array) if ops.is_tensor(array) else np.asarray(array)
-
-
-def training_batches(
-    x, y, validation_split=0.0, validation_data=None, steps_per_epoch=None
-):
-    """Inputs and targets of the rows that `fit` trains on, batch by batch."""
-    if hasattr(y, "shape") and hasattr(x, "shape"):
-        rows = x.shape[0]
-        if validation_split and validation_data is None:
-            rows = math.floor(rows * (1.0 - validation_split))
-        yield x[:rows], y[:rows]
-        return
-    for batch in _one_pass(x, steps_per_epoch):
-        yield keras.utils.unpack_x_y_sample_weight(batch)[:2]
-
-
-def _one_pass(data, steps):
-    """Batches of one epoch of a data set that can be read more than once."""
-    if hasattr(data, "cardinality") and (steps or int(data.cardinality()) != -1):
-        return data.take(steps) if steps else data  # -1: infinite
-    if isinstance(data, keras.utils.PyDataset) and (steps or data.num_batches):
-        return (data[i] for i in range(steps or data.num_batches))
-    if hasattr(data, "dataset") and hasattr(data, "__iter__"):
-        return data  # a torch DataLoader
-    raise ValueError(
-        "`normalize=True` reads the training data once before training, which this "
-        "does not allow; give arrays, a finite `tf.data.Dataset` or a `PyDataset`, "
-        f"or standardise the data yourself. Received: x={data!r}"
-    )

@@ -5,7 +5,7 @@ import functools
 import keras
 from keras import ops
 
-from keras_bdl.core import stochastic, validation
+from keras_bdl.core import finding, validation
 from keras_bdl.prediction.predict import resolve_outputs
 from keras_bdl.prediction.sampler import make_sampler
 
@@ -83,7 +83,7 @@ def export(
         predict = _predictive(model, num_samples, outputs, mc_dropout)
     weights = float_weights(model) if freeze else []
     archive = keras.export.ExportArchive()
-    if any(hasattr(layer, "save_assets") for layer in stochastic.flatten_layers(model)):
+    if any(hasattr(layer, "save_assets") for layer in finding.flatten_layers(model)):
         archive.track(model)  # for tables of words, which are no variables
     for name, function, arguments in endpoints(model, predict, signature):
         if freeze:
@@ -178,8 +178,8 @@ def input_signature(model):
         ValueError: if the model does not know their shapes.
     """
     network = getattr(model, "sampled_network", model)
-    if stochastic.is_graph(network):
-        inputs = stochastic.graph_input(network)
+    if finding.is_graph(network):
+        inputs = finding.graph_input(network)
         name = "x" if isinstance(inputs, keras.KerasTensor) else None
         return [keras.tree.map_structure(lambda t: _spec(t, name), inputs)]
     shapes = (model.get_build_config() or {}).get("input_shape")

@@ -8,8 +8,8 @@ import warnings
 
 import keras
 
-from keras_bdl.core import noise as sampling
-from keras_bdl.core import stochastic
+from keras_bdl.core import finding, scopes, stochastic
+from keras_bdl.core.noise import NoiseGenerator
 from keras_bdl.graphs.copy import held_layers
 from keras_bdl.ops import estimators
 
@@ -39,7 +39,7 @@ class DropoutSampling:
     def affects(self, layer):
         """Whether a layer is, or holds, a Dropout layer that samples."""
         return isinstance(layer, keras.layers.Layer) and any(
-            id(inner) in self._of_dropout for inner in stochastic.flatten_layers(layer)
+            id(inner) in self._of_dropout for inner in finding.flatten_layers(layer)
         )
 
     def replace(self, layer):
@@ -51,7 +51,7 @@ class DropoutSampling:
         if not self.affects(layer):
             return layer
         if id(layer) not in self._doubles:
-            graph = isinstance(layer, keras.Model) and stochastic.is_graph(layer)
+            graph = isinstance(layer, keras.Model) and finding.is_graph(layer)
             make = self._double_of_graph if graph else self._double_of_holder
             self._doubles[id(layer)] = make(layer)
         return self._doubles[id(layer)]
@@ -72,8 +72,8 @@ class DropoutSampling:
             )
 
     def _double_of_graph(self, model):
-        outputs = stochastic.graph_output(model)
-        graph = keras.Model(stochastic.graph_input(model), outputs, name=model.name)
+        outputs = finding.graph_output(model)
+        graph = keras.Model(finding.graph_input(model), outputs, name=model.name)
         return keras.models.clone_model(graph, clone_function=self.replace)
 
     def _double_of_holder(self, layer):
@@ -88,7 +88,7 @@ class DropoutSampling:
         reached = set()
 
         def replace(held):
-            reached.update(map(id, stochastic.flatten_layers(held)))
+            reached.update(map(id, finding.flatten_layers(held)))
             return self.replace(held)
 
         for name, held in held_layers(layer).items():
@@ -98,7 +98,7 @@ class DropoutSampling:
                 )
                 # Past Keras, which would track it in lists that both share.
                 object.__setattr__(double, name, replaced)
-        for inner in stochastic.flatten_layers(layer):
+        for inner in finding.flatten_layers(layer):
             if id(inner) in self._of_dropout and id(inner) not in reached:
                 raise ValueError(
                     f"Layer '{inner.name}' inside `{type(layer).__name__}` is no "
@@ -122,7 +122,7 @@ class SampledDropout(keras.layers.Dropout):
     def __init__(self, layer):
         super().__init__(layer.rate, name=layer.name, dtype=layer.dtype_policy)
         # Past Keras, to which the layer is built. In a scope it has no state.
-        noise = sampling.NoiseGenerator(0, salt=layer.name)
+        noise = NoiseGenerator(0, salt=layer.name)
         object.__setattr__(self, "noise", noise)
         self.called = False
         self._sizes = _noise_shape_of(layer)
@@ -131,7 +131,7 @@ class SampledDropout(keras.layers.Dropout):
         return input_shape
 
     def call(self, inputs, training=None):
-        scope = sampling.current_scope()
+        scope = scopes.SamplingScope.current()
         if scope is None:  # a symbolic call, which makes the graph
             return inputs
         self.called = True
@@ -148,7 +148,7 @@ def dropout_layers(model):
         ValueError: if the model has dropout of a kind that cannot be sampled.
     """
     found = []
-    for layer in stochastic.flatten_layers(model):
+    for layer in finding.flatten_layers(model):
         if isinstance(layer, stochastic.StochasticLayer):
             continue  # it samples by itself
         if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
@@ -179,7 +179,7 @@ def _noise_shape_of(layer):
 
 def _refuse_own_call_of_graph(layer):
     """Refuses a graph of which the layers are not held as attributes."""
-    if isinstance(layer, keras.Sequential) or stochastic.is_functional(layer):
+    if isinstance(layer, keras.Sequential) or finding.is_functional(layer):
         raise ValueError(
             "`mc_dropout` samples Dropout in a Sequential or functional model that is "
             "built and has no `call` of its own; use `keras_bdl.MCDropout` in this "

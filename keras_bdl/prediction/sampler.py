@@ -12,12 +12,13 @@ import math
 import keras
 from keras import ops
 
-from keras_bdl.core import noise, stochastic, validation
+from keras_bdl.core import dtypes, finding, scopes, stochastic, validation
+from keras_bdl.core.cache import kept_with
+from keras_bdl.core.stochastic import check_no_recurrent_cells
 from keras_bdl.graphs.split import split
 from keras_bdl.ops import uncertainty
 from keras_bdl.prediction.mc_dropout import DropoutSampling, dropout_layers
-from keras_bdl.prediction.program import SeededModel, kept_with
-from keras_bdl.training.num_examples import check_no_recurrent_cells
+from keras_bdl.prediction.program import SeededModel
 
 CLASSIFICATION = ("logits", "probabilities", "binary_logits", "binary_probabilities")
 
@@ -35,7 +36,7 @@ def make_sampler(model, num_samples, reduction, kind, mc_dropout=False, joint=Fa
         raise TypeError(
             f"Expected `model` to be a Keras model. Received: model={model!r}"
         )
-    layers = tuple(map(id, stochastic.flatten_layers(network)))
+    layers = tuple(map(id, finding.flatten_layers(network)))
     rates = tuple(x.rate for x in dropout_layers(network)) if mc_dropout else None
     cut = (rates, joint, layers)
     options = (num_samples, reduction, kind)
@@ -126,7 +127,7 @@ class Sampler(SeededModel):
         def run_block(index):
             with contextlib.ExitStack() as stack:
                 scope = stack.enter_context(
-                    noise.SamplingScope(
+                    scopes.SamplingScope(
                         seed,
                         index,
                         self.block,
@@ -151,7 +152,7 @@ class Sampler(SeededModel):
         shape = ops.shape(outputs)
         outputs = ops.reshape(outputs, (self.block, -1, *shape[1:]))
         if self.kind in ("logits", "binary_logits"):
-            outputs = stochastic.wide(outputs)
+            outputs = dtypes.wide(outputs)
             if outputs.shape[-1] == 1 or self.kind == "binary_logits":
                 return ops.sigmoid(outputs)
             return ops.softmax(outputs, axis=-1)
@@ -175,14 +176,14 @@ class Sampler(SeededModel):
     def _reduce_blocks(self, run_block, num_blocks):
         """Sums over samples in a loop that holds one block at a time."""
         first = run_block(0)
-        shift = keras.tree.map_structure(lambda y: stochastic.wide(y[0]), first)
+        shift = keras.tree.map_structure(lambda y: dtypes.wide(y[0]), first)
 
         def total(index, outputs):
             sample = index * self.block + ops.arange(self.block, dtype="int32")
             valid = ops.cast(sample < self.num_samples, "float32")
 
             def over_samples(y):
-                y = stochastic.wide(y)
+                y = dtypes.wide(y)
                 mask = ops.reshape(valid, (-1,) + (1,) * (len(y.shape) - 1))
                 return ops.sum(y * ops.cast(mask, y.dtype), axis=0)
 
@@ -216,10 +217,10 @@ class Sampler(SeededModel):
             }
         mean, log_stddev = _split_moments(outputs, self.kind)
         centre, _ = _split_moments(shift, self.kind)
-        offset = stochastic.wide(mean) - centre
+        offset = dtypes.wide(mean) - centre
         statistics = {"offset": offset, "square": ops.square(offset)}
         if log_stddev is not None:
-            statistics["noise_variance"] = ops.exp(2.0 * stochastic.wide(log_stddev))
+            statistics["noise_variance"] = ops.exp(2.0 * dtypes.wide(log_stddev))
         return statistics
 
     def _classes(self, probabilities):
@@ -290,7 +291,7 @@ def check_sampled(model, dropouts):
 
 def check_pure(model):
     """Refuses layers whose state would leak from one sample into the next."""
-    for layer in stochastic.flatten_layers(model):
+    for layer in finding.flatten_layers(model):
         if isinstance(layer, keras.layers.RNN) and layer.stateful:
             raise ValueError(
                 f"Layer '{layer.name}' carries its state from call to call, so one "

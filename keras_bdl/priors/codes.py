@@ -7,7 +7,8 @@ import numpy as np
 from keras import backend, ops, random
 
 from keras_bdl.core import validation
-from keras_bdl.core.stochastic import PACKAGE, wide
+from keras_bdl.core.dtypes import wide
+from keras_bdl.core.stochastic import PACKAGE
 from keras_bdl.ops import divergences
 
 

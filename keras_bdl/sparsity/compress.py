@@ -1,8 +1,4 @@
-"""Counting what sparsity leaves, and building the smaller plain Keras model.
-
-`sparsity_report` says how many weights of each layer survive; `compress` builds a
-plain Keras model of the same outputs without the dead units and filters.
-"""
+"""A smaller plain Keras model of the same outputs, without dead units and filters."""
 
 import warnings
 
@@ -11,160 +7,11 @@ import numpy as np
 from keras import ops
 
 from keras_bdl.conversion import convert
-from keras_bdl.core import stochastic
+from keras_bdl.core import copies, finding
 from keras_bdl.graphs.layer_copy import copy_assets, made_anew
 from keras_bdl.sparsity.channels import ChannelGraph
-from keras_bdl.sparsity.rules import LINEAR, effective_weights, is_linear
-
-_COLUMNS = ("layer", "weights", "non-zero", "dead inputs", "dead outputs", "factor")
-
-
-class SparsityReport:
-    """Weights that survive in each layer with kernels; `print` shows a table.
-
-    A weight counts as non-zero if it is one at inference and both its input and
-    its output unit are alive: an input is dead if no weight reads it, an output
-    if it is constant or unused. Biases are excluded, as in Molchanov et al.
-    (2017). Other layers than Dense and Conv (recurrent, depthwise, embeddings)
-    count with all non-zero entries of their matrices.
-
-    Attributes:
-        rows: one dict per layer, with keys layer, weights, non_zero,
-            dead_inputs, dead_outputs and factor (weights / non_zero).
-        weights, non_zero: totals of the model.
-        factor: compression, weights / non_zero.
-    """
-
-    def __init__(self, rows):
-        self.rows = rows
-        self.weights = sum(row["weights"] for row in rows)
-        self.non_zero = sum(row["non_zero"] for row in rows)
-        self.factor = _factor(self.weights, self.non_zero)
-
-    def to_dict(self):
-        """Rows and totals as JSON types; a factor is None where nothing is left."""
-        totals = {"weights": self.weights, "non_zero": self.non_zero}
-        rows = [*self.rows, {**totals, "factor": self.factor}]
-        *rows, totals = (
-            {k: None if v == float("inf") else v for k, v in row.items()}
-            for row in rows
-        )
-        return {"layers": rows, **totals}
-
-    def __str__(self):
-        table = [_COLUMNS]
-        for row in self.rows:
-            name, *counts, factor = row.values()
-            table.append((name, *(f"{c:,}" for c in counts), _times(factor)))
-        totals = (f"{self.weights:,}", f"{self.non_zero:,}", "", "")
-        table.append(("total", *totals, _times(self.factor)))
-        widths = [max(map(len, column)) for column in zip(*table)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i == 0 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths))
-            )
-            for line in table
-        )
-
-    __repr__ = __str__
-
-
-def _times(factor):
-    return "all dead" if factor == float("inf") else f"{factor:.1f}x"
-
-
-def _factor(weights, non_zero):
-    return weights / non_zero if non_zero else float("inf")
-
-
-def sparsity_report(model):
-    """How many weights of each layer survive at inference.
-
-    Args:
-        model: built functional or Sequential Keras model (or a keras_bdl model
-            around one) of plain and keras_bdl layers.
-
-    Returns:
-        `SparsityReport`.
-
-    Raises:
-        TypeError: if the model is of another kind.
-
-    Example:
-
-    >>> print(keras_bdl.sparsity_report(model))
-    """
-    return SparsityReport(list(_report_rows(ChannelGraph(_network_of(model)), set())))
-
-
-def _report_rows(graph, seen):
-    for node in graph.nodes:
-        layer = node.layer
-        if id(layer) in seen or not isinstance(layer, keras.layers.Layer):
-            continue
-        if is_linear(layer):
-            seen |= set(
-                map(id, stochastic.flatten_layers(layer))
-            )  # with its activation
-            kernel, _ = graph.weights(node)
-            yield _kernel_row(layer, _live_weights(graph, node, kernel))
-        elif isinstance(layer, keras.Model) and stochastic.is_graph(layer):
-            seen.add(id(layer))
-            yield from _report_rows(ChannelGraph(layer), seen)
-        else:
-            yield from _inner_rows(layer, seen)
-
-
-def _inner_rows(layer, seen):
-    """Of a wrapper, a layer of the user's own, or a kind that is never pruned."""
-    others = []
-    for inner in stochastic.flatten_layers(layer):
-        if id(inner) in seen or not inner.built:
-            continue
-        seen.add(id(inner))
-        if is_linear(inner):
-            seen |= set(map(id, stochastic.flatten_layers(inner)))
-            kernel, _ = effective_weights(inner)
-            yield _kernel_row(inner, kernel != 0)
-        elif hasattr(inner, "inference_weights"):
-            arrays = list(map(ops.convert_to_numpy, stochastic.own_weights(inner)))
-            if len(arrays) == 1 and isinstance(inner, LINEAR):
-                yield _kernel_row(inner, arrays[0] != 0)
-            elif arrays:
-                yield _row(inner, arrays)
-        else:
-            others += [w for w in stochastic.own_weights(inner) if id(w) not in seen]
-            seen |= set(map(id, others))
-    if others:
-        yield _row(layer, list(map(ops.convert_to_numpy, others)))
-
-
-def _kernel_row(layer, live):
-    positions = tuple(range(live.ndim - 2))
-    inputs, outputs = live.any(axis=(*positions, -1)), live.any(axis=(*positions, -2))
-    return _row(layer, [live], int((~inputs).sum()), int((~outputs).sum()))
-
-
-def _row(layer, arrays, dead_inputs=0, dead_outputs=0):
-    weights = sum(array.size for array in arrays)
-    non_zero = sum(int(np.count_nonzero(array)) for array in arrays)
-    return {
-        "layer": layer.name,
-        "weights": weights,
-        "non_zero": non_zero,
-        "dead_inputs": dead_inputs,
-        "dead_outputs": dead_outputs,
-        "factor": _factor(weights, non_zero),
-    }
-
-
-def _live_weights(graph, node, kernel):
-    """Weights that are not 0, from inputs that vary to outputs that are read."""
-    if graph.is_whole(node):
-        return kernel != 0
-    alive = graph.alive(node.inputs[0])[:, None] & graph.alive(node.outputs)
-    return (kernel != 0) & alive
+from keras_bdl.sparsity.report import live_weights, network_of
+from keras_bdl.sparsity.rules import is_linear
 
 
 def compress(model):
@@ -194,7 +41,7 @@ def compress(model):
     >>> small = keras_bdl.compress(model)
     >>> small.save("small.keras")
     """
-    _network_of(model)
+    network_of(model)
     return _without_dead(convert.to_keras(model))
 
 
@@ -207,17 +54,6 @@ def _without_dead(plain):
             stacklevel=3,
         )
     return _Builder(graph).build(plain.name)
-
-
-def _network_of(model):
-    """The graph of layers that a model is, or is made around."""
-    network = getattr(model, "sampled_network", model)
-    if not (isinstance(network, keras.Model) and stochastic.is_graph(network)):
-        raise TypeError(
-            "Expected a built functional or Sequential Keras model (or a keras_bdl "
-            f"model around one). Received: model={model!r}"
-        )
-    return network
 
 
 class _Builder:
@@ -256,7 +92,7 @@ class _Builder:
         layer, weights = self.layers[key]
         outputs = layer(*args, **kwargs)
         if weights:
-            stochastic.assign_weights(layer, weights)
+            copies.assign_weights(layer, weights)
         for old, new in zip(
             keras.tree.flatten(node.outputs), keras.tree.flatten(outputs)
         ):
@@ -267,7 +103,7 @@ class _Builder:
         layer = node.layer
         if not isinstance(layer, keras.layers.Layer):
             return layer, []  # an operation of `keras.ops`, without state
-        if isinstance(layer, keras.Model) and stochastic.is_graph(layer):
+        if isinstance(layer, keras.Model) and finding.is_graph(layer):
             return _without_dead(layer), []
         if not self.graph.is_whole(node) and is_linear(layer):
             return self._copy_linear(node)
@@ -285,7 +121,7 @@ class _Builder:
         keep_in, keep_out = self.graph.kept(tensor), self.graph.kept(node.outputs)
         kernel, bias = self.graph.weights(node)
         bias = bias + self.graph.folded_bias(node, kernel)
-        kernel = np.where(_live_weights(self.graph, node, kernel), kernel, 0.0)
+        kernel = np.where(live_weights(self.graph, node, kernel), kernel, 0.0)
         kernel, bias = kernel[..., keep_in, :][..., keep_out], bias[keep_out]
         config = _config_to_narrow(layer)
         config["units" if "units" in config else "filters"] = int(keep_out.sum())
@@ -296,5 +132,5 @@ class _Builder:
 
 def _config_to_narrow(layer):
     """Without initializers of the full width: the weights follow."""
-    config = stochastic.live_config(type(layer), layer)
+    config = copies.live_config(type(layer), layer)
     return config | {name: "zeros" for name in config if name.endswith("_initializer")}

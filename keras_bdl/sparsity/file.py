@@ -27,7 +27,7 @@ import zipfile
 import keras
 import numpy as np
 
-from keras_bdl.core import files, stochastic, validation
+from keras_bdl.core import copies, files, finding, validation
 from keras_bdl.sparsity.compress import compress
 
 FORMAT, OLD_FORMAT = "keras_bdl sparse 3", "keras_bdl sparse 2"
@@ -125,7 +125,7 @@ def _as_path(path):
 def _assets(model):
     """What layers save beside their weights: bytes by name."""
     arrays = {}
-    for index, layer in enumerate(stochastic.flatten_layers(model)):
+    for index, layer in enumerate(finding.flatten_layers(model)):
         if hasattr(layer, "save_assets"):
             with tempfile.TemporaryDirectory() as folder:
                 layer.save_assets(folder)
@@ -136,7 +136,7 @@ def _assets(model):
 
 
 def _load_assets(model, arrays):
-    layers = stochastic.flatten_layers(model)
+    layers = finding.flatten_layers(model)
     by_layer = {}
     for name in arrays:
         if name not in ARRAYS:
@@ -201,7 +201,7 @@ def load_sparse(path):
         ) from error
     try:
         shapes = [tuple(weight.shape) for weight in model.weights]
-        stochastic.assign_weights(model, _weights(layout, arrays, shapes))
+        copies.assign_weights(model, _weights(layout, arrays, shapes))
         _load_assets(model, arrays)
     except Exception as error:
         raise _refusal(path, error) from error

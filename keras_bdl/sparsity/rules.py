@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_bdl.core import stochastic
+from keras_bdl.core import finding, stochastic
 
 # Exact classes: a subclass may do anything.
 _IDENTITY = (
@@ -132,7 +132,7 @@ class Trace:
 
 def trace_of(model):
     """The model's `Trace`, made once: every trace adds nodes to its layers."""
-    layers = tuple(map(id, stochastic.flatten_layers(model)))
+    layers = tuple(map(id, finding.flatten_layers(model)))
     known, trace = model.__dict__.get("_keras_bdl_trace", (None, None))
     if known != layers:
         trace = Trace(model)

@@ -1,10 +1,12 @@
 """Going once through data that comes in batches."""
 
+import math
+
 import keras
 import numpy as np
 
 from keras_bdl.core import validation
-from keras_bdl.models.standardization import to_numpy
+from keras_bdl.core.dtypes import to_numpy
 
 
 def is_data_set(data):
@@ -129,3 +131,32 @@ def _numbers(y):
             f"{(~np.isfinite(y)).sum()} values NaN or infinite"
         )
     return np.atleast_1d(y)
+
+
+def training_batches(
+    x, y, validation_split=0.0, validation_data=None, steps_per_epoch=None
+):
+    """Inputs and targets of the rows that `fit` trains on, batch by batch."""
+    if hasattr(y, "shape") and hasattr(x, "shape"):
+        rows = x.shape[0]
+        if validation_split and validation_data is None:
+            rows = math.floor(rows * (1.0 - validation_split))
+        yield x[:rows], y[:rows]
+        return
+    for batch in _one_pass(x, steps_per_epoch):
+        yield keras.utils.unpack_x_y_sample_weight(batch)[:2]
+
+
+def _one_pass(data, steps):
+    """Batches of one epoch of a data set that can be read more than once."""
+    if hasattr(data, "cardinality") and (steps or int(data.cardinality()) != -1):
+        return data.take(steps) if steps else data  # -1: infinite
+    if isinstance(data, keras.utils.PyDataset) and (steps or data.num_batches):
+        return (data[i] for i in range(steps or data.num_batches))
+    if hasattr(data, "dataset") and hasattr(data, "__iter__"):
+        return data  # a torch DataLoader
+    raise ValueError(
+        "`normalize=True` reads the training data once before training, which this "
+        "does not allow; give arrays, a finite `tf.data.Dataset` or a `PyDataset`, "
+        f"or standardise the data yourself. Received: x={data!r}"
+    )

@@ -1,6 +1,5 @@
 """The number of training examples: setting it, and reading it off the data."""
 
-import contextlib
 import math
 import warnings
 
@@ -38,7 +37,7 @@ def set_num_examples(model, num_examples):
             "Expected `model` to have keras_bdl layers; this one has none. "
             f"Received: model={model!r}"
         )
-    check_no_recurrent_cells(model)
+    stochastic.check_no_recurrent_cells(model)
     for layer in bayesian_layers(model):
         layer.set_num_examples(num_examples)
     return model
@@ -67,38 +66,6 @@ def tell_num_examples(model, x, extent):
         )
     for layer in unknown:
         layer.set_num_examples(rows, inferred=True)
-
-
-def check_no_recurrent_cells(model):
-    """Refuses Bayesian layers in RNN cells: their KL cannot leave the time loop."""
-    for layer in stochastic.flatten_layers(model):
-        if isinstance(layer, keras.layers.RNN):
-            inner = stochastic.stochastic_layers(layer)
-            if inner:
-                raise ValueError(
-                    f"Layer '{inner[0].name}' is in the cell of the recurrent layer "
-                    f"'{layer.name}', where its KL term cannot reach the loss; use it "
-                    "outside the cell (`TimeDistributed` works). "
-                    f"Received: layer={inner[0].name!r}"
-                )
-
-
-@contextlib.contextmanager
-def weights_kept(model):
-    """Within, an error in `predict` or `evaluate` does not cost the weights.
-
-    Keras on JAX takes them out of the model meanwhile, and then leaves them out.
-    """
-    if keras.backend.backend() != "jax":
-        yield
-        return
-    values = [(variable, variable.value) for variable in model.variables]
-    try:
-        yield
-    except BaseException:
-        for variable, value in values:
-            variable.assign(value)
-        raise
 
 
 def infer_num_examples(

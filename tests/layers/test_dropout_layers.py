@@ -13,7 +13,7 @@ from keras import ops
 from scipy import integrate, special
 
 import keras_bdl
-from keras_bdl.core import noise as sampling
+from keras_bdl.core.noise import NoiseGenerator
 from keras_bdl.ops import divergences, estimators
 
 LENGTH_SCALE = 2.0
@@ -278,7 +278,7 @@ class TestMCDropout(LayerContract):
 @pytest.mark.parametrize("temperature", [0.1, 2 / 3])
 def test_relaxed_masks_against_quadrature(p, temperature):
     count = 200_000
-    generator = sampling.NoiseGenerator(0)
+    generator = NoiseGenerator(0)
     logit = ops.convert_to_tensor(np.float32(special.logit(p)))
     mask = to_numpy(
         estimators.concrete_keep_mask(logit, (count,), temperature, generator)
@@ -312,7 +312,7 @@ def test_gradient_of_the_rate_against_quadrature(p, temperature):
     count, repeats = 20_000, 10
     estimates = []
     for seed in range(repeats):
-        generator = sampling.NoiseGenerator(seed)
+        generator = NoiseGenerator(seed)
         (gradient,) = gradients(
             lambda x, generator=generator: ops.mean(
                 ops.square(

@@ -19,7 +19,7 @@ from keras import ops
 from scipy import special
 
 import keras_bdl
-from keras_bdl.core import latents, noise
+from keras_bdl.core import latents, scopes
 
 # The contract
 
@@ -776,6 +776,6 @@ def test_in_the_scope_outputs_differ_by_seed():
     x = inputs(4)
     outputs = []
     for seed in range(6):
-        with noise.SamplingScope(seed, 0, 1):
+        with scopes.SamplingScope(seed, 0, 1):
             outputs.append(to_numpy(block(x)))
     assert len({o.tobytes() for o in outputs}) > 1

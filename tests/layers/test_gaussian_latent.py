@@ -11,7 +11,7 @@ from keras import ops
 from scipy import stats
 
 import keras_bdl
-from keras_bdl.core import noise
+from keras_bdl.core.noise import NoiseGenerator
 from keras_bdl.priors import codes as latent_priors
 
 # The contract
@@ -179,7 +179,7 @@ def test_mixtures_have_the_density_and_the_draws(rng, make):
         mixture_log_prob(codes, weights, means, stddevs),
         rtol=1e-4,
     )
-    draws = to_numpy(prior.draw(20_000, noise.NoiseGenerator(0)))
+    draws = to_numpy(prior.draw(20_000, NoiseGenerator(0)))
     mean = weights @ means
     assert_moments(draws, mean, weights @ (stddevs**2 + means**2) - mean**2)
     assert prior.kl(codes, codes) is None
@@ -191,7 +191,7 @@ def test_the_standard_normal_has_the_density_and_the_draws(rng):
     codes = ops.convert_to_tensor(rng.normal(size=(7, 3)).astype("float32"))
     expected = stats.norm.logpdf(to_numpy(codes)).sum(axis=-1)
     np.testing.assert_allclose(to_numpy(prior.log_prob(codes)), expected, rtol=1e-5)
-    draws = to_numpy(prior.draw(20_000, noise.NoiseGenerator(0)))
+    draws = to_numpy(prior.draw(20_000, NoiseGenerator(0)))
     assert_moments(draws, np.zeros(3), np.ones(3))
 
 
@@ -239,7 +239,7 @@ def test_a_prior_of_tfp(rng, only_tensorflow, name, parameters):
     expected = getattr(tfd, name)(**parameters).log_prob(codes).numpy()
     expected = expected if expected.ndim == 1 else expected.sum(axis=-1)
     np.testing.assert_allclose(to_numpy(prior.log_prob(codes)), expected, rtol=1e-5)
-    draws = to_numpy(prior.draw(20_000, noise.NoiseGenerator(0)))
+    draws = to_numpy(prior.draw(20_000, NoiseGenerator(0)))
     exact = getattr(tfd, name)(**parameters)
     assert_moments(
         draws,

@@ -8,7 +8,7 @@ from early_exit_tools import halting_probs, numeric_gradients
 from keras import ops
 from scipy import special, stats
 
-from keras_bdl.core import noise as sampling
+from keras_bdl.core.noise import NoiseGenerator
 from keras_bdl.ops import halting
 
 
@@ -80,9 +80,7 @@ def test_extreme_logits_are_finite():
 
 
 def test_logistic_noise_halts_with_probability_h():
-    noise = to_numpy(
-        halting.logistic_noise((200_000,), "float32", sampling.NoiseGenerator(0))
-    )
+    noise = to_numpy(halting.logistic_noise((200_000,), "float32", NoiseGenerator(0)))
     for logit in (-3.0, 0.0, 1.5):
         p = special.expit(logit)
         error = np.sqrt(p * (1 - p) / len(noise))
@@ -91,7 +89,7 @@ def test_logistic_noise_halts_with_probability_h():
 
 def test_a_cold_relaxation_is_a_draw_of_survival():
     logits = np.tile(random_logits(1, 5, scale=1.0), (100_000, 1))
-    noise = sampling.NoiseGenerator(0)
+    noise = NoiseGenerator(0)
     relaxed = to_numpy(halting.relaxed_survival(tensor(logits), 1e-3, noise))
     survival = 1 - np.cumsum(halting_probs(logits[:1]), axis=1)[0, :-1]
     error = np.sqrt(survival * (1 - survival) / len(relaxed))
