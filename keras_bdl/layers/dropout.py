@@ -9,11 +9,11 @@ trick", 2015.
 import keras
 from keras import ops
 
+from keras_bdl import maps
 from keras_bdl.core import validation
 from keras_bdl.core.copies import live_config
 from keras_bdl.core.dtypes import wide
 from keras_bdl.core.stochastic import StochasticLayer, register
-from keras_bdl.layers import linear
 from keras_bdl.layers.drop_in import DropInLayer, check_conversion, refuse_sample
 from keras_bdl.layers.input_noise import InputNoiseLayer
 from keras_bdl.ops import divergences, estimators
@@ -166,6 +166,7 @@ class DropConnectDense(DropInLayer, keras.layers.Dense):
 
     method = "drop_connect"
     keras_class = keras.layers.Dense
+    weight_map = maps.Dense()
 
     def __init__(self, *args, rate=0.5, length_scale=0.01, **kwargs):
         if "prior" in kwargs:
@@ -192,20 +193,24 @@ class DropConnectDense(DropInLayer, keras.layers.Dense):
         ones = ops.ones((*num_samples, *kernel.shape), dtype=kernel.dtype)
         return kernel * keras.random.dropout(ones, self.rate, seed=noise)
 
+    def _weights(self, kernel, *num_samples):
+        weights = {"kernel": ops.cast(kernel, self.compute_dtype)}
+        if self.bias is not None:
+            bias = ops.cast(self.bias, self.compute_dtype)
+            weights["bias"] = ops.broadcast_to(bias, (*num_samples, *bias.shape))
+        return weights
+
     def call_mean(self, inputs):
-        kernel = ops.cast(self.kernel, self.compute_dtype)
-        return linear.finish(self, linear.apply_kernel(self, inputs, kernel))
+        return self.weight_map.apply(self, inputs, self._weights(self.kernel))
 
     def call_noisy(self, inputs):
-        kernel = ops.cast(self._masked_kernel(self.noise), self.compute_dtype)
-        return linear.finish(self, linear.apply_kernel(self, inputs, kernel))
+        kernel = self._masked_kernel(self.noise)
+        return self.weight_map.apply(self, inputs, self._weights(kernel))
 
     def call_sampled(self, inputs, scope):
         kernels = self._masked_kernel(self.noise, scope.num_samples)
-        kernels = ops.cast(kernels, self.compute_dtype)
-        return linear.finish(
-            self, linear.apply_kernel_per_sample(self, inputs, kernels)
-        )
+        weights = self._weights(kernels, scope.num_samples)
+        return self.weight_map.apply_per_sample(self, inputs, weights)
 
     def to_keras(self, weights="mean", seed=None):
         """The plain `keras.layers.Dense`, with mean or sampled weights.
@@ -362,7 +367,7 @@ class VariationalGaussianDropout(InputNoiseLayer):
                 channel_axis=self._channel_axis,
                 seed=self.noise,
             )
-        return linear.finish(self.layer, outputs)
+        return self._finish(outputs)
 
     def call_sampled(self, inputs, scope):
         if self.alpha_per != "weight":
@@ -370,11 +375,21 @@ class VariationalGaussianDropout(InputNoiseLayer):
         inputs = ops.cast(inputs, self.layer.compute_dtype)
         kernels = self.sampled_kernel(self.noise, scope.num_samples)
         kernels = ops.cast(kernels, inputs.dtype)
-        outputs = linear.apply_kernel_per_sample(self.layer, inputs, kernels)
-        return linear.finish(self.layer, outputs)
+        outputs = maps.of(self.layer).linear_per_sample(
+            self.layer, inputs, kernels, shared=False
+        )
+        return self._finish(outputs)
 
     def _apply_kernel(self, inputs, kernel):
-        return linear.apply_kernel(self.layer, inputs, kernel)
+        return maps.of(self.layer).linear(self.layer, inputs, kernel)
+
+    def _finish(self, outputs):
+        """Adds the wrapped layer's bias and applies its activation."""
+        weight_map, bias = maps.of(self.layer), self.layer.bias
+        if bias is not None:
+            bias = weight_map.expand_bias(self.layer, ops.convert_to_tensor(bias))
+            outputs = outputs + ops.cast(bias, outputs.dtype)
+        return weight_map.activate(self.layer, outputs)
 
     def sampled_kernel(self, noise, num_samples=None):
         if self.alpha_per != "weight":

@@ -9,11 +9,11 @@ import math
 import keras
 from keras import ops
 
+from keras_bdl import maps
 from keras_bdl.core.copies import assign_copy, copy_activation, live_config
 from keras_bdl.core.dtypes import with_channels
 from keras_bdl.core.noise import NoiseGenerator
 from keras_bdl.core.stochastic import StochasticLayer
-from keras_bdl.layers import linear
 from keras_bdl.layers.bayesian import BayesianLayer
 from keras_bdl.layers.drop_in import (
     check_conversion,
@@ -59,9 +59,9 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
     def build(self, input_shape):
         if self.layer is not None and not self.layer.built:
             self.layer.build(input_shape)
-        self._channel_axis = (
-            -1 if self.layer is None else linear.channel_axis(self.layer)
-        )
+        self._channel_axis = -1
+        if self.layer is not None:
+            (self._channel_axis,) = maps.of(self.layer).input_axes(self.layer)
         self.num_channels = input_shape[self._channel_axis]
         if self.num_channels is None:
             raise ValueError(

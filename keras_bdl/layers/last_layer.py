@@ -11,8 +11,8 @@ import keras
 from keras import ops
 
 from keras_bdl.core import copies, dtypes, stochastic, validation
-from keras_bdl.layers import linear
 from keras_bdl.layers.drop_in import check_conversion
+from keras_bdl.maps import Dense
 
 COVARIANCES = ("per_output", "full")
 
@@ -49,6 +49,8 @@ class BayesianLastLayer(stochastic.StochasticLayer, keras.layers.Dense):
     >>> layer = keras_bdl.BayesianLastLayer(10, covariance="full")
     >>> outputs = layer(keras.ops.ones((2, 5)))
     """
+
+    weight_map = Dense()
 
     def __init__(
         self,
@@ -108,8 +110,11 @@ class BayesianLastLayer(stochastic.StochasticLayer, keras.layers.Dense):
     # The forward passes
 
     def call_mean(self, inputs):
-        kernel = ops.cast(self.kernel, self.compute_dtype)
-        outputs = linear.finish(self, linear.apply_kernel(self, inputs, kernel))
+        weights = {
+            name: ops.cast(variable, self.compute_dtype)
+            for name, variable in self.weight_map.variables(self).items()
+        }
+        outputs = self.weight_map.apply(self, inputs, weights)
         if not self.probit:
             return outputs
         covariance = self.output_covariance(inputs)
@@ -126,10 +131,10 @@ class BayesianLastLayer(stochastic.StochasticLayer, keras.layers.Dense):
 
     def _apply(self, inputs, num_samples):
         kernels, biases = self.draw(num_samples, self.noise)
-        kernels = ops.cast(kernels, self.compute_dtype)
+        weights = {"kernel": ops.cast(kernels, self.compute_dtype)}
         if biases is not None:
-            biases = ops.cast(biases, self.compute_dtype)
-        return linear.apply_kernel_per_sample(self, inputs, kernels, biases)
+            weights["bias"] = ops.cast(biases, self.compute_dtype)
+        return self.weight_map.apply_per_sample(self, inputs, weights)
 
     def draw(self, num_samples, noise):
         """Kernels `(samples, input_dim, units)` and biases `(samples, units)` or None.

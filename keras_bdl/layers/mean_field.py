@@ -11,8 +11,8 @@ from keras_bdl import priors
 from keras_bdl.core import validation
 from keras_bdl.core.copies import assign_copy, copy_activation, live_config
 from keras_bdl.core.dtypes import wide
-from keras_bdl.layers import linear
 from keras_bdl.layers.drop_in import DropInLayer, check_conversion
+from keras_bdl.maps import Conv, Dense
 from keras_bdl.ops import estimators
 
 # Of weights that MOPED finds at 0, such as biases: their KL stays below 10 nats.
@@ -60,7 +60,7 @@ class MeanFieldLayer(DropInLayer):
         self.bias_log_stddev = None
 
     def build(self, input_shape):
-        self._num_positions_axes = len(input_shape) - 2
+        self._num_positions = self.weight_map.num_positions(self, input_shape)
         super().build(input_shape)
 
     def build_posterior(self):
@@ -157,7 +157,7 @@ class MeanFieldLayer(DropInLayer):
         return self.plain_layer(*values)
 
     def linear(self, inputs, kernel):
-        return linear.apply_kernel(self, inputs, kernel)
+        return self.weight_map.linear(self, inputs, kernel)
 
     def centre_kernel(self):
         """The kernel about which draws are spread: the posterior mean."""
@@ -166,7 +166,8 @@ class MeanFieldLayer(DropInLayer):
     def _mean_bias(self):
         if self.bias is None:
             return None
-        return linear.expand_bias(self, ops.cast(self.bias, self.compute_dtype))
+        bias = ops.cast(self.bias, self.compute_dtype)
+        return self.weight_map.expand_bias(self, bias)
 
     def _weights(self):
         """Arguments of the estimators after the inputs."""
@@ -174,7 +175,9 @@ class MeanFieldLayer(DropInLayer):
         bias = self._mean_bias()
         bias_log_stddev = None
         if self.bias_log_stddev is not None:
-            bias_log_stddev = linear.expand_bias(self, wide(self.bias_log_stddev))
+            bias_log_stddev = self.weight_map.expand_bias(
+                self, wide(self.bias_log_stddev)
+            )
         return kernel, wide(self.kernel_log_stddev), bias, bias_log_stddev
 
     def _activate(self, outputs):
@@ -189,13 +192,14 @@ class MeanFieldLayer(DropInLayer):
         """The estimator that training uses: the given one or the default."""
         if self.estimator is not None:
             return self.estimator
-        return "flipout" if self._num_positions_axes else "local_reparameterization"
+        return "flipout" if self._num_positions else "local_reparameterization"
 
     def call_noisy(self, inputs):
         name = self.resolved_estimator()
         options = {}
         if name == "flipout":
-            options["channel_axis"] = linear.channel_axis(self)
+            options["channel_axis"] = self.weight_map.input_axes(self)
+            options["output_axis"] = self.weight_map.output_axes(self)
         estimator = getattr(estimators, name)
         return self._activate(
             estimator(self.linear, inputs, *self._weights(), seed=self.noise, **options)
@@ -219,10 +223,9 @@ class MeanFieldLayer(DropInLayer):
                     self.noise,
                     scope.num_samples,
                 )
+        weights = {"kernel": kernels} | ({} if biases is None else {"bias": biases})
         shared = id(self) in scope.shared_layers
-        return self._activate(
-            linear.apply_kernel_per_sample(self, inputs, kernels, biases, shared)
-        )
+        return self.weight_map.apply_per_sample(self, inputs, weights, shared)
 
     def posterior_variables(self):
         """Variables of the posterior, and a bias without one, by name."""
@@ -249,9 +252,11 @@ class MeanFieldLayer(DropInLayer):
 class MeanFieldDense(MeanFieldLayer):
     """Draws from the moments of a Dense layer's outputs."""
 
+    weight_map = Dense()
+
     def supports_moments(self):
         """Whether samples can be drawn from the moments of the outputs."""
-        return self._num_positions_axes == 0
+        return self._num_positions == 0
 
     def moments(self, inputs):
         """Mean and standard deviation of the outputs before the activation."""
@@ -282,6 +287,8 @@ class MeanFieldDense(MeanFieldLayer):
 
 class MeanFieldConv(MeanFieldLayer):
     """What the convolutions of every rank share."""
+
+    weight_map = Conv()
 
     def __init__(self, filters, kernel_size, *args, **kwargs):
         validation.integer("filters", filters, least=1)

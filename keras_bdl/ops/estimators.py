@@ -7,13 +7,22 @@ variances and square roots are formed, because s^2 underflows and x^2 overflows
 in float16.
 """
 
-from keras import ops, random
+from keras import backend, ops, random
 
 # Keeps the gradient of the square root finite where the variance is zero.
 TINY_VARIANCE = 1e-16
 
 
-def moments(linear, inputs, mean, log_stddev, bias_mean=None, bias_log_stddev=None):
+def moments(
+    linear,
+    inputs,
+    mean,
+    log_stddev,
+    bias_mean=None,
+    bias_log_stddev=None,
+    *,
+    square=ops.square,
+):
     """Mean and standard deviation of `linear(inputs, w) + b` over Gaussian w, b.
 
     For independent w ~ N(m, s^2) the map is Gaussian with mean `x m + b` and
@@ -27,6 +36,8 @@ def moments(linear, inputs, mean, log_stddev, bias_mean=None, bias_log_stddev=No
         log_stddev: log standard deviations of the kernel, float32 or float64.
         bias_mean: optional bias means, broadcastable to the outputs.
         bias_log_stddev: optional log standard deviations of the bias.
+        square: function of the inputs that gives what `linear` takes beside variances,
+            where that is not their square.
 
     Returns:
         `(mean, stddev)` of the outputs: the mean in the dtype of `inputs`, the
@@ -35,20 +46,30 @@ def moments(linear, inputs, mean, log_stddev, bias_mean=None, bias_log_stddev=No
     outputs = linear(inputs, mean)
     if bias_mean is not None:
         outputs = outputs + bias_mean
-    wide = ops.cast(inputs, log_stddev.dtype)
-    variance = linear(ops.square(wide), ops.exp(2.0 * log_stddev))
+    wide = inputs
+    if backend.is_float_dtype(backend.standardize_dtype(inputs.dtype)):  # no indices
+        wide = ops.cast(inputs, log_stddev.dtype)
+    variance = linear(square(wide), ops.exp(2.0 * log_stddev))
     if bias_log_stddev is not None:
         variance = variance + ops.exp(2.0 * bias_log_stddev)
     return outputs, ops.sqrt(variance + TINY_VARIANCE)
 
 
 def local_reparameterization(
-    linear, inputs, mean, log_stddev, bias_mean=None, bias_log_stddev=None, *, seed
+    linear,
+    inputs,
+    mean,
+    log_stddev,
+    bias_mean=None,
+    bias_log_stddev=None,
+    *,
+    square=ops.square,
+    seed,
 ):
     """Samples the outputs instead of the weights: fresh noise per row and unit.
 
     Args:
-        linear, inputs, mean, log_stddev, bias_mean, bias_log_stddev: as in
+        linear, inputs, mean, log_stddev, bias_mean, bias_log_stddev, square: as in
             `moments`.
         seed: `keras.random.SeedGenerator`.
 
@@ -58,7 +79,7 @@ def local_reparameterization(
     """
     check_generator(seed)
     centre, stddev = moments(
-        linear, inputs, mean, log_stddev, bias_mean, bias_log_stddev
+        linear, inputs, mean, log_stddev, bias_mean, bias_log_stddev, square=square
     )
     noise = random.normal(ops.shape(centre), dtype=stddev.dtype, seed=seed)
     return centre + ops.cast(stddev * noise, centre.dtype)
@@ -73,6 +94,8 @@ def flipout(
     bias_log_stddev=None,
     *,
     channel_axis=-1,
+    output_axis=None,
+    flip_inputs=True,
     seed,
 ):
     """One weight perturbation per batch, decorrelated across rows by signs.
@@ -85,7 +108,11 @@ def flipout(
     Args:
         linear, inputs, mean, log_stddev, bias_mean, bias_log_stddev: as in
             `moments`.
-        channel_axis: axis of the channels in inputs and outputs.
+        channel_axis: axis of the channels in inputs and outputs, or several: the axes
+            that meet weights of their own.
+        output_axis: that of the outputs, where it is another.
+        flip_inputs: whether the inputs have signs; outputs alone are enough to
+            decorrelate rows, and all there is where inputs are indices.
         seed: `keras.random.SeedGenerator`.
 
     Returns:
@@ -95,11 +122,14 @@ def flipout(
     outputs = linear(inputs, mean)
     if bias_mean is not None:
         outputs = outputs + bias_mean
-    delta = gaussian_noise(log_stddev, inputs.dtype, seed)
-    noise = linear(inputs * row_signs(inputs, channel_axis, seed), delta)
+    delta = gaussian_noise(log_stddev, mean.dtype, seed)
+    if flip_inputs:
+        inputs = inputs * row_signs(inputs, channel_axis, seed)
+    noise = linear(inputs, delta)
     if bias_log_stddev is not None:
-        noise = noise + gaussian_noise(bias_log_stddev, inputs.dtype, seed)
-    return outputs + noise * row_signs(outputs, channel_axis, seed)
+        noise = noise + gaussian_noise(bias_log_stddev, mean.dtype, seed)
+    output_axis = channel_axis if output_axis is None else output_axis
+    return outputs + noise * row_signs(outputs, output_axis, seed)
 
 
 def reparameterization(
@@ -127,8 +157,10 @@ def gaussian_noise(log_stddev, dtype, seed, num_samples=None):
 def row_signs(tensor, channel_axis, seed):
     """Signs +-1, one per row and channel of `tensor`, broadcast over positions."""
     shape = list(ops.shape(tensor))
+    axes = channel_axis if isinstance(channel_axis, tuple) else (channel_axis,)
+    axes = {axis % len(shape) for axis in axes}
     for axis in range(1, len(shape)):
-        if axis != channel_axis % len(shape):
+        if axis not in axes:
             shape[axis] = 1
     uniform = random.uniform(shape, dtype="float32", seed=seed)
     return ops.cast(ops.where(uniform < 0.5, -1.0, 1.0), tensor.dtype)

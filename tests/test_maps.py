@@ -6,7 +6,7 @@ import pytest
 from contract import to_numpy
 from keras import layers, ops
 
-from keras_bdl.layers import linear
+from keras_bdl import maps
 
 BACKEND = keras.backend.backend()
 
@@ -44,11 +44,12 @@ def test_each_sample_has_its_own_kernel(layer, shape, has_bias, num_samples):
             outputs.append(to_numpy(layer(part)))
         return np.concatenate(outputs)
 
-    given = ops.convert_to_tensor(kernels), ops.convert_to_tensor(biases)
-    if not has_bias:
-        given = given[0], None
-    own = linear.apply_kernel_per_sample(layer, inputs.reshape(-1, *shape[1:]), *given)
+    given = {"kernel": ops.convert_to_tensor(kernels)}
+    if has_bias:
+        given["bias"] = ops.convert_to_tensor(biases)
+    weight_map = maps.of(layer)
+    own = weight_map.apply_per_sample(layer, inputs.reshape(-1, *shape[1:]), given)
     np.testing.assert_allclose(to_numpy(own), by_sample(inputs), atol=1e-4)
-    shared = linear.apply_kernel_per_sample(layer, inputs[0], *given, shared=True)
+    shared = weight_map.apply_per_sample(layer, inputs[0], given, shared=True)
     expected = by_sample([inputs[0]] * num_samples)
     np.testing.assert_allclose(to_numpy(shared), expected, atol=1e-4)

@@ -1,0 +1,86 @@
+"""Dense layers and convolutions."""
+
+import keras
+from keras import ops
+
+from keras_bdl.maps.base import WeightMap
+
+# From so many filters on, one convolution for all samples costs more by its
+# transposition than it saves (measured: benchmarks/README.md).
+_MANY_FILTERS = 16
+
+
+class Dense(WeightMap):
+    """`keras.layers.Dense`: a matrix product over the last axis."""
+
+    def num_positions(self, layer, input_shape):
+        return len(input_shape) - 2
+
+    def input_axes(self, layer):
+        return (-1,)
+
+    def linear(self, layer, inputs, kernel):
+        # Keras on PyTorch gives a product of float64 in float32.
+        return ops.cast(ops.matmul(inputs, kernel), inputs.dtype)
+
+    def linear_per_sample(self, layer, inputs, kernels, shared):
+        num_samples, input_dim, units = kernels.shape
+        positions = ops.shape(inputs)[1:-1]
+        parts = 1 if shared else num_samples
+        inputs = ops.reshape(inputs, (parts, -1, input_dim))
+        outputs = ops.matmul(inputs, kernels)  # (samples, rows * positions, units)
+        return ops.reshape(outputs, (-1, *positions, units))
+
+
+class Conv(WeightMap):
+    """`keras.layers.Conv1D`, `Conv2D` and `Conv3D`."""
+
+    def num_positions(self, layer, input_shape):
+        return len(input_shape) - 2
+
+    def input_axes(self, layer):
+        return (-1,) if layer.data_format == "channels_last" else (1,)
+
+    def linear(self, layer, inputs, kernel):
+        padding = layer.padding
+        if padding == "causal":
+            left = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
+            pad = [[0, 0], [0, 0], [0, 0]]
+            pad[1 if layer.data_format == "channels_last" else 2] = [left, 0]
+            inputs, padding = ops.pad(inputs, pad), "valid"
+        return ops.conv(
+            inputs,
+            kernel,
+            strides=list(layer.strides),
+            padding=padding,
+            dilation_rate=layer.dilation_rate,
+            data_format=layer.data_format,
+        )
+
+    def linear_per_sample(self, layer, inputs, kernels, shared):
+        if shared and layer.groups == 1 and layer.filters < _MANY_FILTERS:
+            return self._samples_as_channels(layer, inputs, kernels)
+        return super().linear_per_sample(layer, inputs, kernels, shared)
+
+    def _samples_as_channels(self, layer, inputs, kernels):
+        """One convolution with the filters of all samples side by side."""
+        kernels = ops.moveaxis(kernels, 0, -2)  # (..., channels, samples, filters)
+        num_samples, filters = kernels.shape[-2:]
+        kernel = ops.reshape(kernels, (*kernels.shape[:-2], num_samples * filters))
+        outputs = self.linear(layer, inputs, kernel)
+        axis = self.output_axes(layer)[0] % len(outputs.shape)
+        shape = list(ops.shape(outputs))
+        by_sample = [*shape[:axis], num_samples, filters, *shape[axis + 1 :]]
+        outputs = ops.moveaxis(ops.reshape(outputs, by_sample), axis, 0)
+        shape[0], shape[axis] = -1, filters
+        return ops.reshape(outputs, shape)
+
+    def bias_shape(self, layer, shape):
+        if layer.data_format == "channels_last":
+            return shape
+        return (*shape, *(1,) * layer.rank)
+
+
+def of(layer):
+    """The map of a plain Dense or convolution layer."""
+    return Dense() if isinstance(layer, keras.layers.Dense) else Conv()
