@@ -26,7 +26,7 @@ SOURCES = {name: path.read_text(encoding="utf-8") for name, path in PATHS.items(
 # A part may import itself, what is on its floor or below, and `interop`.
 FLOORS = (
     ("core", "ops"),
-    ("priors", "maps", "losses", "metrics", "plots"),
+    ("priors", "maps", "posteriors", "losses", "metrics", "plots"),
     ("layers",),
     ("graphs", "training"),
     ("prediction",),

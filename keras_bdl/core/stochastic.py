@@ -148,8 +148,12 @@ class StochasticLayer:
         others = {**self.told_variables(), **self.epoch_variables()}.values()
         return [w for w in super().weights if all(w is not v for v in others)]
 
+    def prepare_inputs(self, inputs):
+        """Inputs as the forward passes take them."""
+        return as_floats(inputs, self.compute_dtype)
+
     def call(self, inputs, training=None):
-        inputs = as_floats(inputs, self.compute_dtype)
+        inputs = self.prepare_inputs(inputs)
         scope = scopes.SamplingScope.current()
         if scope is not None:
             scope.restart(self.noise)

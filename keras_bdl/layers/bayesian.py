@@ -4,6 +4,8 @@
 the number of examples.
 """
 
+import warnings
+
 import keras
 from keras import ops
 
@@ -12,11 +14,10 @@ from keras_bdl.core import scopes, validation
 from keras_bdl.core.finding import flatten_layers
 from keras_bdl.layers.kl_weight import WeightedLayer
 
+# What no layer with a posterior takes, by the end of its name, and what to do.
 _REFUSED = {
-    "kernel_regularizer": "the prior is the regularizer: use `prior`",
-    "bias_regularizer": "the prior is the regularizer: use `prior`",
-    "kernel_constraint": "a posterior has no constraint: use `prior`",
-    "bias_constraint": "a posterior has no constraint: use `prior`",
+    "_regularizer": "the prior is the regularizer: use `prior`",
+    "_constraint": "a posterior has no constraint: use `prior`",
     "lora_rank": "convert the layer by `to_keras()` first",
     "quantization_config": "convert the layer by `to_keras()` first",
 }
@@ -72,8 +73,9 @@ class BayesianLayer(WeightedLayer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        for name, fix in _REFUSED.items():
-            if getattr(self, name, None) is not None:
+        for name in [name for name in vars(self) if name != "activity_regularizer"]:
+            fix = next((f for end, f in _REFUSED.items() if name.endswith(end)), None)
+            if fix is not None and getattr(self, name) is not None:
                 raise ValueError(
                     f"`{type(self).__name__}` takes no `{name}`; {fix}. "
                     f"Received: {name}={getattr(self, name)!r}"
@@ -154,9 +156,18 @@ class BayesianLayer(WeightedLayer):
         """KL(posterior || prior) in nats, summed over weights: a float32 scalar."""
         raise NotImplementedError
 
-    def posterior(self):
+    def posterior_distribution(self):
         """The weight posterior as a TensorFlow Probability joint distribution."""
         raise NotImplementedError
+
+    def posterior(self):
+        """The old name of `posterior_distribution`."""
+        warnings.warn(
+            "`layer.posterior()` is `layer.posterior_distribution()` now.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.posterior_distribution()
 
     def call(self, inputs, training=None):
         if (

@@ -124,7 +124,7 @@ class ConcreteDropout(InputNoiseLayer):
         squares = ops.sum(ops.square(wide(self.layer.kernel)))
         return kl + 0.5 * self.length_scale**2 * squares / ops.sigmoid(-logit)
 
-    def posterior(self):
+    def posterior_distribution(self):
         """The bits `keep` of the input channels, which multiply the kernel's rows.
 
         A TensorFlow Probability joint distribution; not relaxed.

@@ -1,108 +1,120 @@
-"""Bayesian layers with the kernel and bias of the Keras layer that they replace."""
+"""Layers whose weights have any posterior, under any prior."""
 
-from keras_bdl.core.copies import (
-    assign_copy,
-    check_weights,
-    copy_activation,
-    live_config,
-)
+import keras
+
+from keras_bdl import posteriors, priors
+from keras_bdl.core import validation
+from keras_bdl.core.copies import assign_copy, copy_activation, live_config
 from keras_bdl.layers.bayesian import BayesianLayer
+from keras_bdl.layers.posterior_layer import ESTIMATORS, PosteriorLayer
+from keras_bdl.posteriors.gaussian import check_log_stddev
 
 
-class DropInLayer(BayesianLayer):
-    """Makes itself of `keras_class`, and that of itself."""
+class DropInLayer(PosteriorLayer, BayesianLayer):
+    """Mixin put before a Keras layer: weights with a posterior, and its KL."""
 
-    @classmethod
-    def replaces(cls, layer):
-        return type(layer) is cls.keras_class
+    def prior_shapes(self):
+        return self.posterior.shapes
 
-    @classmethod
-    def obstacle(cls, layer):
-        return obstacle(layer)
+    def kl(self):
+        return self.posterior.kl(self.prior, self._prior_variables, self.noise)
 
-    @classmethod
-    def from_keras(cls, layer, **options):
-        """This layer with the means of a built Keras layer's weights.
+    def inform(self, delta):
+        """Sets prior and posterior by the means, taken for trained (MOPED).
 
-        Regularizers are dropped: the prior takes their place.
+        With `priors.NormalPerWeight`, whose means become those of the posterior.
 
         Args:
-            layer: a built layer of the class that this one replaces.
-            **options: arguments of this class, such as `num_examples`.
-
-        Raises:
-            ValueError: if the layer is of another class, or not built, or has
-                constraints.
+            delta: positive float, the posterior's relative standard deviation.
         """
-        if not cls.replaces(layer) or not layer.built:
-            raise ValueError(
-                f"`{cls.__name__}.from_keras` expected a built "
-                f"`keras.layers.{cls.keras_class.__name__}`. Received: layer={layer!r}"
-            )
-        check_plain(layer, cls.obstacle(layer))
-        config = live_config(cls.keras_class, layer)
-        config |= {"kernel_regularizer": None, "bias_regularizer": None}
-        bayesian = cls(**{**config, **options})
-        bayesian.build(layer.get_build_config()["input_shape"])
-        assign_copy(bayesian._kernel, layer.kernel)
-        if layer.bias is not None:
-            assign_copy(bayesian.bias, layer.bias)
-        copy_activation(layer, bayesian)
-        return bayesian
-
-    def mean_kernel(self):
-        """The kernel at inference."""
-        return self.kernel
-
-    def inference_weights(self):
-        others = [w for w in super().inference_weights() if w is not self._kernel]
-        return [self.mean_kernel(), *others]
-
-    def plain_layer(self, kernel, bias):
-        """The built Keras layer with these weights; `bias` is None without one."""
-        plain = self.keras_class.from_config(live_config(self.keras_class, self))
-        plain.build(self.get_build_config()["input_shape"])
-        assign_copy(plain.kernel, kernel)
-        if bias is not None:
-            assign_copy(plain.bias, bias)
-        copy_activation(self, plain)
-        return plain
+        for name, mean in self.posterior.mean().items():
+            prior = self.prior.of(name, self._prior_variables)
+            assign_copy(prior["mean"], mean)
+        self.posterior.inform(delta)
 
 
-def obstacle(layer):
-    """Why a plain layer with a kernel cannot be given a posterior, or None."""
-    for name in ("kernel_constraint", "bias_constraint"):
-        if getattr(layer, name) is not None:
-            return f"has a {name}"
-    if getattr(layer, "quantization_mode", None):
-        return "is quantized"
-    if getattr(layer, "lora_enabled", False):
-        return "has LoRA weights"
-    return None
+class VariationalLayer(DropInLayer):
+    """Mixin put before a Keras layer: weights with a posterior of one's choice.
 
+    Args:
+        *args: positional arguments of the Keras layer.
+        posterior: a `keras_bdl.posteriors.Posterior` or its name.
+        estimator: "local_reparameterization", "flipout", "reparameterization",
+            or None for the layer's default.
+        initial_log_stddev: where the log standard deviations of a posterior that is
+            given by its name start; None for its own default.
+        bias_posterior: whether the bias has a posterior too.
+        **kwargs: of `BayesianLayer` and of the Keras layer.
+    """
 
-def check_plain(layer, reason):
-    """Refuses to convert a plain layer where there is a reason against it."""
-    if reason is not None:
-        raise ValueError(
-            f"Layer '{layer.name}' {reason}, which a posterior cannot keep. "
-            f"Received: layer={layer!r}"
-        )
+    method = "variational"
+    # Of posteriors that have them.
+    kernel_log_stddev = bias_log_stddev = None
 
+    def __init__(
+        self,
+        *args,
+        posterior="gaussian",
+        estimator=None,
+        initial_log_stddev=None,
+        bias_posterior=True,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        options = {}
+        if initial_log_stddev is not None:
+            if not isinstance(posterior, str):
+                raise ValueError(
+                    "Expected `initial_log_stddev` beside the name of a posterior; one "
+                    "that is given as an object has its own. "
+                    f"Received: initial_log_stddev={initial_log_stddev!r}, "
+                    f"posterior={posterior!r}"
+                )
+            initial_log_stddev = check_log_stddev(initial_log_stddev)
+            options["initial_log_stddev"] = initial_log_stddev
+        self.posterior = posteriors.get(posterior, **options)
+        self._posterior_name = posterior if isinstance(posterior, str) else None
+        self.initial_log_stddev = initial_log_stddev
+        if estimator is not None:
+            estimator = validation.choice("estimator", estimator, (None, *ESTIMATORS))
+            if not (self.posterior.has_moments or estimator == ESTIMATORS[-1]):
+                raise ValueError(
+                    f"Expected `estimator` to be {ESTIMATORS[-1]!r} or None for a "
+                    "posterior whose weights are not independent Gaussians. Received: "
+                    f"estimator={estimator!r}, posterior={self.posterior!r}"
+                )
+        self.estimator = estimator
+        self.bias_posterior = validation.boolean("bias_posterior", bias_posterior)
 
-def check_conversion(layer, weights):
-    """Refuses to convert a layer that is not built, or to unknown weights."""
-    check_weights(weights)
-    if not layer.built:
-        raise ValueError(
-            "Expected a built layer; call it on a batch first. "
-            f"Received: layer={layer.name!r}"
-        )
+    def gaussians(self):
+        """Pairs (mean, log stddev) by name, in float32 (or float64)."""
+        return self.posterior.moments()
 
+    def posterior_as_prior(self):
+        if not self.posterior.can_be_prior:
+            return super().posterior_as_prior()
+        config = live_config(type(self), self)
+        config |= {"prior": priors.NormalPerWeight(), "num_examples": None}
+        copy = type(self).from_config(config)
+        copy.build(self.get_build_config()["input_shape"])
+        copy_activation(self, copy)
+        for name, variable in PosteriorLayer.saved_variables(self).items():
+            if name in copy.weight_map.variables(copy) | copy.posterior.variables():
+                assign_copy(copy.saved_variables()[name], variable)
+        for name, moments in copy.gaussians().items():
+            prior = copy.prior.of(name, copy._prior_variables)
+            for part, value in zip(("mean", "log_stddev"), moments):
+                assign_copy(prior[part], value)
+        return copy
 
-def refuse_sample(layer):
-    """Refuses one draw of what multiplies another layer's weights."""
-    raise ValueError(
-        "A draw of noise by itself is no plain Keras layer; convert with "
-        f"weights='mean'. Received: weights='sample', layer={layer.name!r}"
-    )
+    def get_config(self):
+        posterior = self._posterior_name
+        if posterior is None:
+            posterior = keras.saving.serialize_keras_object(self.posterior)
+        return {
+            **super().get_config(),
+            "posterior": posterior,
+            "estimator": self.estimator,
+            "initial_log_stddev": self.initial_log_stddev,
+            "bias_posterior": self.bias_posterior,
+        }

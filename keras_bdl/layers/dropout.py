@@ -14,9 +14,11 @@ from keras_bdl.core import validation
 from keras_bdl.core.copies import live_config
 from keras_bdl.core.dtypes import wide
 from keras_bdl.core.stochastic import StochasticLayer, register
-from keras_bdl.layers.drop_in import DropInLayer, check_conversion, refuse_sample
-from keras_bdl.layers.input_noise import InputNoiseLayer
+from keras_bdl.layers.drop_in import DropInLayer
+from keras_bdl.layers.input_noise import InputNoiseLayer, refuse_sample
+from keras_bdl.layers.posterior_layer import check_conversion
 from keras_bdl.ops import divergences, estimators
+from keras_bdl.posteriors import WeightMask
 
 # Number of axes of positions, over which spatial dropout shares its mask.
 _DROPOUTS = {
@@ -175,65 +177,21 @@ class DropConnectDense(DropInLayer, keras.layers.Dense):
                 f"length_scale^2). Received: prior={kwargs['prior']!r}"
             )
         super().__init__(*args, **kwargs)
-        self.rate = validation.share("rate", rate)
-        self.length_scale = validation.positive("length_scale", length_scale)
+        self.posterior = WeightMask(rate, length_scale)
 
-    def kl(self):
-        squares = ops.sum(ops.square(wide(self.kernel)))
-        return 0.5 * self.length_scale**2 * squares / (1.0 - self.rate)
+    @property
+    def rate(self):
+        """The share of the weights that is dropped."""
+        return self.posterior.rate
 
-    def posterior(self):
-        """The bits `keep` of the kernel: a TensorFlow Probability distribution."""
-        from keras_bdl.interop import tfp
-
-        return tfp.bernoulli_masks(self.rate, tuple(self.kernel.shape))
-
-    def _masked_kernel(self, noise, *num_samples):
-        kernel = wide(self.kernel)
-        ones = ops.ones((*num_samples, *kernel.shape), dtype=kernel.dtype)
-        return kernel * keras.random.dropout(ones, self.rate, seed=noise)
-
-    def _weights(self, kernel, *num_samples):
-        weights = {"kernel": ops.cast(kernel, self.compute_dtype)}
-        if self.bias is not None:
-            bias = ops.cast(self.bias, self.compute_dtype)
-            weights["bias"] = ops.broadcast_to(bias, (*num_samples, *bias.shape))
-        return weights
-
-    def call_mean(self, inputs):
-        return self.weight_map.apply(self, inputs, self._weights(self.kernel))
-
-    def call_noisy(self, inputs):
-        kernel = self._masked_kernel(self.noise)
-        return self.weight_map.apply(self, inputs, self._weights(kernel))
-
-    def call_sampled(self, inputs, scope):
-        kernels = self._masked_kernel(self.noise, scope.num_samples)
-        weights = self._weights(kernels, scope.num_samples)
-        return self.weight_map.apply_per_sample(self, inputs, weights)
-
-    def to_keras(self, weights="mean", seed=None):
-        """The plain `keras.layers.Dense`, with mean or sampled weights.
-
-        Raises:
-            ValueError: if `weights` is neither "mean" nor "sample", or the layer is
-                not built.
-        """
-        check_conversion(self, weights)
-        kernel = self.kernel
-        if weights == "sample":
-            kernel = self._masked_kernel(keras.random.SeedGenerator(seed))
-        return self.plain_layer(kernel, self.bias)
-
-    def saved_variables(self):
-        variables = {"kernel": self._kernel, "bias": self.bias}
-        variables |= super().saved_variables()
-        return {name: v for name, v in variables.items() if v is not None}
+    @rate.setter
+    def rate(self, rate):
+        self.posterior.rate = rate
 
     def get_config(self):
         config = super().get_config()
         del config["prior"]
-        return {**config, "rate": self.rate, "length_scale": self.length_scale}
+        return {**config, **self.posterior.get_config()}
 
 
 @register
@@ -327,7 +285,7 @@ class VariationalGaussianDropout(InputNoiseLayer):
         """`keras.layers.GaussianDropout` at the mean rate."""
         return keras.layers.GaussianDropout(self.rate, name=self.name, dtype=self.dtype)
 
-    def posterior(self):
+    def posterior_distribution(self):
         """Normals, a TensorFlow Probability joint distribution.
 
         Of `kernel` with `alpha_per="weight"`, otherwise of the `noise` that multiplies

@@ -15,12 +15,7 @@ from keras_bdl.core.dtypes import with_channels
 from keras_bdl.core.noise import NoiseGenerator
 from keras_bdl.core.stochastic import StochasticLayer
 from keras_bdl.layers.bayesian import BayesianLayer
-from keras_bdl.layers.drop_in import (
-    check_conversion,
-    check_plain,
-    obstacle,
-    refuse_sample,
-)
+from keras_bdl.layers.posterior_layer import check_conversion, check_plain, obstacle
 from keras_bdl.ops import estimators
 
 _WRAPPED = (
@@ -191,6 +186,14 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
         config = dict(config)
         config["layer"] = keras.saving.deserialize_keras_object(config["layer"])
         return cls(**config)
+
+
+def refuse_sample(layer):
+    """Refuses one draw of what multiplies another layer's weights."""
+    raise ValueError(
+        "A draw of noise by itself is no plain Keras layer; convert with "
+        f"weights='mean'. Received: weights='sample', layer={layer.name!r}"
+    )
 
 
 def check_wrapped(name, layer):

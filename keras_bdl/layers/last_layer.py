@@ -10,15 +10,14 @@ import math
 import keras
 from keras import ops
 
-from keras_bdl.core import copies, dtypes, stochastic, validation
-from keras_bdl.layers.drop_in import check_conversion
+from keras_bdl.core import stochastic, validation
+from keras_bdl.layers.posterior_layer import PosteriorLayer, check_conversion
 from keras_bdl.maps import Dense
-
-COVARIANCES = ("per_output", "full")
+from keras_bdl.posteriors import FullCovariance
 
 
 @stochastic.register
-class BayesianLastLayer(stochastic.StochasticLayer, keras.layers.Dense):
+class BayesianLastLayer(PosteriorLayer, keras.layers.Dense):
     """`keras.layers.Dense` of weights with a joint Gaussian posterior.
 
     The weights of all outputs, kernel above bias, are N(mean, C C') with a lower
@@ -50,6 +49,7 @@ class BayesianLastLayer(stochastic.StochasticLayer, keras.layers.Dense):
     >>> outputs = layer(keras.ops.ones((2, 5)))
     """
 
+    keras_class = keras.layers.Dense
     weight_map = Dense()
 
     def __init__(
@@ -80,13 +80,14 @@ class BayesianLastLayer(stochastic.StochasticLayer, keras.layers.Dense):
                 "`BayesianLastLayer` is linear; put an activation behind it. "
                 f"Received: activation={self.activation!r}"
             )
-        self.covariance = validation.choice("covariance", covariance, COVARIANCES)
+        self.posterior = FullCovariance(covariance)
         self.probit = validation.boolean("probit", probit)
         self.trainable = False
 
-    def add_weight(self, *args, **kwargs):
-        # The posterior stays in its own dtype under mixed precision.
-        return super().add_weight(*args, **{**kwargs, "autocast": False})
+    @property
+    def covariance(self):
+        """Which weights vary together, "per_output" or "full"."""
+        return self.posterior.covariance
 
     def build(self, input_shape):
         if len(input_shape) != 2:
@@ -95,26 +96,9 @@ class BayesianLastLayer(stochastic.StochasticLayer, keras.layers.Dense):
                 f"Received: input_shape={tuple(input_shape)}"
             )
         super().build(input_shape)
-        size = input_shape[-1] + self.use_bias
-        blocks = self.units
-        if self.covariance == "full":
-            blocks, size = 1, size * self.units
-        self.factor = self.add_weight(
-            name="factor",
-            shape=(blocks, size, size),
-            initializer=_identities,
-            dtype="float64" if self.variable_dtype == "float64" else "float32",
-            trainable=False,
-        )
-
-    # The forward passes
 
     def call_mean(self, inputs):
-        weights = {
-            name: ops.cast(variable, self.compute_dtype)
-            for name, variable in self.weight_map.variables(self).items()
-        }
-        outputs = self.weight_map.apply(self, inputs, weights)
+        outputs = super().call_mean(inputs)
         if not self.probit:
             return outputs
         covariance = self.output_covariance(inputs)
@@ -123,65 +107,11 @@ class BayesianLastLayer(stochastic.StochasticLayer, keras.layers.Dense):
             self.compute_dtype,
         )
 
-    def call_noisy(self, inputs):
-        return self._apply(inputs, 1)
-
-    def call_sampled(self, inputs, scope):
-        return self._apply(inputs, scope.num_samples)
-
-    def _apply(self, inputs, num_samples):
-        kernels, biases = self.draw(num_samples, self.noise)
-        weights = {"kernel": ops.cast(kernels, self.compute_dtype)}
-        if biases is not None:
-            weights["bias"] = ops.cast(biases, self.compute_dtype)
-        return self.weight_map.apply_per_sample(self, inputs, weights)
-
-    def draw(self, num_samples, noise):
-        """Kernels `(samples, input_dim, units)` and biases `(samples, units)` or None.
-
-        Args:
-            num_samples: integer.
-            noise: seed generator.
-        """
-        factor = dtypes.wide(self.factor)
-        blocks, size = factor.shape[:2]
-        eps = keras.random.normal(
-            (blocks, num_samples, size), dtype=factor.dtype, seed=noise
-        )
-        # (blocks, samples, size) -> (samples, units, d)
-        deviations = ops.matmul(eps, ops.transpose(factor, (0, 2, 1)))
-        deviations = ops.transpose(deviations, (1, 0, 2))
-        deviations = ops.reshape(deviations, (num_samples, self.units, -1))
-        deviations = ops.transpose(deviations, (0, 2, 1))
-        input_dim = self.kernel.shape[0]
-        kernels = dtypes.wide(self.kernel) + deviations[:, :input_dim]
-        if self.bias is None:
-            return kernels, None
-        return kernels, dtypes.wide(self.bias) + deviations[:, input_dim]
-
     def output_covariance(self, inputs):
         """Covariance of the outputs of each row, `(n, units, units)`, float32."""
-        factor = dtypes.wide(self.factor)
-        inputs = ops.cast(inputs, factor.dtype)
-        if self.bias is not None:
-            ones = ops.ones_like(inputs[:, :1])
-            inputs = ops.concatenate([inputs, ones], axis=-1)
-        if self.covariance == "per_output":
-            rows = ops.matmul(inputs, factor)  # (units, n, d)
-            variances = ops.transpose(ops.sum(ops.square(rows), axis=-1))
-            return ops.expand_dims(variances, -1) * ops.eye(
-                self.units, dtype=factor.dtype
-            )
-        size = inputs.shape[-1]
-        by_output = ops.reshape(factor[0], (self.units, size, self.units * size))
-        rows = ops.matmul(inputs, by_output)  # (units, n, units * d)
-        rows = ops.transpose(rows, (1, 0, 2))
-        return ops.matmul(rows, ops.transpose(rows, (0, 2, 1)))
+        return self.posterior.output_covariance(inputs)
 
     # Reports, conversion and files
-
-    def inference_weights(self):
-        return [w for w in super().inference_weights() if w is not self.factor]
 
     def to_keras(self, weights="mean", seed=None):
         """The plain `keras.layers.Dense`, with mean or sampled weights.
@@ -196,38 +126,7 @@ class BayesianLastLayer(stochastic.StochasticLayer, keras.layers.Dense):
                 "A layer with `probit=True` has no plain counterpart of its mean; fit "
                 f"with `probit=False`, or export it. Received: layer={self.name!r}"
             )
-        kernel, bias = self.kernel, self.bias
-        if weights == "sample":
-            kernel, bias = self.draw(1, keras.random.SeedGenerator(seed))
-            kernel, bias = kernel[0], None if bias is None else bias[0]
-        config = copies.live_config(keras.layers.Dense, self)
-        plain = keras.layers.Dense.from_config(config)
-        plain.build((None, self.kernel.shape[0]))
-        values = [kernel] if bias is None else [kernel, bias]
-        plain.set_weights([ops.convert_to_numpy(value) for value in values])
-        return plain
-
-    def posterior(self):
-        """All weights `(units, d)`, output by output, the bias last: TFP distribution.
-
-        Batch shape `(units,)` with "per_output"; a flat vector `(units d,)` with
-        "full".
-        """
-        from keras_bdl.interop import tfp
-
-        mean = self.kernel
-        if self.bias is not None:
-            mean = ops.concatenate([mean, ops.expand_dims(self.bias, 0)])
-        mean = ops.convert_to_numpy(ops.transpose(mean))
-        factor = ops.convert_to_numpy(self.factor)
-        if self.covariance == "full":
-            mean, factor = mean.reshape(-1), factor[0]
-        return tfp.make("MultivariateNormalTriL", loc=mean, scale_tril=factor)
-
-    def saved_variables(self):
-        variables = {"kernel": self._kernel, "bias": self.bias, "factor": self.factor}
-        variables |= super().saved_variables()
-        return {name: v for name, v in variables.items() if v is not None}
+        return super().to_keras(weights, seed)
 
     def get_config(self):
         config = super().get_config()
@@ -245,12 +144,6 @@ class BayesianLastLayer(stochastic.StochasticLayer, keras.layers.Dense):
                 "seed",
             )
         } | {"covariance": self.covariance, "probit": self.probit}
-
-
-def _identities(shape, dtype=None):
-    return ops.tile(
-        ops.expand_dims(ops.eye(shape[-1], dtype=dtype), 0), (shape[0], 1, 1)
-    )
 
 
 def probit_logits(mean, covariance):

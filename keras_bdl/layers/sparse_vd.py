@@ -8,22 +8,19 @@ Vetrov, "Variational dropout sparsifies deep neural networks", 2017.
 import keras
 from keras import ops
 
+from keras_bdl import maps
 from keras_bdl.core import validation
-from keras_bdl.core.dtypes import wide
-from keras_bdl.core.stochastic import StochasticLayer, register
-from keras_bdl.layers.mean_field import MeanFieldConv, MeanFieldDense, MeanFieldLayer
-from keras_bdl.ops import divergences
-
-DIVERGENCES = {
-    "exact": divergences.kl_normal_log_uniform,
-    "approximate": divergences.kl_normal_log_uniform_approximate,
-}
+from keras_bdl.core.stochastic import register
+from keras_bdl.layers.drop_in import DropInLayer
+from keras_bdl.layers.posterior_layer import ESTIMATORS
+from keras_bdl.posteriors import SparseVD
 
 
-class SparseVDLayer(MeanFieldLayer):
-    """What sparse layers share: the prior, log alpha, and pruned inference."""
+class SparseVDLayer(DropInLayer):
+    """What sparse layers share: the posterior, and pruned inference."""
 
     method = "sparse_vd"
+    bias_log_stddev = None  # the bias is deterministic
 
     def __init__(
         self,
@@ -32,68 +29,67 @@ class SparseVDLayer(MeanFieldLayer):
         threshold=3.0,
         prune_in_training=False,
         estimator="local_reparameterization",
+        initial_log_stddev=-5.0,
         **kwargs,
     ):
-        for name in ("prior", "bias_posterior"):
+        for name in ("prior", "posterior", "bias_posterior"):
             if name in kwargs:
                 raise ValueError(
                     f"`{type(self).__name__}` takes no `{name}`: its prior is "
                     "log-uniform and its bias deterministic. "
                     f"Received: {name}={kwargs[name]!r}"
                 )
-        super().__init__(
-            *args,
-            prior="log_uniform",
-            bias_posterior=False,
-            estimator=estimator,
-            **kwargs,
-        )
-        self.kl_form = validation.choice("kl", kl, tuple(DIVERGENCES))
-        self.threshold = validation.number("threshold", threshold)
-        self.prune_in_training = validation.boolean(
-            "prune_in_training", prune_in_training
-        )
+        super().__init__(*args, prior="log_uniform", **kwargs)
+        self.posterior = SparseVD(kl, threshold, prune_in_training, initial_log_stddev)
+        if estimator is not None:
+            estimator = validation.choice("estimator", estimator, (None, *ESTIMATORS))
+        self.estimator = estimator
+
+    @property
+    def threshold(self):
+        """log alpha from which a weight is pruned."""
+        return self.posterior.threshold
+
+    def gaussians(self):
+        """Pairs (mean, log stddev) by name, in float32 (or float64)."""
+        return self.posterior.moments()
 
     def log_alpha(self):
         """log(sigma^2 / theta^2) of every weight, float32, in the kernel's shape.
 
         That of a mean of 0 is finite, above 90 for every stddev from exp(-40) on.
         """
-        theta, log_stddev = wide(self.kernel), wide(self.kernel_log_stddev)
-        return divergences.log_alpha(theta, log_stddev)
+        return self.posterior.log_alphas()[self.weight_map.kernel]
 
     def pruned_kernel(self):
         """Means of the weights, 0 where log alpha has reached the threshold."""
-        kernel = wide(self.kernel)
-        return ops.where(self.log_alpha() >= self.threshold, 0.0, kernel)
+        return self.posterior.mean()[self.weight_map.kernel]
+
+    def mean_kernel(self):
+        """The kernel at inference, pruned."""
+        return self.pruned_kernel()
 
     def sparsity(self):
         """Share of pruned weights, from 0 to 1 (biases excluded)."""
         pruned = ops.cast(self.log_alpha() >= self.threshold, "float32")
         return float(ops.convert_to_numpy(ops.mean(pruned)))
 
-    def kl(self):
-        return ops.sum(DIVERGENCES[self.kl_form](self.log_alpha()))
-
-    def mean_kernel(self):
-        return self.pruned_kernel()
-
-    def centre_kernel(self):
-        return self.pruned_kernel() if self.prune_in_training else self.kernel
-
-    def posterior_as_prior(self):
-        # Its prior is always log-uniform.
-        return StochasticLayer.posterior_as_prior(self)
-
     def get_config(self):
         config = super().get_config()
-        del config["prior"], config["bias_posterior"]
-        return {
-            **config,
-            "kl": self.kl_form,
-            "threshold": self.threshold,
-            "prune_in_training": self.prune_in_training,
-        }
+        del config["prior"]
+        return {**config, **self.posterior.get_config(), "estimator": self.estimator}
+
+
+class _Dense(SparseVDLayer):
+    weight_map = maps.Dense()
+
+
+class _Conv(SparseVDLayer):
+    weight_map = maps.Conv()
+
+    def __init__(self, filters, kernel_size, *args, **kwargs):
+        validation.integer("filters", filters, least=1)
+        super().__init__(filters, kernel_size, *args, **kwargs)
 
 
 _DOC = """`keras.layers.{name}` whose weights are pruned by their own noise.
@@ -151,7 +147,7 @@ def _conv_doc(rank, shape):
 
 
 @register
-class SparseVDDense(SparseVDLayer, MeanFieldDense, keras.layers.Dense):
+class SparseVDDense(_Dense, keras.layers.Dense):
     __doc__ = _DOC.format(
         name="Dense",
         arguments="units, activation, use_bias, kernel_initializer, bias_initializer",
@@ -162,19 +158,19 @@ class SparseVDDense(SparseVDLayer, MeanFieldDense, keras.layers.Dense):
 
 
 @register
-class SparseVDConv1D(SparseVDLayer, MeanFieldConv, keras.layers.Conv1D):
+class SparseVDConv1D(_Conv, keras.layers.Conv1D):
     __doc__ = _conv_doc(1, (2, 16, 3))
     keras_class = keras.layers.Conv1D
 
 
 @register
-class SparseVDConv2D(SparseVDLayer, MeanFieldConv, keras.layers.Conv2D):
+class SparseVDConv2D(_Conv, keras.layers.Conv2D):
     __doc__ = _conv_doc(2, (2, 16, 16, 3))
     keras_class = keras.layers.Conv2D
 
 
 @register
-class SparseVDConv3D(SparseVDLayer, MeanFieldConv, keras.layers.Conv3D):
+class SparseVDConv3D(_Conv, keras.layers.Conv3D):
     __doc__ = _conv_doc(3, (2, 8, 8, 8, 3))
     keras_class = keras.layers.Conv3D
 

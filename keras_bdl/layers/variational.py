@@ -1,13 +1,15 @@
-"""Dense and convolutional layers with a mean-field Gaussian posterior."""
+"""Dense and convolutional layers whose weights have a posterior."""
 
 import keras
 
+from keras_bdl import maps
+from keras_bdl.core import validation
 from keras_bdl.core.stochastic import register
-from keras_bdl.layers.mean_field import MeanFieldConv, MeanFieldDense
+from keras_bdl.layers.drop_in import VariationalLayer
 
 
 @register
-class VariationalDense(MeanFieldDense, keras.layers.Dense):
+class VariationalDense(VariationalLayer, keras.layers.Dense):
     """`keras.layers.Dense` with a Gaussian posterior over kernel and bias.
 
     y = activation(x w + b) with w ~ N(kernel, exp(kernel_log_stddev)^2) in
@@ -28,7 +30,11 @@ class VariationalDense(MeanFieldDense, keras.layers.Dense):
             fresh noise per row and unit), "flipout" (default for higher ranks:
             every row one weight draw, shared by its positions) or
             "reparameterization" (one draw per batch).
-        initial_log_stddev: initial log standard deviation of every weight.
+        posterior: a `keras_bdl.posteriors.Posterior` or its name, what is believed of
+            the weights. Default "gaussian", each weight by itself. One whose weights
+            are not independent Gaussians has one draw per batch.
+        initial_log_stddev: initial log standard deviation of every weight, of a
+            posterior that is given by its name; None for its own default, -5.
         bias_posterior: whether the bias has a posterior.
         sample_at_inference: whether to sample outside training too.
         seed: integer or None.
@@ -50,6 +56,17 @@ class VariationalDense(MeanFieldDense, keras.layers.Dense):
     """
 
     keras_class = keras.layers.Dense
+    weight_map = maps.Dense()
+
+
+class _Conv(VariationalLayer):
+    """What the convolutions of every rank share."""
+
+    weight_map = maps.Conv()
+
+    def __init__(self, filters, kernel_size, *args, **kwargs):
+        validation.integer("filters", filters, least=1)
+        super().__init__(filters, kernel_size, *args, **kwargs)
 
 
 _CONV_DOC = """`keras.layers.Conv{rank}D` with a Gaussian posterior over its weights.
@@ -65,7 +82,7 @@ _CONV_DOC = """`keras.layers.Conv{rank}D` with a Gaussian posterior over its wei
             groups, activation, use_bias, kernel_initializer, bias_initializer:
             as in `keras.layers.Conv{rank}D`. Regularizers and constraints are
             refused: the prior regularises.
-        prior, num_examples, kl_weight, estimator, initial_log_stddev,
+        prior, num_examples, kl_weight, posterior, estimator, initial_log_stddev,
             bias_posterior, sample_at_inference, seed: as in `VariationalDense`.
 
     Input and output shape: as in `keras.layers.Conv{rank}D`.
@@ -85,18 +102,18 @@ _CONV_DOC = """`keras.layers.Conv{rank}D` with a Gaussian posterior over its wei
 
 
 @register
-class VariationalConv1D(MeanFieldConv, keras.layers.Conv1D):
+class VariationalConv1D(_Conv, keras.layers.Conv1D):
     __doc__ = _CONV_DOC.format(rank=1, shape=(2, 16, 3))
     keras_class = keras.layers.Conv1D
 
 
 @register
-class VariationalConv2D(MeanFieldConv, keras.layers.Conv2D):
+class VariationalConv2D(_Conv, keras.layers.Conv2D):
     __doc__ = _CONV_DOC.format(rank=2, shape=(2, 16, 16, 3))
     keras_class = keras.layers.Conv2D
 
 
 @register
-class VariationalConv3D(MeanFieldConv, keras.layers.Conv3D):
+class VariationalConv3D(_Conv, keras.layers.Conv3D):
     __doc__ = _CONV_DOC.format(rank=3, shape=(2, 8, 8, 8, 3))
     keras_class = keras.layers.Conv3D

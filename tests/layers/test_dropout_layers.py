@@ -533,12 +533,12 @@ def test_posteriors_have_the_moments_of_the_layers(only_tensorflow):
     for layer in (concrete, connect, units, weights):
         layer.build((None, 5))
     for layer, shape, rate in ((concrete, (5,), 0.3), (connect, (5, 2), 0.2)):
-        mean = layer.posterior().model["keep"].mean()
+        mean = layer.posterior_distribution().model["keep"].mean()
         np.testing.assert_allclose(to_numpy(mean), np.full(shape, 1 - rate), rtol=1e-6)
-    noise = units.posterior().model["noise"]
+    noise = units.posterior_distribution().model["noise"]
     np.testing.assert_allclose(to_numpy(noise.mean()), np.ones(5))
     np.testing.assert_allclose(to_numpy(noise.variance()), np.full(5, 2 / 3), rtol=1e-5)
-    kernel = weights.posterior().model["kernel"]
+    kernel = weights.posterior_distribution().model["kernel"]
     np.testing.assert_allclose(
         to_numpy(kernel.variance()), 2 / 3 * to_numpy(weights.layer.kernel) ** 2, 1e-4
     )

@@ -108,8 +108,9 @@ def test_outputs_of_a_draw_have_the_joint_covariance():
     layer = one.built(seed=0)
     one.randomize(layer)
     x = one.inputs(1)
-    kernels, biases = layer.draw(50_000, keras.random.SeedGenerator(0))
-    draws = np.einsum("i,sik->sk", x[0], to_numpy(kernels)) + to_numpy(biases)
+    weights = layer.posterior.draw(keras.random.SeedGenerator(0), 50_000)
+    draws = np.einsum("i,sik->sk", x[0], to_numpy(weights["kernel"]))
+    draws = draws + to_numpy(weights["bias"])
     expected = to_numpy(layer.output_covariance(x))[0]
     scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
     error = (np.cov(draws.T) - expected) / scale

@@ -9,8 +9,8 @@ from keras import ops
 from scipy import integrate, special
 
 import keras_bdl
-from keras_bdl.layers.sparse_vd import DIVERGENCES
 from keras_bdl.ops import divergences
+from keras_bdl.posteriors.sparse_vd import DIVERGENCES
 
 
 def log_alpha(layer):

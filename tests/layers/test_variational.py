@@ -8,7 +8,7 @@ from scipy import integrate, stats
 
 import keras_bdl
 from keras_bdl import priors
-from keras_bdl.layers import mean_field
+from keras_bdl.layers.posterior_layer import ESTIMATORS
 
 
 def _pairs(layer):
@@ -52,9 +52,7 @@ def make(cls, *args, **fixed):
     return lambda **options: cls(*args, **{**fixed, **options})
 
 
-def cases_of(
-    bayesian, plain, args, input_shape, estimators=mean_field.ESTIMATORS, **fixed
-):
+def cases_of(bayesian, plain, args, input_shape, estimators=ESTIMATORS, **fixed):
     """A case per estimator, under the default prior."""
     return [
         Case(
@@ -227,7 +225,7 @@ def test_posterior_is_a_tfp_distribution():
     layer = keras_bdl.VariationalDense(3)
     layer.build((None, 5))
     randomize(layer)
-    posterior = layer.posterior()
+    posterior = layer.posterior_distribution()
     assert isinstance(posterior, tfp.distributions.Distribution)
     sample = posterior.sample(seed=0)
     expected = sum(

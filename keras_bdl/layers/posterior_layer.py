@@ -1,0 +1,292 @@
+"""A layer whose weights have a posterior: its Keras class, a map and a posterior."""
+
+import keras
+from keras import ops
+
+from keras_bdl.core.copies import (
+    assign_copy,
+    check_weights,
+    copy_activation,
+    live_config,
+)
+from keras_bdl.core.dtypes import wide
+from keras_bdl.core.stochastic import StochasticLayer
+from keras_bdl.ops import estimators
+
+ESTIMATORS = ("local_reparameterization", "flipout", "reparameterization")
+
+
+class PosteriorLayer(StochasticLayer):
+    """Mixin put before a Keras layer: the forward passes with weights of a posterior.
+
+    A subclass says `keras_class` and `weight_map`, and its constructor sets
+    `posterior`, a `keras_bdl.posteriors.Posterior` of its own.
+
+    Args:
+        *args, **kwargs: of `StochasticLayer` and of the Keras layer.
+    """
+
+    keras_class = None
+    weight_map = None
+    estimator = None  # that training uses, or None for the default
+    bias_posterior = True
+    takes_shared_inputs = True
+
+    def add_weight(self, *args, **kwargs):
+        # What is believed of weights stays in its own dtype under mixed precision.
+        return super().add_weight(*args, **{**kwargs, "autocast": False})
+
+    def build(self, input_shape):
+        self._num_positions = self.weight_map.num_positions(self, input_shape)
+        super().build(input_shape)
+        if not self.posterior.built:
+            self.build_posterior()
+        if self.supports_moments():
+            self._row_shape = tuple(self.compute_output_shape(input_shape)[1:])
+
+    def build_posterior(self):
+        """Makes the posterior's variables beside those of the Keras layer."""
+        means = self.weight_map.variables(self)
+        if not (self.bias_posterior and self.posterior.of_biases):
+            means.pop(self.weight_map.bias, None)
+        for name, variable in self.posterior.build(self.add_weight, means).items():
+            setattr(self, name, variable)
+
+    # Weights
+
+    def inference_means(self):
+        """Weights at inference by name, float32 (or float64)."""
+        return self._with_points(self.posterior.mean())
+
+    def drawn_weights(self, seed, num_samples=None):
+        """Weights by name at a draw, or `(num_samples, ...)` at several."""
+        drawn = self.posterior.draw(seed, num_samples)
+        return self._with_points(drawn, num_samples)
+
+    def _with_points(self, weights, num_samples=None):
+        """The weights, and those that have no posterior."""
+        for name, variable in self.weight_map.variables(self).items():
+            if name not in weights:
+                value = wide(variable)
+                if num_samples is not None:
+                    value = ops.broadcast_to(value, (num_samples, *value.shape))
+                weights[name] = value
+        return weights
+
+    def _narrow(self, weights):
+        return {n: ops.cast(w, self.compute_dtype) for n, w in weights.items()}
+
+    # The forward passes
+
+    def prepare_inputs(self, inputs):
+        return self.weight_map.prepare(self, inputs)
+
+    def call_mean(self, inputs):
+        weights = self._narrow(self.inference_means())
+        return self.weight_map.apply(self, inputs, weights)
+
+    def call_noisy(self, inputs):
+        name = self.resolved_estimator()
+        if not self.posterior.has_moments:
+            weights = self._narrow(self.drawn_weights(self.noise))
+            return self.weight_map.apply(self, inputs, weights)
+        options = {}
+        if name == "flipout":
+            axes = self.weight_map.input_axes(self)
+            options["channel_axis"] = axes or ()
+            options["output_axis"] = self.weight_map.output_axes(self)
+            options["flip_inputs"] = axes is not None
+        elif name == "local_reparameterization":
+            options["square"] = self._square
+        estimator = getattr(estimators, name)
+        outputs = estimator(
+            self._linear,
+            inputs,
+            *self._moments_of_weights(),
+            seed=self.noise,
+            **options,
+        )
+        return self.weight_map.activate(self, outputs)
+
+    def resolved_estimator(self):
+        """The estimator that training uses: the given one or the default."""
+        if self.estimator is not None:
+            return self.estimator
+        if not self.posterior.has_moments:
+            return "reparameterization"
+        return "flipout" if self._num_positions else "local_reparameterization"
+
+    def call_sampled(self, inputs, scope):
+        if id(self) in scope.moment_layers:
+            shape = (scope.num_samples, -1, *self._row_shape)
+            mean, stddev = self.moments(inputs)
+            return self.sample_moments(
+                ops.reshape(mean, shape), ops.reshape(stddev, shape), scope
+            )
+        weights = self._narrow(self.drawn_weights(self.noise, scope.num_samples))
+        shared = id(self) in scope.shared_layers
+        return self.weight_map.apply_per_sample(self, inputs, weights, shared)
+
+    # Moments of the outputs
+
+    def supports_moments(self):
+        """Whether samples can be drawn from the moments of the outputs."""
+        return self.posterior.has_moments and self._num_positions == 0
+
+    def moments(self, inputs):
+        """Mean and standard deviation of the outputs before the activation."""
+        return estimators.moments(
+            self._linear, inputs, *self._moments_of_weights(), square=self._square
+        )
+
+    def sample_moments(self, mean, stddev, scope):
+        """Draws outputs from their moments, one noise vector for all rows.
+
+        Exact for each row by itself, for a layer that is called once. Takes
+        moments `(rows, ...)`, of every sample or, sample-major, of each.
+        Returns `(num_samples * rows, ...)`.
+        """
+        scope.restart(self.noise)
+        shape = (scope.num_samples, 1, *self._row_shape)
+        noise = keras.random.normal(shape, dtype=stddev.dtype, seed=self.noise)
+        outputs = mean + ops.cast(stddev * noise, mean.dtype)
+        outputs = ops.reshape(outputs, (-1, *self._row_shape))
+        return self.weight_map.activate(self, outputs)
+
+    def _moments_of_weights(self):
+        """Arguments of the estimators after the inputs."""
+        weight_map, moments = self.weight_map, self.posterior.moments()
+        kernel, log_stddev = moments[weight_map.kernel]
+        bias, bias_log_stddev = moments.get(weight_map.bias, (None, None))
+        if bias is None:
+            bias = self._with_points({}).get(weight_map.bias)
+        if bias is not None:
+            bias = weight_map.expand_bias(self, ops.cast(bias, self.compute_dtype))
+        if bias_log_stddev is not None:
+            bias_log_stddev = weight_map.expand_bias(self, bias_log_stddev)
+        return ops.cast(kernel, self.compute_dtype), log_stddev, bias, bias_log_stddev
+
+    def _linear(self, inputs, kernel):
+        return self.weight_map.linear(self, inputs, kernel)
+
+    def _square(self, inputs):
+        return self.weight_map.square(self, inputs)
+
+    # Reports, conversion and files
+
+    def inference_weights(self):
+        if not self.built:
+            return super().inference_weights()
+        known = self.weight_map.variables(self) | self.posterior.variables()
+        known = set(map(id, known.values()))
+        others = [w for w in super().inference_weights() if id(w) not in known]
+        return [self.inference_means()[self.weight_map.kernel], *others]
+
+    def posterior_distribution(self):
+        """The posterior over weights as a TensorFlow Probability distribution."""
+        return self.posterior.distribution()
+
+    @classmethod
+    def replaces(cls, layer):
+        return type(layer) is cls.keras_class
+
+    @classmethod
+    def obstacle(cls, layer):
+        return obstacle(layer)
+
+    @classmethod
+    def from_keras(cls, layer, **options):
+        """This layer with the means of a built Keras layer's weights.
+
+        Regularizers are dropped: the prior takes their place.
+
+        Args:
+            layer: a built layer of the class that this one replaces.
+            **options: arguments of this class, such as `num_examples`.
+
+        Raises:
+            ValueError: if the layer is of another class, or not built, or has
+                constraints.
+        """
+        if not cls.replaces(layer) or not layer.built:
+            raise ValueError(
+                f"`{cls.__name__}.from_keras` expected a built "
+                f"`keras.layers.{cls.keras_class.__name__}`. Received: layer={layer!r}"
+            )
+        check_plain(layer, cls.obstacle(layer))
+        config = live_config(cls.keras_class, layer)
+        config |= dict.fromkeys(weight_options(config, "_regularizer"))
+        bayesian = cls(**{**config, **options})
+        bayesian.build(layer.get_build_config()["input_shape"])
+        _copy_weights(cls.weight_map, cls.weight_map.variables(layer), bayesian)
+        copy_activation(layer, bayesian)
+        return bayesian
+
+    def to_keras(self, weights="mean", seed=None):
+        """The plain Keras layer with posterior-mean or sampled weights.
+
+        Args:
+            weights: "mean", equal to this layer's inference exactly, or "sample".
+            seed: integer for a repeatable sample, or None.
+
+        Raises:
+            ValueError: if `weights` is neither, or the layer is not built.
+        """
+        check_conversion(self, weights)
+        if weights == "mean":
+            values = self.inference_means()
+        else:
+            values = self.drawn_weights(keras.random.SeedGenerator(seed))
+        plain = self.keras_class.from_config(live_config(self.keras_class, self))
+        plain.build(self.get_build_config()["input_shape"])
+        _copy_weights(self.weight_map, values, plain)
+        copy_activation(self, plain)
+        return plain
+
+    def saved_variables(self):
+        return {
+            **self.posterior.variables(),
+            **self.weight_map.variables(self),
+            **super().saved_variables(),
+        }
+
+
+def _copy_weights(weight_map, values, layer):
+    for name, variable in weight_map.variables(layer).items():
+        assign_copy(variable, values[name])
+
+
+def weight_options(config, suffix):
+    """Arguments of a Keras layer that are of its weights, such as regularizers."""
+    return [n for n in config if n.endswith(suffix) and n != f"activity{suffix}"]
+
+
+def obstacle(layer):
+    """Why a plain layer cannot be given a posterior over its weights, or None."""
+    for name in weight_options(vars(layer), "_constraint"):
+        if getattr(layer, name) is not None:
+            return f"has a {name}"
+    if getattr(layer, "quantization_mode", None):
+        return "is quantized"
+    if getattr(layer, "lora_enabled", False):
+        return "has LoRA weights"
+    return None
+
+
+def check_plain(layer, reason):
+    """Refuses to convert a plain layer where there is a reason against it."""
+    if reason is not None:
+        raise ValueError(
+            f"Layer '{layer.name}' {reason}, which a posterior cannot keep. "
+            f"Received: layer={layer!r}"
+        )
+
+
+def check_conversion(layer, weights):
+    """Refuses to convert a layer that is not built, or to unknown weights."""
+    check_weights(weights)
+    if not layer.built:
+        raise ValueError(
+            "Expected a built layer; call it on a batch first. "
+            f"Received: layer={layer.name!r}"
+        )

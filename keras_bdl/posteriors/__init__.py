@@ -1,0 +1,23 @@
+"""Posteriors over weights: what a Bayesian layer believes of them.
+
+`keras_bdl.VariationalDense(10, posterior="low_rank")` takes one by its name, or as an
+object with arguments of its own.
+"""
+
+from keras_bdl.posteriors.base import Posterior as Posterior
+from keras_bdl.posteriors.base import get as get
+from keras_bdl.posteriors.full_covariance import FullCovariance as FullCovariance
+from keras_bdl.posteriors.gaussian import Gaussian as Gaussian
+from keras_bdl.posteriors.low_rank import LowRank as LowRank
+from keras_bdl.posteriors.sparse_vd import SparseVD as SparseVD
+from keras_bdl.posteriors.weight_mask import WeightMask as WeightMask
+
+__all__ = [
+    "FullCovariance",
+    "Gaussian",
+    "LowRank",
+    "Posterior",
+    "SparseVD",
+    "WeightMask",
+    "get",
+]

@@ -1,0 +1,115 @@
+"""A Gaussian posterior whose weights vary together along a few directions.
+
+Tomczak, Swaroop and Turner, "Efficient low rank Gaussian variational inference for
+neural networks", 2020.
+"""
+
+import math
+
+import keras
+from keras import ops, random
+
+from keras_bdl.core import validation
+from keras_bdl.core.dtypes import wide
+from keras_bdl.posteriors.base import Posterior, register
+from keras_bdl.posteriors.gaussian import add_log_stddevs, check_log_stddev
+
+
+@register("low_rank")
+class LowRank(Posterior):
+    """N(mean, D + V' V) over all weights of a layer together.
+
+    D is diagonal, and V has `rank` rows, each a direction in which kernel and bias
+    vary together: w = mean + s eps + sum_k z_k V_k, with independent standard normal
+    eps (one per weight) and z (one per direction). With V = 0 it is `Gaussian`.
+
+    For a prior of independent weights the KL is that of independent Gaussians with the
+    same variances, plus what the correlations take from the entropy, which is closed by
+    the determinant lemma: log |D + V' V| = log |D| + log |I + V D^-1 V'|.
+
+    Args:
+        rank: positive integer, the number of directions.
+        initial_log_stddev: where the log standard deviations s start. The directions
+            start at random with the same total variance.
+
+    Example:
+
+    >>> posterior = keras_bdl.posteriors.LowRank(rank=4)
+    >>> layer = keras_bdl.VariationalDense(10, posterior=posterior)
+
+    Reference: Tomczak, Swaroop and Turner, "Efficient low rank Gaussian variational
+    inference for neural networks", 2020.
+    """
+
+    def __init__(self, rank=2, initial_log_stddev=-5.0):
+        super().__init__()
+        self.rank = validation.integer("rank", rank, least=1, most=10**4)
+        self.initial_log_stddev = check_log_stddev(initial_log_stddev)
+
+    def add_variables(self, add_weight, means):
+        self._log_stddevs, variables = add_log_stddevs(
+            add_weight, means, self.initial_log_stddev
+        )
+        stddev = math.exp(self.initial_log_stddev) / math.sqrt(self.rank)
+        self._factors = {
+            name: add_weight(
+                name=f"{name}_factor",
+                shape=(self.rank, *mean.shape),
+                initializer=keras.initializers.RandomNormal(stddev=stddev),
+            )
+            for name, mean in means.items()
+        }
+        return variables | {f"{n}_factor": v for n, v in self._factors.items()}
+
+    def _flat_factor(self, name):
+        return ops.reshape(wide(self._factors[name]), (self.rank, -1))
+
+    def draw(self, seed, num_samples=None):
+        samples = 1 if num_samples is None else num_samples
+        weights, z = {}, None
+        for name, mean in self.mean().items():
+            if z is None:  # shared by the tensors of the layer
+                z = random.normal((samples, self.rank), dtype=mean.dtype, seed=seed)
+            shape = (samples, *mean.shape)
+            noise = random.normal(shape, dtype=mean.dtype, seed=seed)
+            noise = noise * ops.exp(wide(self._log_stddevs[name]))
+            noise = noise + ops.reshape(ops.matmul(z, self._flat_factor(name)), shape)
+            weights[name] = mean + (noise[0] if num_samples is None else noise)
+        return weights
+
+    def kl(self, prior, prior_variables, seed):
+        total, capacitance = 0.0, ops.eye(self.rank)
+        for name, mean in self.mean().items():
+            log_stddev = wide(self._log_stddevs[name])
+            variance, factor = ops.exp(2.0 * log_stddev), wide(self._factors[name])
+            spread = variance + ops.sum(ops.square(factor), axis=0)
+            log_spread = 0.5 * ops.log(spread)
+            variables = prior.of(name, prior_variables)
+            independent = prior.kl(mean, log_spread, variables, seed)
+            total = total + ops.sum(independent + log_spread - log_stddev)
+            scaled = ops.reshape(factor * ops.exp(-log_stddev), (self.rank, -1))
+            capacitance = ops.cast(capacitance, scaled.dtype) + ops.matmul(
+                scaled, ops.transpose(scaled)
+            )
+        triangle = ops.cholesky(capacitance)
+        return total - ops.sum(ops.log(ops.diagonal(triangle)))
+
+    def distribution(self):
+        """All weights in one vector, kernel first: a TensorFlow Probability normal."""
+        from keras_bdl.interop import tfp
+
+        def flat(tensors):
+            return ops.concatenate([ops.reshape(x, (-1,)) for x in tensors])
+
+        names = list(self._means)
+        stddevs = flat(ops.exp(wide(self._log_stddevs[name])) for name in names)
+        factor = ops.concatenate([self._flat_factor(name) for name in names], axis=-1)
+        return tfp.make(
+            "MultivariateNormalDiagPlusLowRankCovariance",
+            loc=flat(self.mean().values()),
+            cov_diag_factor=ops.square(stddevs),
+            cov_perturb_factor=ops.transpose(factor),
+        )
+
+    def get_config(self):
+        return {"rank": self.rank, "initial_log_stddev": self.initial_log_stddev}
