@@ -3,10 +3,12 @@
 from keras_bdl import callbacks as callbacks
 from keras_bdl import layers as layers
 from keras_bdl import losses as losses
+from keras_bdl import maps as maps
 from keras_bdl import metrics as metrics
 from keras_bdl import models as models
 from keras_bdl import ops as ops
 from keras_bdl import plots as plots
+from keras_bdl import posteriors as posteriors
 from keras_bdl import priors as priors
 from keras_bdl.conversion.continual import prior_from_posterior as prior_from_posterior
 from keras_bdl.conversion.convert import to_bayesian as to_bayesian
@@ -28,6 +30,10 @@ from keras_bdl.layers import VariationalConv1D as VariationalConv1D
 from keras_bdl.layers import VariationalConv2D as VariationalConv2D
 from keras_bdl.layers import VariationalConv3D as VariationalConv3D
 from keras_bdl.layers import VariationalDense as VariationalDense
+from keras_bdl.layers import VariationalDepthwiseConv1D as VariationalDepthwiseConv1D
+from keras_bdl.layers import VariationalDepthwiseConv2D as VariationalDepthwiseConv2D
+from keras_bdl.layers import VariationalEinsumDense as VariationalEinsumDense
+from keras_bdl.layers import VariationalEmbedding as VariationalEmbedding
 from keras_bdl.layers import VariationalGaussianDropout as VariationalGaussianDropout
 from keras_bdl.models import VAE as VAE
 from keras_bdl.models import BayesianClassifier as BayesianClassifier
@@ -71,6 +77,10 @@ __all__ = [
     "VariationalConv2D",
     "VariationalConv3D",
     "VariationalDense",
+    "VariationalDepthwiseConv1D",
+    "VariationalDepthwiseConv2D",
+    "VariationalEinsumDense",
+    "VariationalEmbedding",
     "VariationalGaussianDropout",
     "callbacks",
     "compress",
@@ -81,10 +91,12 @@ __all__ = [
     "layers",
     "load_sparse",
     "losses",
+    "maps",
     "metrics",
     "models",
     "ops",
     "plots",
+    "posteriors",
     "predict",
     "predict_uncertainty",
     "prior_from_posterior",

@@ -141,16 +141,29 @@ def graphs(draw):
     return keras.Model(inputs, outputs), draw(st.integers(0, 2**31 - 1))
 
 
-@settings(
-    # Fifty in all; on JAX each is compiled.
-    max_examples={"tensorflow": 30, "jax": 5, "torch": 15}[keras.backend.backend()],
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-)
+def settings_of(max_examples):
+    return settings(
+        max_examples=max_examples,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@settings_of(6)
 @given(graphs())
 def test_random_graphs_keep_their_outputs(case):
-    model, seed = case
+    check_random_graph(*case)
+
+
+@pytest.mark.slow
+@settings_of(50)
+@given(graphs())
+def test_more_random_graphs_keep_their_outputs(case):
+    check_random_graph(*case)
+
+
+def check_random_graph(model, seed):
     rng = np.random.default_rng(seed)
     sparsify(model, rng)
     small = keras_bdl.compress(model)

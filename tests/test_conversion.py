@@ -420,7 +420,13 @@ def test_a_regressor_gives_its_scales_and_noise_too(noise, normalize):
     assert "keras_bdl" not in plain.to_json()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(dtype, marks=pytest.mark.slow) if dtype in DTYPES[::2] else dtype
+        for dtype in DTYPES
+    ],
+)
 def test_a_regressor_of_every_dtype_policy(dtype):
     network = keras_bdl.to_bayesian(branched(dtype), 8)
     model = keras_bdl.BayesianRegressor(network, normalize=True)
@@ -518,10 +524,18 @@ APPLICATIONS = {
     "VGG19": 32,
     "Xception": 71,
 }
+# One of each kind: plain, depthwise with squeeze and excitation, with layers of its own.
+TYPICAL = ("VGG16", "MobileNetV3Small", "ConvNeXtTiny")
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="one backend: it is about graphs")
-@pytest.mark.parametrize("name", APPLICATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in TYPICAL else pytest.param(name, marks=pytest.mark.slow)
+        for name in APPLICATIONS
+    ],
+)
 def test_keras_applications_there_and_back(name):
     size = APPLICATIONS[name]
     model = getattr(keras.applications, name)(

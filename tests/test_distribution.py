@@ -17,7 +17,10 @@ from contract import BACKEND
 
 SCRIPT = pathlib.Path(__file__).with_name("distributed_training.py")
 KINDS = {
-    "tensorflow": ["mirrored", "tensorflow_processes"],
+    "tensorflow": [
+        "mirrored",
+        pytest.param("tensorflow_processes", marks=pytest.mark.slow),
+    ],
     "jax": ["jax_devices", "jax_processes"],
     "torch": [],
 }

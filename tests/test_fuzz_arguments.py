@@ -702,13 +702,13 @@ def test_exact_models_refuse_wrong_values():
     """As estimators of scikit-learn do, in `fit`."""
 
     def coin(**options):
-        return keras_bdl.models.conjugate.BetaBernoulli(**options).fit([0, 1])
+        return keras_bdl.models.BetaBernoulli(**options).fit([0, 1])
 
     def die(alpha):
-        return keras_bdl.models.conjugate.DirichletCategorical(alpha).fit([0, 1])
+        return keras_bdl.models.DirichletCategorical(alpha).fit([0, 1])
 
     def line(**options):
-        model = keras_bdl.models.conjugate.BayesianLinearRegression(**options)
+        model = keras_bdl.models.BayesianLinearRegression(**options)
         return model.fit([[0.0], [1.0]], [0.0, 1.0])
 
     assert_all_refused(coin, alpha=not_positive, beta=not_positive)

@@ -16,10 +16,13 @@ from contract import to_numpy
 
 import keras_bdl
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow",
-    reason="the layers of TensorFlow Probability exist on TensorFlow only",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow",
+        reason="the layers of TensorFlow Probability exist on TensorFlow only",
+    ),
+]
 
 DRAWS = 2000
 DENSE_SHAPE, CONV_SHAPE = (5, 3), (2, 2, 2, 3)

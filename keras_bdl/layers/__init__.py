@@ -20,6 +20,18 @@ from keras_bdl.layers.variational import VariationalConv1D as VariationalConv1D
 from keras_bdl.layers.variational import VariationalConv2D as VariationalConv2D
 from keras_bdl.layers.variational import VariationalConv3D as VariationalConv3D
 from keras_bdl.layers.variational import VariationalDense as VariationalDense
+from keras_bdl.layers.variational_depthwise import (
+    VariationalDepthwiseConv1D as VariationalDepthwiseConv1D,
+)
+from keras_bdl.layers.variational_depthwise import (
+    VariationalDepthwiseConv2D as VariationalDepthwiseConv2D,
+)
+from keras_bdl.layers.variational_einsum import (
+    VariationalEinsumDense as VariationalEinsumDense,
+)
+from keras_bdl.layers.variational_embedding import (
+    VariationalEmbedding as VariationalEmbedding,
+)
 from keras_bdl.priors.codes import GaussianMixture as GaussianMixture
 from keras_bdl.priors.codes import LatentPrior as LatentPrior
 from keras_bdl.priors.codes import StandardNormal as StandardNormal
@@ -49,5 +61,9 @@ __all__ = [
     "VariationalConv2D",
     "VariationalConv3D",
     "VariationalDense",
+    "VariationalDepthwiseConv1D",
+    "VariationalDepthwiseConv2D",
+    "VariationalEinsumDense",
+    "VariationalEmbedding",
     "VariationalGaussianDropout",
 ]

@@ -80,7 +80,7 @@ class VariationalLayer(DropInLayer):
             if not (self.posterior.has_moments or estimator == ESTIMATORS[-1]):
                 raise ValueError(
                     f"Expected `estimator` to be {ESTIMATORS[-1]!r} or None for a "
-                    "posterior whose weights are not independent Gaussians. Received: "
+                    "posterior whose weights are no Gaussians. Received: "
                     f"estimator={estimator!r}, posterior={self.posterior!r}"
                 )
         self.estimator = estimator

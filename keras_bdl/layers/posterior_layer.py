@@ -52,6 +52,10 @@ class PosteriorLayer(StochasticLayer):
         for name, variable in self.posterior.build(self.add_weight, means).items():
             setattr(self, name, variable)
 
+    def compute_output_spec(self, *args, **kwargs):
+        # Some layers of Keras have one that takes no `training`.
+        return keras.layers.Layer.compute_output_spec(self, *args, **kwargs)
+
     # Weights
 
     def inference_means(self):
@@ -87,7 +91,10 @@ class PosteriorLayer(StochasticLayer):
 
     def call_noisy(self, inputs):
         name = self.resolved_estimator()
-        if not self.posterior.has_moments:
+        directions = self._narrow(self.posterior.directions())
+        if not self.posterior.has_moments or (
+            directions and name == "reparameterization"
+        ):
             weights = self._narrow(self.drawn_weights(self.noise))
             return self.weight_map.apply(self, inputs, weights)
         options = {}
@@ -106,7 +113,19 @@ class PosteriorLayer(StochasticLayer):
             seed=self.noise,
             **options,
         )
+        if directions:
+            outputs = outputs + self._along(directions, inputs)
         return self.weight_map.activate(self, outputs)
+
+    def _along(self, directions, inputs):
+        """Outputs along the directions of the weights, with factors for every row."""
+        outputs = self.weight_map.affine_per_sample(self, inputs, directions, True)
+        count = directions[self.weight_map.kernel].shape[0]
+        row = ops.shape(outputs)[1:]
+        outputs = ops.reshape(outputs, (count, -1, *row))
+        shape = (count, ops.shape(outputs)[1], *(1,) * len(row))
+        factors = keras.random.normal(shape, dtype="float32", seed=self.noise)
+        return ops.sum(outputs * ops.cast(factors, outputs.dtype), axis=0)
 
     def resolved_estimator(self):
         """The estimator that training uses: the given one or the default."""
@@ -131,7 +150,9 @@ class PosteriorLayer(StochasticLayer):
 
     def supports_moments(self):
         """Whether samples can be drawn from the moments of the outputs."""
-        return self.posterior.has_moments and self._num_positions == 0
+        posterior = self.posterior
+        independent = posterior.has_moments and not posterior.directions()
+        return independent and self._num_positions == 0
 
     def moments(self, inputs):
         """Mean and standard deviation of the outputs before the activation."""

@@ -31,8 +31,8 @@ class VariationalDense(VariationalLayer, keras.layers.Dense):
             every row one weight draw, shared by its positions) or
             "reparameterization" (one draw per batch).
         posterior: a `keras_bdl.posteriors.Posterior` or its name, what is believed of
-            the weights. Default "gaussian", each weight by itself. One whose weights
-            are not independent Gaussians has one draw per batch.
+            the weights. Default "gaussian", each weight by itself; "low_rank" has
+            weights that vary together.
         initial_log_stddev: initial log standard deviation of every weight, of a
             posterior that is given by its name; None for its own default, -5.
         bias_posterior: whether the bias has a posterior.

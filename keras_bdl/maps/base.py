@@ -114,6 +114,11 @@ class WeightMap:
         Returns:
             Outputs `(samples * rows, ...)`.
         """
+        outputs = self.affine_per_sample(layer, inputs, weights, shared)
+        return self.activate(layer, outputs)
+
+    def affine_per_sample(self, layer, inputs, weights, shared=False):
+        """`apply_per_sample` before the activation."""
         kernels = weights[self.kernel]
         outputs = self.linear_per_sample(layer, inputs, kernels, shared)
         if self.bias in weights:
@@ -125,4 +130,4 @@ class WeightMap:
             ones = (1,) * (1 + len(row) - len(expanded))
             outputs = outputs + ops.reshape(biases, (num_samples, *ones, *expanded))
             outputs = ops.reshape(outputs, (-1, *row))
-        return self.activate(layer, outputs)
+        return outputs

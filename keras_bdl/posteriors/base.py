@@ -1,5 +1,6 @@
 """What is believed of the weights of a layer."""
 
+import inspect
 import warnings
 
 import keras
@@ -14,14 +15,16 @@ class Posterior:
     layer's own variables; what else is believed of them are variables that `build`
     makes, which the layer keeps and saves under the names that `build` gives them.
 
-    A subclass implements `build`, `draw` and `kl`, and `moments` where weights are
-    independent Gaussians: that allows local reparameterisation, flipout, and draws of
-    outputs from their moments. `mean` is that of the variables unless overridden.
+    A subclass implements `add_variables`, `draw` and `kl`. Where weights are Gaussians,
+    `moments` and `directions` allow layers to train with noise of their own for every
+    row of a batch, by local reparameterisation or flipout; where there are no
+    directions, also to predict by moments of outputs. `mean` is that of the variables
+    unless overridden.
 
     Every layer has an object of its own: `get` copies the one that it is given.
 
     Attributes:
-        has_moments: whether `moments` says all there is.
+        has_moments: whether weights are Gaussians, of `moments` and `directions`.
         of_biases: whether biases may have this posterior.
         can_be_prior: whether it is the prior of `prior_from_posterior`.
     """
@@ -65,8 +68,15 @@ class Posterior:
         raise NotImplementedError
 
     def moments(self):
-        """Pairs of mean and log standard deviation by name, where `has_moments`."""
+        """Pairs of mean and log standard deviation of independent noise, by name."""
         raise NotImplementedError
+
+    def directions(self):
+        """Directions in which weights vary together, by name, `(directions, ...)`.
+
+        Each has a standard normal factor, which is one for all tensors. Empty if none.
+        """
+        return {}
 
     def distribution(self):
         """The posterior as a TensorFlow Probability distribution."""
@@ -157,7 +167,7 @@ def get(identifier, **options):
         **options: arguments of a posterior that is given by its name.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if there is none of that name, or it takes no such argument.
         TypeError: if it is nothing of these.
     """
     if isinstance(identifier, dict):
@@ -174,4 +184,12 @@ def get(identifier, **options):
             f"Expected `posterior` to be one of {sorted(NAMES)}. "
             f"Received: posterior={identifier!r}"
         )
-    return NAMES[identifier](**options)
+    cls = NAMES[identifier]
+    unknown = set(options) - set(inspect.signature(cls).parameters)
+    if unknown:
+        received = ", ".join(f"{name}={options[name]!r}" for name in sorted(unknown))
+        raise ValueError(
+            f"The posterior {identifier!r} takes no such argument. "
+            f"Received: {received}, posterior={identifier!r}"
+        )
+    return cls(**options)

@@ -41,6 +41,8 @@ class LowRank(Posterior):
     inference for neural networks", 2020.
     """
 
+    has_moments = True
+
     def __init__(self, rank=2, initial_log_stddev=-5.0):
         super().__init__()
         self.rank = validation.integer("rank", rank, least=1, most=10**4)
@@ -60,6 +62,15 @@ class LowRank(Posterior):
             for name, mean in means.items()
         }
         return variables | {f"{n}_factor": v for n, v in self._factors.items()}
+
+    def moments(self):
+        return {
+            name: (mean, wide(self._log_stddevs[name]))
+            for name, mean in self.mean().items()
+        }
+
+    def directions(self):
+        return {name: wide(factor) for name, factor in self._factors.items()}
 
     def _flat_factor(self, name):
         return ops.reshape(wide(self._factors[name]), (self.rank, -1))

@@ -9,6 +9,9 @@ from example_tools import ROOT, run_example
 plt = pytest.importorskip("matplotlib.pyplot", reason="the examples draw")
 pytest.importorskip("sklearn", reason="the examples read scikit-learn's data")
 
+# A process each, as a new user runs them: on demand, by `-m slow`.
+pytestmark = pytest.mark.slow
+
 
 def test_early_exit(tmp_path):
     result = run_example("early_exit.py", "--smoke", "--mixed", "--output", tmp_path)

@@ -6,6 +6,9 @@ from example_tools import run_example
 pytest.importorskip("sklearn", reason="the examples' digits come with scikit-learn")
 plt = pytest.importorskip("matplotlib.pyplot", reason="the examples draw")
 
+# A process each, as a new user runs them: on demand, by `-m slow`.
+pytestmark = pytest.mark.slow
+
 
 def output_of(script, folder, *options):
     result = run_example(script, "--smoke", "--output", folder, *options)

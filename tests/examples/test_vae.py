@@ -9,6 +9,9 @@ plt = pytest.importorskip("matplotlib.pyplot", reason="the examples draw")
 pytest.importorskip("sklearn", reason="the examples read scikit-learn's data")
 pytest.importorskip("PIL", reason="a score is the length of a PNG file")
 
+# A process each, as a new user runs them: on demand, by `-m slow`.
+pytestmark = pytest.mark.slow
+
 
 def test_vae(tmp_path):
     result = run_example("vae.py", "--smoke", "--output", tmp_path)

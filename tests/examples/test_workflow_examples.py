@@ -8,6 +8,9 @@ from example_tools import run_example
 plt = pytest.importorskip("matplotlib.pyplot", reason="the examples draw")
 pytest.importorskip("sklearn", reason="the examples read scikit-learn's data")
 
+# A process each, as a new user runs them: on demand, by `-m slow`.
+pytestmark = pytest.mark.slow
+
 CELL = re.compile(r"(\d+\.\d+) ± (\d+\.\d+)")
 
 

@@ -148,8 +148,7 @@ def wrapped(name, cls, plain, input_shape, oracle, fixed=None, **options):
         oracle_kl=oracle,
         proper_prior=False,
         drop_in=False,
-        thorough=plain is keras.layers.Dense and len(input_shape) == 1,
-        every_use=cls is keras_bdl.ConcreteDropout and len(input_shape) == 1,
+        thorough=name in ("dense", "layer", "weight"),
         axis=axis,
     )
 

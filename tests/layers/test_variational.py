@@ -4,48 +4,12 @@ import keras
 import numpy as np
 import pytest
 from contract import Case, LayerContract, randomize, to_numpy
-from scipy import integrate, stats
+from kl_oracles import gaussians, kl_by_quadrature, kl_to_normal
+from scipy import stats
 
 import keras_bdl
 from keras_bdl import priors
 from keras_bdl.layers.posterior_layer import ESTIMATORS
-
-
-def _pairs(layer):
-    for mean, log_stddev in layer.gaussians().values():
-        yield to_numpy(mean).astype("float64"), np.exp(to_numpy(log_stddev))
-
-
-def kl_to_normal(prior_mean, prior_stddev):
-    """KL by E_q log q - E_q log p with SciPy's entropy and log density moments."""
-
-    def oracle(layer):
-        total = 0.0
-        for mean, stddev in _pairs(layer):
-            cross = stats.norm(prior_mean, prior_stddev).logpdf(mean)
-            cross = cross - 0.5 * stddev**2 / prior_stddev**2
-            total += (-stats.norm(mean, stddev).entropy() - cross).sum()
-        return total, 2e-6 * abs(total) + 1e-4
-
-    return oracle
-
-
-def kl_by_quadrature(log_prob):
-    def oracle(layer):
-        total = 0.0
-        for mean, stddev in _pairs(layer):
-            for m, s in zip(mean.ravel(), stddev.ravel()):
-                value, _ = integrate.quad(
-                    lambda w, m=m, s=s: stats.norm.pdf(w, m, s) * log_prob(w),
-                    m - 10 * s,
-                    m + 10 * s,
-                    points=[0.0, m],
-                    limit=200,
-                )
-                total += -stats.norm(m, s).entropy() - value
-        return total, 1e-5 * abs(total) + 1e-4
-
-    return oracle
 
 
 def make(cls, *args, **fixed):
@@ -230,7 +194,7 @@ def test_posterior_is_a_tfp_distribution():
     sample = posterior.sample(seed=0)
     expected = sum(
         stats.norm(mean, stddev).logpdf(np.asarray(sample[name])).sum()
-        for name, (mean, stddev) in zip(("kernel", "bias"), _pairs(layer))
+        for name, (mean, stddev) in zip(("kernel", "bias"), gaussians(layer))
     )
     assert float(posterior.log_prob(sample)) == pytest.approx(expected, rel=1e-4)
 

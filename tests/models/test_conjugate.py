@@ -896,7 +896,7 @@ def _arguments(params):
 def test_models_are_public():
     assert keras_bdl.BayesianLinearRegression is BayesianLinearRegression
     assert keras_bdl.models.BetaBernoulli is BetaBernoulli
-    assert keras_bdl.models.conjugate.DirichletCategorical is DirichletCategorical
+    assert keras_bdl.models.DirichletCategorical is DirichletCategorical
 
 
 NAN, INF = np.nan, np.inf

@@ -1,0 +1,47 @@
+"""Depthwise convolutions whose weights have a posterior."""
+
+import keras
+
+from keras_bdl import maps
+from keras_bdl.core.stochastic import register
+from keras_bdl.layers.drop_in import VariationalLayer
+
+_DOC = """`keras.layers.DepthwiseConv{rank}D` with a posterior over its weights.
+
+    Drop-in: positional arguments are those of `keras.layers.DepthwiseConv{rank}D`.
+
+    Args:
+        kernel_size, strides, padding, depth_multiplier, data_format, dilation_rate,
+            activation, use_bias, depthwise_initializer, bias_initializer: as in
+            `keras.layers.DepthwiseConv{rank}D`. Regularizers and constraints are
+            refused: the prior regularises.
+        prior, num_examples, kl_weight, posterior, estimator, initial_log_stddev,
+            bias_posterior, sample_at_inference, seed: as in `VariationalConv2D`.
+
+    Input and output shape: as in `keras.layers.DepthwiseConv{rank}D`.
+
+    Raises:
+        ValueError, TypeError: on a wrong argument; ValueError in `fit` and
+            `evaluate` while `num_examples` is unknown.
+
+    Example:
+
+    >>> layer = keras_bdl.VariationalDepthwiseConv{rank}D(3, num_examples=60_000)
+    >>> outputs = layer(keras.ops.ones({shape}))
+
+    Reference: Wen, Vicol, Ba, Tran and Grosse, "Flipout", 2018, eq. 4.
+    """
+
+
+@register
+class VariationalDepthwiseConv1D(VariationalLayer, keras.layers.DepthwiseConv1D):
+    __doc__ = _DOC.format(rank=1, shape=(2, 16, 3))
+    keras_class = keras.layers.DepthwiseConv1D
+    weight_map = maps.Depthwise()
+
+
+@register
+class VariationalDepthwiseConv2D(VariationalLayer, keras.layers.DepthwiseConv2D):
+    __doc__ = _DOC.format(rank=2, shape=(2, 16, 16, 3))
+    keras_class = keras.layers.DepthwiseConv2D
+    weight_map = maps.Depthwise()

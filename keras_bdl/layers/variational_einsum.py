@@ -1,0 +1,44 @@
+"""Products of any axes with a kernel that has a posterior."""
+
+import keras
+
+from keras_bdl import maps
+from keras_bdl.core.stochastic import register
+from keras_bdl.layers.drop_in import VariationalLayer
+
+
+@register
+class VariationalEinsumDense(VariationalLayer, keras.layers.EinsumDense):
+    """`keras.layers.EinsumDense` with a posterior over kernel and bias.
+
+    Drop-in: positional arguments are those of `keras.layers.EinsumDense`. Axes of the
+    inputs that the kernel does not have are positions, which share a draw of the
+    weights, as in `VariationalDense`.
+
+    Args:
+        equation, output_shape, activation, bias_axes, kernel_initializer,
+            bias_initializer: as in `keras.layers.EinsumDense`. The first axis of inputs
+            and outputs is that of the rows, and the kernel has not that axis.
+            Regularizers and constraints are refused: the prior regularises.
+        prior, num_examples, kl_weight, posterior, estimator, initial_log_stddev,
+            bias_posterior, sample_at_inference, seed: as in `VariationalDense`.
+
+    Input and output shape: as in `keras.layers.EinsumDense`.
+
+    Raises:
+        ValueError, TypeError: on a wrong argument; ValueError in `fit` and
+            `evaluate` while `num_examples` is unknown.
+
+    Example:
+
+    >>> layer = keras_bdl.VariationalEinsumDense(
+    ...     "abc,cd->abd", output_shape=(None, 64), bias_axes="d", num_examples=60_000
+    ... )
+    >>> outputs = layer(keras.ops.ones((2, 5, 3)))
+
+    Reference: Blundell, Cornebise, Kavukcuoglu and Wierstra, "Weight uncertainty in
+    neural networks", 2015; Wen, Vicol, Ba, Tran and Grosse, "Flipout", 2018.
+    """
+
+    keras_class = keras.layers.EinsumDense
+    weight_map = maps.Einsum()

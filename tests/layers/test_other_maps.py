@@ -1,0 +1,285 @@
+"""Embeddings, depthwise convolutions and einsums: the contract, and their own."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from contract import Case, LayerContract, to_numpy
+from keras import ops
+from kl_oracles import kl_to_normal
+
+import keras_bdl
+from keras_bdl.ops import estimators
+
+INPUT_DIM = 400  # above the largest input of the contract
+
+
+@dataclasses.dataclass
+class EmbeddingCase(Case):
+    def inputs(self, rows=4, seed=0, scale=1.0):
+        rng = np.random.default_rng(seed)
+        return rng.integers(0, 9, (rows, *self.input_shape)).astype("float32")
+
+    def square(self, x):
+        return x
+
+
+@dataclasses.dataclass
+class SummedCase(Case):
+    """An einsum that sums an axis of the inputs that the kernel does not have."""
+
+    def square(self, x):
+        return x.sum(axis=1, keepdims=True) ** 2
+
+
+def make(cls, *args, drop=(), **fixed):
+    def made(**options):
+        options = {name: v for name, v in options.items() if name not in drop}
+        return cls(*args, **{**fixed, **options})
+
+    return made
+
+
+def case(
+    name, bayesian, plain, args, shape, kind=Case, drop=(), estimator=None, **fixed
+):
+    return kind(
+        name=name,
+        make=make(bayesian, *args, drop=drop, estimator=estimator, **fixed),
+        plain=make(plain, *args, drop=drop, **fixed),
+        input_shape=shape,
+        oracle_kl=kl_to_normal(0.0, 1.0),
+        thorough=estimator is None and "thorough" in name,
+    )
+
+
+class TestVariationalEmbedding(LayerContract):
+    cases = [
+        case(
+            name,
+            keras_bdl.VariationalEmbedding,
+            keras.layers.Embedding,
+            (INPUT_DIM, 3),
+            shape,
+            EmbeddingCase,
+            ("activation",),
+            estimator,
+        )
+        for name, shape, estimator in (
+            ("thorough", (4,), None),
+            ("no-positions", (), None),
+            ("local", (4,), "local_reparameterization"),
+            ("one-draw", (4,), "reparameterization"),
+        )
+    ]
+
+
+class TestVariationalDepthwiseConv1D(LayerContract):
+    cases = [
+        case(
+            "default",
+            keras_bdl.VariationalDepthwiseConv1D,
+            keras.layers.DepthwiseConv1D,
+            (2,),
+            (6, 3),
+            depth_multiplier=2,
+        )
+    ]
+
+
+class TestVariationalDepthwiseConv2D(LayerContract):
+    cases = [
+        case(
+            name,
+            keras_bdl.VariationalDepthwiseConv2D,
+            keras.layers.DepthwiseConv2D,
+            (2,),
+            (5, 6, 3),
+            estimator=estimator,
+            **fixed,
+        )
+        for name, estimator, fixed in (
+            ("thorough", None, {"depth_multiplier": 2, "padding": "same"}),
+            ("local", "local_reparameterization", {"strides": 2, "use_bias": False}),
+        )
+    ]
+
+
+class TestVariationalEinsumDense(LayerContract):
+    cases = [
+        case(
+            name,
+            keras_bdl.VariationalEinsumDense,
+            keras.layers.EinsumDense,
+            (equation, output_shape),
+            shape,
+            kind,
+            estimator=estimator,
+            bias_axes=bias_axes,
+        )
+        for name, equation, output_shape, bias_axes, shape, kind, estimator in (
+            ("thorough", "ab,bcd->acd", (2, 3), "cd", (4,), Case, None),
+            ("heads", "abc,cde->abde", (None, 2, 3), "de", (4, 5), Case, None),
+            ("dots", "...x,xy->...y", 3, "y", (4, 5), Case, "flipout"),
+            ("by-position", "abc,bcd->abd", (4, 3), "bd", (4, 5), Case, None),
+            ("summed", "abc,cd->ad", 3, "d", (4, 5), SummedCase, None),
+            ("summed-flipout", "abc,cd->ad", 3, None, (4, 5), SummedCase, "flipout"),
+        )
+    ]
+
+
+def test_rows_share_weights():
+    layer = keras_bdl.VariationalEinsumDense("ab,abc->ac", 3)
+    with pytest.raises(ValueError, match="axis of the rows.*Received: equation"):
+        layer.build((4, 5))
+
+
+@pytest.mark.parametrize("equation", ["ab,bc->ca", "ba,bc->ac"])
+def test_rows_come_first(equation):
+    layer = keras_bdl.VariationalEinsumDense(equation, 3)
+    with pytest.raises(ValueError, match="start with.*Received: equation"):
+        layer.build((5, 5))
+
+
+def test_equal_indices_of_a_row_share_their_draw():
+    layer = keras_bdl.VariationalEmbedding(9, 3, num_examples=10, seed=0)
+    x = np.array([[1, 2, 1], [1, 1, 2]])
+    outputs = to_numpy(layer(x, training=True))
+    np.testing.assert_array_equal(outputs[0, 0], outputs[0, 2])
+    np.testing.assert_array_equal(outputs[1, 0], outputs[1, 1])
+    assert np.abs(outputs[0, 0] - outputs[1, 0]).max() > 0  # rows have their signs
+
+
+def test_embeddings_start_at_given_weights_and_mask():
+    table = np.random.default_rng(0).normal(size=(5, 2)).astype("float32")
+    layer = keras_bdl.VariationalEmbedding(5, 2, mask_zero=True, weights=table)
+    x = np.array([[0, 3]])
+    np.testing.assert_array_equal(to_numpy(layer(x))[0], table[[0, 3]])
+    assert to_numpy(layer.compute_mask(x)).tolist() == [[False, True]]
+
+
+def test_an_embedding_learns_what_it_sees_and_keeps_the_prior_elsewhere():
+    model = keras.Sequential(
+        [
+            keras.Input((1,), dtype="int32"),
+            keras_bdl.VariationalEmbedding(
+                6,
+                1,
+                initial_log_stddev=-1.0,
+                estimator="local_reparameterization",
+                seed=0,
+            ),
+            keras.layers.Flatten(),
+        ]
+    )
+    rows = 3 * 100
+    keras_bdl.set_num_examples(model, rows)
+    noise = 0.5
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 400)
+    model.compile(keras.optimizers.Adam(schedule), keras_bdl.losses.GaussianNLL(noise))
+    x = np.repeat([0, 1, 2], rows // 3)[:, None]
+    y = np.array([-1.0, 0.0, 1.0])[x[:, 0], None]
+    model.fit(x, y, epochs=400, batch_size=rows, verbose=0)
+    layer = model.layers[0]
+    # Conjugate: precision 1 + n / noise^2 where there are n observations.
+    exact = np.ones(6)
+    exact[:3] = (1.0 + rows / 3 / noise**2) ** -0.5
+    stddev = np.exp(to_numpy(layer.embeddings_log_stddev))[:, 0]
+    np.testing.assert_allclose(stddev, exact, rtol=0.1)
+    np.testing.assert_allclose(to_numpy(layer.embeddings)[:3, 0], y[::100, 0], atol=0.1)
+
+
+@pytest.mark.parametrize("method", ["flipout", "local_reparameterization"])
+def test_depthwise_kernels_are_not_those_of_a_convolution(method):
+    layer = keras_bdl.VariationalDepthwiseConv2D(
+        2, use_bias=False, estimator=method, num_examples=10
+    )
+    x = np.zeros((1, 3, 3, 2), "float32")
+    x[..., 0] = 1.0  # the other channel has no input, and so no noise
+    outputs = to_numpy(layer(x, training=True))
+    tiny = estimators.TINY_VARIANCE**0.5
+    assert np.abs(outputs[..., 1]).max() <= 10 * tiny
+    assert np.abs(outputs[..., 0]).max() > 1e-3
+
+
+def test_a_model_of_all_of_them_converts_predicts_and_returns(tmp_path):
+    layers = keras.layers
+    inputs = keras.Input((8,), dtype="int32")
+    x = layers.Embedding(20, 6)(inputs)
+    x = layers.EinsumDense("abc,cd->abd", (None, 4), bias_axes="d")(x)
+    x = layers.DepthwiseConv1D(3, activation="relu")(x)
+    x = layers.GlobalAveragePooling1D()(x)
+    plain = keras.Model(inputs, layers.Dense(3)(x))
+    data = np.random.default_rng(0).integers(0, 20, (5, 8))
+    model, report = keras_bdl.to_bayesian(plain, num_examples=10, return_report=True)
+    assert len(report.replaced) == 4 and not report.left
+    expected = plain.predict(data, verbose=0)
+    np.testing.assert_allclose(model.predict(data, verbose=0), expected, atol=1e-6)
+    draws = keras_bdl.predict(
+        model, data, 9, return_samples=True, outputs="mean", seed=0, verbose=0
+    )
+    assert draws.shape == (9, 5, 3) and draws.std(axis=0).min() > 0.0
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    again = keras_bdl.predict(
+        loaded, data, 9, return_samples=True, outputs="mean", seed=0, verbose=0
+    )
+    np.testing.assert_allclose(again, draws, atol=1e-6)
+    back = keras_bdl.to_keras(loaded)
+    np.testing.assert_allclose(back.predict(data, verbose=0), expected, atol=1e-6)
+    assert not any(isinstance(x, keras_bdl.VariationalDense) for x in back.layers)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    "make_layer, shape",
+    [
+        (lambda: keras.layers.Embedding(7, 3), (5, 4)),
+        (lambda: keras.layers.DepthwiseConv1D(2, depth_multiplier=2), (5, 6, 3)),
+        (
+            lambda: keras.layers.DepthwiseConv2D((2, 3), strides=2, padding="same"),
+            (5, 6, 7, 3),
+        ),
+        (
+            lambda: keras.layers.EinsumDense("...x,xy->...y", 4, bias_axes="y"),
+            (5, 2, 3),
+        ),
+        (lambda: keras.layers.EinsumDense("abc,cd->ad", 4, bias_axes="d"), (5, 2, 3)),
+        (
+            lambda: keras.layers.EinsumDense("abc,bcd->abd", (2, 4), bias_axes="bd"),
+            (5, 2, 3),
+        ),
+    ],
+)
+def test_each_sample_has_its_own_weights(make_layer, shape, shared):
+    layer, rng = make_layer(), np.random.default_rng(0)
+    layer.build(shape)
+    weight_map = {
+        keras.layers.Embedding: keras_bdl.maps.Embedding,
+        keras.layers.EinsumDense: keras_bdl.maps.Einsum,
+    }.get(type(layer), keras_bdl.maps.Depthwise)()
+    variables = weight_map.variables(layer)
+    num_samples = 3
+    weights = {
+        name: rng.normal(size=(num_samples, *v.shape)).astype("float32")
+        for name, v in variables.items()
+    }
+    x = rng.integers(0, 7, (num_samples, *shape)).astype("float32")
+    if shared:
+        x[:] = x[0]
+    expected = []
+    for sample in range(num_samples):
+        for name, variable in variables.items():
+            variable.assign(weights[name][sample])
+        expected.append(to_numpy(layer(x[sample])))
+    given = ops.convert_to_tensor(x[0] if shared else x.reshape(-1, *shape[1:]))
+    outputs = weight_map.apply_per_sample(
+        layer,
+        weight_map.prepare(layer, given),
+        {name: ops.convert_to_tensor(w) for name, w in weights.items()},
+        shared,
+    )
+    np.testing.assert_allclose(
+        to_numpy(outputs), np.concatenate(expected), atol=1e-4, rtol=1e-5
+    )
