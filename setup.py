@@ -27,6 +27,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    package_data={"keras_bdl": ["py.typed"]},
     python_requires=">=3.11",
     packages=find_packages(include=["keras_bdl", "keras_bdl.*"]),
     install_requires=[

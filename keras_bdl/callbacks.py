@@ -11,6 +11,15 @@ from keras_bdl.layers.kl_weight import weighted_layers
 from keras_bdl.layers.latent import early_exit_blocks
 from keras_bdl.sparsity import report
 
+__all__ = [
+    "DepthLogger",
+    "DropoutRateLogger",
+    "KLWarmup",
+    "OptimizerReset",
+    "SparsityLogger",
+    "sparse_vd_schedule",
+]
+
 
 class KLWarmup(keras.callbacks.Callback):
     """Raises the weight of the KL term linearly from 0 to its full value.

@@ -10,6 +10,15 @@ from keras_bdl.core.event_loss import EventLoss, align_weights, blocks
 from keras_bdl.core.event_loss import unmask as unmask
 from keras_bdl.ops import class_labels, divergences, likelihoods
 
+__all__ = [
+    "BernoulliNLL",
+    "CategoricalNLL",
+    "DiscretizedLogisticNLL",
+    "GaussianNLL",
+    "StudentTNLL",
+    "TFPNLL",
+]
+
 PACKAGE = "keras_bdl"
 _ROUNDING = 1e-3  # of probabilities in half precision
 

@@ -7,6 +7,15 @@ from keras_bdl.core import validation
 from keras_bdl.core.event_loss import align_weights, unmask
 from keras_bdl.ops import class_labels, uncertainty
 
+__all__ = [
+    "ActiveUnits",
+    "BrierScore",
+    "ExpectedCalibrationError",
+    "ExpectedDepth",
+    "NegativeLogLikelihood",
+    "PredictiveEntropy",
+]
+
 PACKAGE = "keras_bdl"
 
 

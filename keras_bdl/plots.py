@@ -10,6 +10,18 @@ from keras import ops
 
 from keras_bdl.ops import uncertainty
 
+__all__ = [
+    "curve_with_band",
+    "depth_sheet",
+    "image_sheet",
+    "latent_map",
+    "predictive_band",
+    "reliability_diagram",
+    "score_histograms",
+    "sparsity_by_layer",
+    "uncertainty_histograms",
+]
+
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
 COLORS = (BLUE, VERMILLION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
 

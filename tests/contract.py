@@ -18,6 +18,7 @@ from keras import ops
 import keras_bdl
 from keras_bdl import maps
 from keras_bdl.core import scopes, stochastic
+from keras_bdl.layers.posterior_layer import PosteriorLayer
 
 BACKEND = keras.backend.backend()
 N = 1000  # number of training examples in every case
@@ -140,6 +141,8 @@ def to_numpy(x):
 
 
 def set_stddev(layer, stddev):
+    if not isinstance(layer, PosteriorLayer):
+        return  # noise of another kind
     for name, variable in layer.posterior.variables().items():
         value = math.log(stddev) if name.endswith("_log_stddev") else 0.0
         variable.assign(np.full(variable.shape, value, "float32"))

@@ -63,6 +63,22 @@ MODELS = {
     "variational_dense_float16": lambda: sequential(dense(dtype="mixed_float16")),
     "sparse_vd_dense": lambda: sequential(keras_bdl.SparseVDDense(3, num_examples=7)),
     "drop_connect_dense": lambda: sequential(keras_bdl.DropConnectDense(3, rate=0.3)),
+    "variational_embedding": lambda: sequential(
+        keras_bdl.VariationalEmbedding(5, 3, num_examples=7)
+    ),
+    "variational_depthwise_conv1d": lambda: sequential(
+        keras_bdl.VariationalDepthwiseConv1D(2, num_examples=7), shape=(4, 2)
+    ),
+    "variational_depthwise_conv2d": lambda: sequential(
+        keras_bdl.VariationalDepthwiseConv2D(2, num_examples=7), shape=(4, 4, 2)
+    ),
+    "variational_einsum_dense": lambda: sequential(
+        keras_bdl.VariationalEinsumDense("ab,bc->ac", 3, bias_axes="c", num_examples=7)
+    ),
+    "low_rank": lambda: sequential(
+        dense(posterior=keras_bdl.posteriors.LowRank(rank=3)),
+        dense(posterior="low_rank"),
+    ),
     "mc_dropout": lambda: sequential(keras_bdl.MCDropout(0.3), layers.Dense(2)),
     "concrete_dropout": lambda: sequential(
         keras_bdl.ConcreteDropout(layers.Dense(3)), keras_bdl.ConcreteDropout()

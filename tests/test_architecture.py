@@ -298,3 +298,10 @@ def test_scopes_are_in_one_file():
         and dotted(node) in ("threading.local", "contextvars.ContextVar")
     }
     assert kept == {"keras_bdl.core.scopes"}
+
+
+def test_public_modules_say_what_is_public():
+    for name in ("losses", "metrics", "callbacks", "plots", "layers", "priors", "ops"):
+        module = getattr(keras_bdl, name)
+        assert module.__all__ == sorted(module.__all__)
+        assert all(hasattr(module, public) for public in module.__all__)

@@ -524,7 +524,7 @@ APPLICATIONS = {
     "VGG19": 32,
     "Xception": 71,
 }
-# One of each kind: plain, depthwise with squeeze and excitation, with layers of its own.
+# One of each kind: plain, depthwise with gates, with layers of its own.
 TYPICAL = ("VGG16", "MobileNetV3Small", "ConvNeXtTiny")
 
 

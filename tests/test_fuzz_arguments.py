@@ -91,6 +91,10 @@ LAYER_ARGUMENTS = {
         st.sampled_from(PRIOR_NAMES)
         | st.sampled_from(sorted(PRIORS)).flatmap(make_prior),
     ),
+    "posterior": (
+        (st.none(), texts, st.integers(), st.lists(texts, max_size=1), oddities),
+        st.sampled_from(["gaussian", "low_rank"]),
+    ),
     "num_examples": ((not_integers, below_one), st.none() | counts),
     "kl_weight": (
         (*not_finite_numbers, below_zero),
@@ -148,6 +152,10 @@ OF_LAYER = {
 
 def argument(layer_class, name):
     """Kinds of wrong values, and right ones."""
+    if name == "initial_log_stddev" and layer_class.startswith("Variational"):
+        wrong, right = LAYER_ARGUMENTS[name]
+        wrong = tuple(kind.filter(lambda x: x is not None) for kind in wrong)
+        return wrong, st.none() | right  # None: as the posterior has it
     return OF_LAYER.get((layer_class, name), LAYER_ARGUMENTS[name])
 
 

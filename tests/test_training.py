@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_bdl
-from keras_bdl.training import num_examples
+from keras_bdl.training import data, num_examples
 
 
 def model(**options):
@@ -146,3 +146,28 @@ def test_float64_models_train():
     model.compile("sgd", "mse")
     model.fit(np.ones((8, 3)), np.ones((8, 2)), verbose=0)
     assert np.isfinite(model.evaluate(np.ones((8, 3)), np.ones((8, 2)), verbose=0))
+
+
+def test_all_readers_take_the_rows_that_keras_trains_on():
+    x = np.zeros((10, 4), "float32")
+    x[7:] = 1.0  # what a reader of eight rows would see
+    split = {"validation_split": 0.25}
+    seen = []
+
+    class Rows(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(batch)
+
+    plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    plain.compile("sgd", "mse")
+    plain.fit(x, x[:, :1], batch_size=1, callbacks=[Rows()], verbose=0, **split)
+    assert len(seen) == 7
+    assert num_examples.infer_num_examples(x, **split) == 7
+    batches = list(data.training_batches(x, x, **split))
+    assert [len(part) for part in batches[0]] == [7, 7]
+    vae = keras_bdl.VAE.dense((4,), 2, hidden=(3,))
+    vae.compile(keras.optimizers.SGD(0.0))
+    vae.fit(x, verbose=0, **split)
+    last = [x for x in vae.decoder.layers if isinstance(x, keras.layers.Dense)][-1]
+    bias = keras.ops.convert_to_numpy(last.bias)
+    np.testing.assert_allclose(bias, np.log(1e-3 / (1.0 - 1e-3)), rtol=1e-4)

@@ -247,6 +247,9 @@ def _check_options(classes, options):
         and "__init__" in vars(part)
         for name in inspect.signature(part.__init__).parameters
     }
+    for cls in classes:  # what they have of the layer that they replace is its own
+        if getattr(cls, "keras_class", None) is not None:
+            accepted -= set(inspect.signature(cls.keras_class.__init__).parameters)
     unknown = sorted(set(options) - accepted)
     if unknown:
         names = sorted(cls.__name__ for cls in classes)

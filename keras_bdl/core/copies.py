@@ -26,6 +26,11 @@ def live_config(cls, layer):
     return config
 
 
+def built_shape(layer):
+    """The input shape that a layer was built with, or None."""
+    return (layer.get_build_config() or {}).get("input_shape")
+
+
 def check_weights(weights):
     """Refuses other weights of a plain copy than the mean or a sample."""
     validation.choice("weights", weights, ("mean", "sample"))

@@ -51,14 +51,15 @@ def own_weights(layer):
 
 
 def own_matrices(layer):
-    """Variables of more than one axis that are of no layer inside."""
+    """Variables of more than one axis, but biases, that are of no layer inside."""
     inner = {
         id(w)
         for x in finding.flatten_layers(layer)
         if x is not layer
         for w in x.weights
     }
-    return [w for w in layer.weights if len(w.shape) > 1 and id(w) not in inner]
+    own = [w for w in layer.weights if w.name != "bias" and id(w) not in inner]
+    return [w for w in own if len(w.shape) > 1]
 
 
 class StochasticLayer:

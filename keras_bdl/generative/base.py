@@ -15,6 +15,7 @@ from keras_bdl.layers.gaussian_latent import GaussianLatent
 from keras_bdl.layers.latent import latent_layers
 from keras_bdl.prediction import export
 from keras_bdl.training import num_examples
+from keras_bdl.training.data import extent_of
 
 # Draws of the weights that `evaluate` averages the bound over, for each batch.
 _WEIGHT_DRAWS = 4
@@ -121,9 +122,7 @@ class GenerativeModel(keras.Model):
     def _read_num_examples(self, x, options):
         """Reads it off the data otherwise; `options` are those of `fit`."""
         if self.num_examples is None:
-            names = ("validation_split", "validation_data", "steps_per_epoch")
-            extent = {name: options[name] for name in names if name in options}
-            num_examples.tell_num_examples(self, x, extent)
+            num_examples.tell_num_examples(self, x, extent_of(options))
 
     def _posteriors(self):
         """Layers of the networks with a posterior over weights."""

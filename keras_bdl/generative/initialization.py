@@ -7,6 +7,7 @@ from keras import ops
 from keras_bdl.core import dtypes
 from keras_bdl.generative import observations
 from keras_bdl.graphs import heads
+from keras_bdl.training.data import num_training_rows
 
 # Rows of a data set that is not an array; more say little more.
 _MOST_ROWS = 10_000
@@ -74,10 +75,13 @@ def check_decoder(decoder, observation, code_dim, num_classes=None):
         )
 
 
-def start(vae, x, validation_split=0.0):
-    """Sets a zero last bias of the decoder, and pseudo-inputs, by the data."""
+def start(vae, x, extent):
+    """Sets a zero last bias of the decoder, and pseudo-inputs, by the data.
+
+    `extent` has the options of `fit` that say which rows are trained on.
+    """
     if hasattr(x, "shape"):
-        x = x[: len(x) - int(len(x) * validation_split)]
+        x = x[: num_training_rows(len(x), **extent)]
     chunks = [chunk for chunk in _chunks(vae, x, training=True)]
     if not chunks:
         return

@@ -5,8 +5,6 @@ Salakhutdinov, "Importance weighted autoencoders", 2015; Tucker, Lawson, Gu and
 Maddison, "Doubly reparameterized gradient estimators", 2018.
 """
 
-import math
-
 import keras
 import numpy as np
 from keras import ops
@@ -19,6 +17,7 @@ from keras_bdl.generative import networks as vae_networks
 from keras_bdl.generative.base import GenerativeModel
 from keras_bdl.generative.queries import VAEUse
 from keras_bdl.ops import divergences, mixtures
+from keras_bdl.training.data import extent_of, num_training_rows
 
 PACKAGE = "keras_bdl"
 GRADIENTS = ("elbo", "iwae", "dreg")
@@ -320,7 +319,7 @@ class VAE(VAEUse, GenerativeModel):
             x = _split_off(x, kwargs)
         self._read_num_examples(x, kwargs)
         if self.optimizer is not None and not int(self.optimizer.iterations):
-            initialization.start(self, x, kwargs.get("validation_split", 0.0))
+            initialization.start(self, x, extent_of(kwargs))
         y = None if kwargs.get("sample_weight") is None else _no_targets(x)
         return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
 
@@ -383,7 +382,7 @@ def _no_targets(x):
 
 def _split_off(x, kwargs):
     """The rows to train on; those of `validation_split` become validation data."""
-    left = math.floor(len(x) * (1.0 - kwargs.pop("validation_split")))
+    left = num_training_rows(len(x), kwargs.pop("validation_split"))
     weights = kwargs["sample_weight"]
     kwargs["sample_weight"] = weights[:left]
     kwargs["validation_data"] = (x[left:], _no_targets(x[left:]), weights[left:])

@@ -151,7 +151,7 @@ class _GraphSplitter:
             )
         if not (meets_sample or samples):
             return layer(*args, **kwargs)
-        has_moments = samples and self._has_moments(layer)
+        has_moments = samples and self._has_moments(layer, tensors)
         shares_inputs = samples and self._shares_inputs(layer)
         layer = self.replace(layer)
         if has_moments:
@@ -168,13 +168,13 @@ class _GraphSplitter:
             self.sampled[id(tensor)] = tensor
         return outputs
 
-    def _has_moments(self, layer):
+    def _has_moments(self, layer, tensors):
         # A layer called twice has one weight draw for both calls: no moments.
         return (
             self.moments
             and self._called_once_as_known(layer)
             and hasattr(layer, "supports_moments")
-            and layer.supports_moments()
+            and layer.supports_moments(tensors[0].shape)
         )
 
     def _shares_inputs(self, layer):
@@ -296,11 +296,11 @@ class Moments(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs):
-        return self.layer.moments(ops.cast(inputs, self.layer.compute_dtype))
+        return self.layer.moments(self.layer.prepare_inputs(inputs))
 
     def compute_output_spec(self, inputs):
         shape = self.layer.compute_output_shape(inputs.shape)
-        wide = self.layer.kernel_log_stddev.dtype
+        wide = self.layer.variable_dtype
         return (
             keras.KerasTensor(shape, dtype=self.layer.compute_dtype),
             keras.KerasTensor(shape, dtype="float32" if wide != "float64" else wide),

@@ -209,10 +209,8 @@ class BayesianLayer(WeightedLayer):
 
     def load_own_variables(self, store):
         # Weights of another prior may be loaded, but not one that was made for them.
-        lost = ["prior_kernel_mean", "prior_bias_mean"]
-        lost = [
-            n for n in lost if n in store.keys() and n not in self.saved_variables()
-        ]
+        lost = [n for n in store.keys() if n.startswith("prior_") and "_mean" in n]
+        lost = [name for name in lost if name not in self.saved_variables()]
         if self.built and lost:
             raise ValueError(
                 f"The file has a prior of its own for each weight of layer "

@@ -4,7 +4,12 @@ import keras
 
 from keras_bdl import posteriors, priors
 from keras_bdl.core import validation
-from keras_bdl.core.copies import assign_copy, copy_activation, live_config
+from keras_bdl.core.copies import (
+    assign_copy,
+    built_shape,
+    copy_activation,
+    live_config,
+)
 from keras_bdl.layers.bayesian import BayesianLayer
 from keras_bdl.layers.posterior_layer import ESTIMATORS, PosteriorLayer
 from keras_bdl.posteriors.gaussian import check_log_stddev
@@ -73,6 +78,12 @@ class VariationalLayer(DropInLayer):
             initial_log_stddev = check_log_stddev(initial_log_stddev)
             options["initial_log_stddev"] = initial_log_stddev
         self.posterior = posteriors.get(posterior, **options)
+        if not self.posterior.takes_prior:
+            raise ValueError(
+                f"The posterior `{type(self.posterior).__name__}` has a prior or "
+                f"weights of its own kind: use {self.posterior.own_layers}. "
+                f"Received: posterior={posterior!r}"
+            )
         self._posterior_name = posterior if isinstance(posterior, str) else None
         self.initial_log_stddev = initial_log_stddev
         if estimator is not None:
@@ -92,11 +103,15 @@ class VariationalLayer(DropInLayer):
 
     def posterior_as_prior(self):
         if not self.posterior.can_be_prior:
-            return super().posterior_as_prior()
+            raise ValueError(
+                f"The posterior of layer '{self.name}' cannot become the prior of its "
+                "weights, which is of independent weights; that of "
+                f"`posterior='gaussian'` can. Received: posterior={self.posterior!r}"
+            )
         config = live_config(type(self), self)
         config |= {"prior": priors.NormalPerWeight(), "num_examples": None}
         copy = type(self).from_config(config)
-        copy.build(self.get_build_config()["input_shape"])
+        copy.build(built_shape(self))
         copy_activation(self, copy)
         for name, variable in PosteriorLayer.saved_variables(self).items():
             if name in copy.weight_map.variables(copy) | copy.posterior.variables():

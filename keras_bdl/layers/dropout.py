@@ -14,6 +14,7 @@ from keras_bdl.core import validation
 from keras_bdl.core.copies import live_config
 from keras_bdl.core.dtypes import wide
 from keras_bdl.core.stochastic import StochasticLayer, register
+from keras_bdl.core.typing import Activation, Initializer
 from keras_bdl.layers.drop_in import DropInLayer
 from keras_bdl.layers.input_noise import InputNoiseLayer, refuse_sample
 from keras_bdl.layers.posterior_layer import check_conversion
@@ -170,13 +171,40 @@ class DropConnectDense(DropInLayer, keras.layers.Dense):
     keras_class = keras.layers.Dense
     weight_map = maps.Dense()
 
-    def __init__(self, *args, rate=0.5, length_scale=0.01, **kwargs):
+    def __init__(
+        self,
+        units: int,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        *args,
+        rate: float = 0.5,
+        length_scale: float = 0.01,
+        num_examples: int | None = None,
+        kl_weight: float = 1.0,
+        sample_at_inference: bool = False,
+        seed: int | None = None,
+        **kwargs,
+    ):
         if "prior" in kwargs:
             raise ValueError(
                 "`DropConnectDense` takes no `prior`: its prior is N(0, 1 / "
                 f"length_scale^2). Received: prior={kwargs['prior']!r}"
             )
-        super().__init__(*args, **kwargs)
+        super().__init__(
+            units,
+            activation,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            *args,
+            num_examples=num_examples,
+            kl_weight=kl_weight,
+            sample_at_inference=sample_at_inference,
+            seed=seed,
+            **kwargs,
+        )
         self.posterior = WeightMask(rate, length_scale)
 
     @property

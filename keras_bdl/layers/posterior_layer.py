@@ -1,10 +1,11 @@
 """A layer whose weights have a posterior: its Keras class, a map and a posterior."""
 
 import keras
-from keras import ops
+from keras import backend, ops
 
 from keras_bdl.core.copies import (
     assign_copy,
+    built_shape,
     check_weights,
     copy_activation,
     live_config,
@@ -36,13 +37,11 @@ class PosteriorLayer(StochasticLayer):
         # What is believed of weights stays in its own dtype under mixed precision.
         return super().add_weight(*args, **{**kwargs, "autocast": False})
 
-    def build(self, input_shape):
-        self._num_positions = self.weight_map.num_positions(self, input_shape)
+    def build(self, input_shape=None):
         super().build(input_shape)
         if not self.posterior.built:
             self.build_posterior()
-        if self.supports_moments():
-            self._row_shape = tuple(self.compute_output_shape(input_shape)[1:])
+        self._built_positions = self.weight_map.num_positions(self, input_shape)
 
     def build_posterior(self):
         """Makes the posterior's variables beside those of the Keras layer."""
@@ -90,7 +89,7 @@ class PosteriorLayer(StochasticLayer):
         return self.weight_map.apply(self, inputs, weights)
 
     def call_noisy(self, inputs):
-        name = self.resolved_estimator()
+        name = self.resolved_estimator(inputs.shape)
         directions = self._narrow(self.posterior.directions())
         if not self.posterior.has_moments or (
             directions and name == "reparameterization"
@@ -113,6 +112,9 @@ class PosteriorLayer(StochasticLayer):
             seed=self.noise,
             **options,
         )
+        bias = self.weight_map.bias
+        if not self._bias_is_own() and bias in self.posterior.shapes:
+            outputs = outputs + self._noise_of_bias(outputs)
         if directions:
             outputs = outputs + self._along(directions, inputs)
         return self.weight_map.activate(self, outputs)
@@ -127,18 +129,42 @@ class PosteriorLayer(StochasticLayer):
         factors = keras.random.normal(shape, dtype="float32", seed=self.noise)
         return ops.sum(outputs * ops.cast(factors, outputs.dtype), axis=0)
 
-    def resolved_estimator(self):
-        """The estimator that training uses: the given one or the default."""
+    def _bias_is_own(self):
+        """Whether each output has a bias of its own, as it has weights."""
+        return self.weight_map.bias_is_own(self)
+
+    def _noise_of_bias(self, outputs):
+        """A draw for every row of the noise of a bias that several outputs share."""
+        _, log_stddev = self.posterior.moments()[self.weight_map.bias]
+        shape = self.weight_map.bias_shape(self, tuple(log_stddev.shape))
+        ones = (1,) * (len(outputs.shape) - 1 - len(shape))
+        shape = (ops.shape(outputs)[0], *ones, *shape)
+        noise = keras.random.normal(shape, dtype=log_stddev.dtype, seed=self.noise)
+        stddev = self.weight_map.expand_bias(self, ops.exp(log_stddev))
+        return ops.cast(noise * stddev, outputs.dtype)
+
+    def resolved_estimator(self, input_shape=None):
+        """The estimator that training uses: the given one or the default.
+
+        Args:
+            input_shape: of a call; None for that which the layer was built with.
+        """
         if self.estimator is not None:
             return self.estimator
         if not self.posterior.has_moments:
             return "reparameterization"
-        return "flipout" if self._num_positions else "local_reparameterization"
+        positions = self._positions(input_shape)
+        return "flipout" if positions else "local_reparameterization"
+
+    def _positions(self, input_shape):
+        if input_shape is None:
+            return self._built_positions
+        return self.weight_map.num_positions(self, input_shape)
 
     def call_sampled(self, inputs, scope):
         if id(self) in scope.moment_layers:
-            shape = (scope.num_samples, -1, *self._row_shape)
             mean, stddev = self.moments(inputs)
+            shape = (scope.num_samples, -1, *mean.shape[1:])
             return self.sample_moments(
                 ops.reshape(mean, shape), ops.reshape(stddev, shape), scope
             )
@@ -148,14 +174,22 @@ class PosteriorLayer(StochasticLayer):
 
     # Moments of the outputs
 
-    def supports_moments(self):
-        """Whether samples can be drawn from the moments of the outputs."""
+    def supports_moments(self, input_shape=None):
+        """Whether samples can be drawn from the moments of the outputs.
+
+        Args:
+            input_shape: of the call; None for that which the layer was built with.
+        """
         posterior = self.posterior
         independent = posterior.has_moments and not posterior.directions()
-        return independent and self._num_positions == 0
+        if self.weight_map.bias in posterior.shapes:
+            independent = independent and self._bias_is_own()
+        return independent and self._positions(input_shape) == 0
 
     def moments(self, inputs):
         """Mean and standard deviation of the outputs before the activation."""
+        if backend.is_float_dtype(backend.standardize_dtype(inputs.dtype)):
+            inputs = ops.cast(inputs, self.compute_dtype)  # Keras did not
         return estimators.moments(
             self._linear, inputs, *self._moments_of_weights(), square=self._square
         )
@@ -163,16 +197,25 @@ class PosteriorLayer(StochasticLayer):
     def sample_moments(self, mean, stddev, scope):
         """Draws outputs from their moments, one noise vector for all rows.
 
-        Exact for each row by itself, for a layer that is called once. Takes
-        moments `(rows, ...)`, of every sample or, sample-major, of each.
-        Returns `(num_samples * rows, ...)`.
+        Exact for each row by itself, for a layer that is called once.
+
+        Args:
+            mean, stddev: `(rows, ...)` for all samples, or `(samples, rows, ...)`.
+            scope: `SamplingScope`.
+
+        Returns:
+            Outputs `(samples * rows, ...)`.
         """
         scope.restart(self.noise)
-        shape = (scope.num_samples, 1, *self._row_shape)
+        row = stddev.shape[len(stddev.shape) - self._row_rank() :]
+        shape = (scope.num_samples, 1, *row)
         noise = keras.random.normal(shape, dtype=stddev.dtype, seed=self.noise)
         outputs = mean + ops.cast(stddev * noise, mean.dtype)
-        outputs = ops.reshape(outputs, (-1, *self._row_shape))
-        return self.weight_map.activate(self, outputs)
+        return self.weight_map.activate(self, ops.reshape(outputs, (-1, *row)))
+
+    def _row_rank(self):
+        """Number of axes of the outputs of a row without positions."""
+        return len(self.weight_map.output_axes(self))
 
     def _moments_of_weights(self):
         """Arguments of the estimators after the inputs."""
@@ -183,6 +226,8 @@ class PosteriorLayer(StochasticLayer):
             bias = self._with_points({}).get(weight_map.bias)
         if bias is not None:
             bias = weight_map.expand_bias(self, ops.cast(bias, self.compute_dtype))
+        if bias_log_stddev is not None and not self._bias_is_own():
+            bias_log_stddev = None  # drawn by itself
         if bias_log_stddev is not None:
             bias_log_stddev = weight_map.expand_bias(self, bias_log_stddev)
         return ops.cast(kernel, self.compute_dtype), log_stddev, bias, bias_log_stddev
@@ -238,7 +283,7 @@ class PosteriorLayer(StochasticLayer):
         config = live_config(cls.keras_class, layer)
         config |= dict.fromkeys(weight_options(config, "_regularizer"))
         bayesian = cls(**{**config, **options})
-        bayesian.build(layer.get_build_config()["input_shape"])
+        bayesian.build(built_shape(layer))
         _copy_weights(cls.weight_map, cls.weight_map.variables(layer), bayesian)
         copy_activation(layer, bayesian)
         return bayesian
@@ -259,10 +304,22 @@ class PosteriorLayer(StochasticLayer):
         else:
             values = self.drawn_weights(keras.random.SeedGenerator(seed))
         plain = self.keras_class.from_config(live_config(self.keras_class, self))
-        plain.build(self.get_build_config()["input_shape"])
+        plain.build(built_shape(self))
         _copy_weights(self.weight_map, values, plain)
         copy_activation(self, plain)
         return plain
+
+    def load_own_variables(self, store):
+        known = self.saved_variables() if self.built else store.keys()
+        weights = tuple(f"{name}_" for name in self.weight_map.attributes)
+        lost = [n for n in store.keys() if n.startswith(weights) and n not in known]
+        if lost:
+            raise ValueError(
+                f"The file has another posterior of the weights of layer "
+                f"'{self.name}' than this one can hold. Received: a file with "
+                f"{', '.join(sorted(lost))}, posterior={self.posterior!r}"
+            )
+        super().load_own_variables(store)
 
     def saved_variables(self):
         return {

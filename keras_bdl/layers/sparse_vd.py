@@ -11,6 +11,7 @@ from keras import ops
 from keras_bdl import maps
 from keras_bdl.core import validation
 from keras_bdl.core.stochastic import register
+from keras_bdl.core.typing import Activation, Initializer
 from keras_bdl.layers.drop_in import DropInLayer
 from keras_bdl.layers.posterior_layer import ESTIMATORS
 from keras_bdl.posteriors import SparseVD
@@ -156,11 +157,99 @@ class SparseVDDense(_Dense, keras.layers.Dense):
     )
     keras_class = keras.layers.Dense
 
+    def __init__(
+        self,
+        units: int,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        *args,
+        kl: str = "exact",
+        threshold: float = 3.0,
+        prune_in_training: bool = False,
+        num_examples: int | None = None,
+        kl_weight: float = 1.0,
+        estimator: str | None = "local_reparameterization",
+        initial_log_stddev: float = -5.0,
+        sample_at_inference: bool = False,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(
+            units,
+            activation,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            *args,
+            kl=kl,
+            threshold=threshold,
+            prune_in_training=prune_in_training,
+            num_examples=num_examples,
+            kl_weight=kl_weight,
+            estimator=estimator,
+            initial_log_stddev=initial_log_stddev,
+            sample_at_inference=sample_at_inference,
+            seed=seed,
+            **kwargs,
+        )
+
 
 @register
 class SparseVDConv1D(_Conv, keras.layers.Conv1D):
     __doc__ = _conv_doc(1, (2, 16, 3))
     keras_class = keras.layers.Conv1D
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, ...],
+        strides: int | tuple[int, ...] = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        *args,
+        kl: str = "exact",
+        threshold: float = 3.0,
+        prune_in_training: bool = False,
+        num_examples: int | None = None,
+        kl_weight: float = 1.0,
+        estimator: str | None = "local_reparameterization",
+        initial_log_stddev: float = -5.0,
+        sample_at_inference: bool = False,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(
+            filters,
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            groups,
+            activation,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            *args,
+            kl=kl,
+            threshold=threshold,
+            prune_in_training=prune_in_training,
+            num_examples=num_examples,
+            kl_weight=kl_weight,
+            estimator=estimator,
+            initial_log_stddev=initial_log_stddev,
+            sample_at_inference=sample_at_inference,
+            seed=seed,
+            **kwargs,
+        )
 
 
 @register
@@ -168,11 +257,111 @@ class SparseVDConv2D(_Conv, keras.layers.Conv2D):
     __doc__ = _conv_doc(2, (2, 16, 16, 3))
     keras_class = keras.layers.Conv2D
 
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, ...],
+        strides: int | tuple[int, ...] = (1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int, ...] = (1, 1),
+        groups: int = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        *args,
+        kl: str = "exact",
+        threshold: float = 3.0,
+        prune_in_training: bool = False,
+        num_examples: int | None = None,
+        kl_weight: float = 1.0,
+        estimator: str | None = "local_reparameterization",
+        initial_log_stddev: float = -5.0,
+        sample_at_inference: bool = False,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(
+            filters,
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            groups,
+            activation,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            *args,
+            kl=kl,
+            threshold=threshold,
+            prune_in_training=prune_in_training,
+            num_examples=num_examples,
+            kl_weight=kl_weight,
+            estimator=estimator,
+            initial_log_stddev=initial_log_stddev,
+            sample_at_inference=sample_at_inference,
+            seed=seed,
+            **kwargs,
+        )
+
 
 @register
 class SparseVDConv3D(_Conv, keras.layers.Conv3D):
     __doc__ = _conv_doc(3, (2, 8, 8, 8, 3))
     keras_class = keras.layers.Conv3D
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, ...],
+        strides: int | tuple[int, ...] = (1, 1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int, ...] = (1, 1, 1),
+        groups: int = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        *args,
+        kl: str = "exact",
+        threshold: float = 3.0,
+        prune_in_training: bool = False,
+        num_examples: int | None = None,
+        kl_weight: float = 1.0,
+        estimator: str | None = "local_reparameterization",
+        initial_log_stddev: float = -5.0,
+        sample_at_inference: bool = False,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(
+            filters,
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            groups,
+            activation,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            *args,
+            kl=kl,
+            threshold=threshold,
+            prune_in_training=prune_in_training,
+            num_examples=num_examples,
+            kl_weight=kl_weight,
+            estimator=estimator,
+            initial_log_stddev=initial_log_stddev,
+            sample_at_inference=sample_at_inference,
+            seed=seed,
+            **kwargs,
+        )
 
 
 SparseVDConv = SparseVDConv2D

@@ -4,7 +4,10 @@ import keras
 
 from keras_bdl import maps
 from keras_bdl.core.stochastic import register
+from keras_bdl.core.typing import Activation, Initializer
 from keras_bdl.layers.drop_in import VariationalLayer
+from keras_bdl.posteriors import Posterior
+from keras_bdl.priors import Prior
 
 _DOC = """`keras.layers.DepthwiseConv{rank}D` with a posterior over its weights.
 
@@ -39,9 +42,105 @@ class VariationalDepthwiseConv1D(VariationalLayer, keras.layers.DepthwiseConv1D)
     keras_class = keras.layers.DepthwiseConv1D
     weight_map = maps.Depthwise()
 
+    def __init__(
+        self,
+        kernel_size: int | tuple[int, ...],
+        strides: int | tuple[int, ...] = 1,
+        padding: str = "valid",
+        depth_multiplier: int = 1,
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int, ...] = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        depthwise_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        *args,
+        prior: str | Prior = "normal",
+        posterior: str | Posterior = "gaussian",
+        num_examples: int | None = None,
+        kl_weight: float = 1.0,
+        estimator: str | None = None,
+        initial_log_stddev: float | None = None,
+        bias_posterior: bool = True,
+        sample_at_inference: bool = False,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(
+            kernel_size,
+            strides,
+            padding,
+            depth_multiplier,
+            data_format,
+            dilation_rate,
+            activation,
+            use_bias,
+            depthwise_initializer,
+            bias_initializer,
+            *args,
+            prior=prior,
+            posterior=posterior,
+            num_examples=num_examples,
+            kl_weight=kl_weight,
+            estimator=estimator,
+            initial_log_stddev=initial_log_stddev,
+            bias_posterior=bias_posterior,
+            sample_at_inference=sample_at_inference,
+            seed=seed,
+            **kwargs,
+        )
+
 
 @register
 class VariationalDepthwiseConv2D(VariationalLayer, keras.layers.DepthwiseConv2D):
     __doc__ = _DOC.format(rank=2, shape=(2, 16, 16, 3))
     keras_class = keras.layers.DepthwiseConv2D
     weight_map = maps.Depthwise()
+
+    def __init__(
+        self,
+        kernel_size: int | tuple[int, ...],
+        strides: int | tuple[int, ...] = (1, 1),
+        padding: str = "valid",
+        depth_multiplier: int = 1,
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int, ...] = (1, 1),
+        activation: Activation = None,
+        use_bias: bool = True,
+        depthwise_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        *args,
+        prior: str | Prior = "normal",
+        posterior: str | Posterior = "gaussian",
+        num_examples: int | None = None,
+        kl_weight: float = 1.0,
+        estimator: str | None = None,
+        initial_log_stddev: float | None = None,
+        bias_posterior: bool = True,
+        sample_at_inference: bool = False,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(
+            kernel_size,
+            strides,
+            padding,
+            depth_multiplier,
+            data_format,
+            dilation_rate,
+            activation,
+            use_bias,
+            depthwise_initializer,
+            bias_initializer,
+            *args,
+            prior=prior,
+            posterior=posterior,
+            num_examples=num_examples,
+            kl_weight=kl_weight,
+            estimator=estimator,
+            initial_log_stddev=initial_log_stddev,
+            bias_posterior=bias_posterior,
+            sample_at_inference=sample_at_inference,
+            seed=seed,
+            **kwargs,
+        )

@@ -4,7 +4,10 @@ import keras
 
 from keras_bdl import maps
 from keras_bdl.core.stochastic import register
+from keras_bdl.core.typing import Activation, Initializer
 from keras_bdl.layers.drop_in import VariationalLayer
+from keras_bdl.posteriors import Posterior
+from keras_bdl.priors import Prior
 
 
 @register
@@ -42,3 +45,43 @@ class VariationalEinsumDense(VariationalLayer, keras.layers.EinsumDense):
 
     keras_class = keras.layers.EinsumDense
     weight_map = maps.Einsum()
+
+    def __init__(
+        self,
+        equation: str,
+        output_shape: int | tuple[int | None, ...],
+        activation: Activation = None,
+        bias_axes: str | None = None,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        *args,
+        prior: str | Prior = "normal",
+        posterior: str | Posterior = "gaussian",
+        num_examples: int | None = None,
+        kl_weight: float = 1.0,
+        estimator: str | None = None,
+        initial_log_stddev: float | None = None,
+        bias_posterior: bool = True,
+        sample_at_inference: bool = False,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(
+            equation,
+            output_shape,
+            activation,
+            bias_axes,
+            kernel_initializer,
+            bias_initializer,
+            *args,
+            prior=prior,
+            posterior=posterior,
+            num_examples=num_examples,
+            kl_weight=kl_weight,
+            estimator=estimator,
+            initial_log_stddev=initial_log_stddev,
+            bias_posterior=bias_posterior,
+            sample_at_inference=sample_at_inference,
+            seed=seed,
+            **kwargs,
+        )

@@ -1,11 +1,17 @@
 """Embeddings whose table has a posterior."""
 
 import keras
+import numpy as np
+from keras import ops
 
 from keras_bdl import maps
 from keras_bdl.core.copies import assign_copy
+from keras_bdl.core.scopes import SamplingScope
 from keras_bdl.core.stochastic import register
+from keras_bdl.core.typing import ArrayLike, Initializer
 from keras_bdl.layers.drop_in import VariationalLayer
+from keras_bdl.posteriors import Posterior
+from keras_bdl.priors import Prior
 
 
 @register
@@ -43,8 +49,68 @@ class VariationalEmbedding(VariationalLayer, keras.layers.Embedding):
     keras_class = keras.layers.Embedding
     weight_map = maps.Embedding()
 
-    def __init__(self, input_dim, output_dim, *args, weights=None, **kwargs):
-        super().__init__(input_dim, output_dim, *args, **kwargs)
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        embeddings_initializer: Initializer = "uniform",
+        embeddings_regularizer: None = None,
+        embeddings_constraint: None = None,
+        mask_zero: bool = False,
+        weights: ArrayLike | None = None,
+        *args,
+        prior: str | Prior = "normal",
+        posterior: str | Posterior = "gaussian",
+        num_examples: int | None = None,
+        kl_weight: float = 1.0,
+        estimator: str | None = None,
+        initial_log_stddev: float | None = None,
+        sample_at_inference: bool = False,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(
+            input_dim,
+            output_dim,
+            embeddings_initializer,
+            embeddings_regularizer,
+            embeddings_constraint,
+            mask_zero,
+            None,
+            *args,
+            prior=prior,
+            posterior=posterior,
+            num_examples=num_examples,
+            kl_weight=kl_weight,
+            estimator=estimator,
+            initial_log_stddev=initial_log_stddev,
+            sample_at_inference=sample_at_inference,
+            seed=seed,
+            **kwargs,
+        )
         if weights is not None:  # Keras would build before there is a posterior
-            self.build((None, None))
-            assign_copy(self._embeddings, weights)
+            self.build()
+            assign_copy(self._embeddings, self._checked_table(weights))
+
+    def _checked_table(self, weights):
+        table = weights[0] if isinstance(weights, (list, tuple)) else weights
+        shape = tuple(np.shape(table))
+        if shape != (self.input_dim, self.output_dim):
+            raise ValueError(
+                "Expected `weights` to be a table "
+                f"{(self.input_dim, self.output_dim)}, or a list of one. "
+                f"Received: weights of shape {shape}"
+            )
+        return table
+
+    def build(self, input_shape=None):
+        if not self.built:
+            super().build(input_shape)
+
+    def compute_mask(self, inputs, mask=None):
+        mask = super().compute_mask(inputs, mask)
+        scope = SamplingScope.current()
+        if mask is None or scope is None or id(self) not in scope.shared_layers:
+            return mask
+        # The outputs are those of all samples, of inputs that these share.
+        return ops.tile(mask, (scope.num_samples,) + (1,) * (len(mask.shape) - 1))

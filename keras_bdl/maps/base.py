@@ -76,6 +76,10 @@ class WeightMap:
         outputs = [self.linear(layer, x, kernels[i]) for i, x in enumerate(parts)]
         return outputs[0] if num_samples == 1 else ops.concatenate(outputs)
 
+    def bias_is_own(self, layer):
+        """Whether outputs that have weights of their own have a bias of their own."""
+        return True
+
     def bias_shape(self, layer, shape):
         """The bias's shape beside the outputs of one row, which it is added to."""
         return shape

@@ -45,6 +45,12 @@ class Einsum(WeightMap):
         _, kernel, outputs = self._labels_of_built(layer)
         return tuple(axis for axis, x in enumerate(outputs) if x in kernel)
 
+    def bias_is_own(self, layer):
+        if layer.bias_axes is None:
+            return True
+        _, kernel, outputs = self._labels_of_built(layer)
+        return set(kernel) & set(outputs) <= set(layer.bias_axes)
+
     def linear(self, layer, inputs, kernel):
         return ops.cast(ops.einsum(layer.equation, inputs, kernel), inputs.dtype)
 

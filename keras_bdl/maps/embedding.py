@@ -33,13 +33,7 @@ class Embedding(WeightMap):
         return inputs  # the square of one-hot rows are they themselves
 
     def linear_per_sample(self, layer, inputs, kernels, shared):
-        num_samples, input_dim, output_dim = kernels.shape
-        parts = 1 if shared else num_samples
-        shape = ops.shape(inputs)[1:]
-        inputs = ops.reshape(inputs, (parts, -1, *shape))
-        # The tables stand one below the other.
-        first = ops.arange(num_samples, dtype=inputs.dtype) * input_dim
-        first = ops.reshape(first, (num_samples,) + (1,) * (len(shape) + 1))
-        table = ops.reshape(kernels, (-1, output_dim))
-        outputs = ops.take(table, inputs + first, axis=0)
-        return ops.reshape(outputs, (-1, *shape, output_dim))
+        if not shared:
+            return super().linear_per_sample(layer, inputs, kernels, shared)
+        outputs = ops.take(kernels, inputs, axis=1)  # (samples, rows, ...)
+        return ops.reshape(outputs, (-1, *ops.shape(outputs)[2:]))

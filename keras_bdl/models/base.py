@@ -1,7 +1,6 @@
 """What the models with a likelihood of their own have in common."""
 
 import contextlib
-import math
 
 import keras
 from keras import ops
@@ -14,6 +13,7 @@ from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.models.batch_checks import CheckedBatches, Problem, require_targets
 from keras_bdl.prediction import export, sampler
 from keras_bdl.training import num_examples
+from keras_bdl.training.data import extent_of, num_training_rows
 
 
 class LikelihoodModel(CheckedBatches, keras.Model):
@@ -208,8 +208,7 @@ class LikelihoodModel(CheckedBatches, keras.Model):
             x_val, y_val, *weights = held_out
             y_val, _ = self._checked_arrays(x_val, y_val, *weights or [None])
             kwargs["validation_data"] = (x_val, y_val, *weights)
-        names = ("validation_split", "validation_data", "steps_per_epoch")
-        extent = {name: kwargs[name] for name in names if name in kwargs}
+        extent = extent_of(kwargs)
         self._prepare_fit(x, y, extent)
         if self.num_examples is None:
             num_examples.tell_num_examples(self, x, extent)
@@ -225,7 +224,7 @@ class LikelihoodModel(CheckedBatches, keras.Model):
         weights = kwargs.get("sample_weight")
         share = kwargs.pop("validation_split", 0.0)
         if share and kwargs.get("validation_data") is None and y is not None:
-            left = math.floor(len(y) * (1.0 - share))
+            left = num_training_rows(len(y), share)
             parts = x, y, weights
             x, y, weights = _rows(parts, slice(left))
             kwargs["validation_data"] = _rows(parts, slice(left, None))

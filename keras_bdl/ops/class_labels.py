@@ -12,6 +12,21 @@ from keras import backend, ops
 
 from keras_bdl.core import validation
 
+__all__ = [
+    "align",
+    "are_kept",
+    "are_rows",
+    "as_classes",
+    "class_indices",
+    "class_probabilities",
+    "fill",
+    "label_probabilities",
+    "mean_over_labels",
+    "of_all_classes",
+    "probability_of",
+    "wide",
+]
+
 # Rows of probabilities sum to 1 up to this: those of bfloat16, or rounded by hand.
 _TOLERANCE = 0.02
 

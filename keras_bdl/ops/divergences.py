@@ -7,6 +7,25 @@ import math
 
 from keras import ops
 
+__all__ = [
+    "bernoulli_entropy",
+    "dawson",
+    "kl_bernoulli",
+    "kl_categorical",
+    "kl_monte_carlo",
+    "kl_multivariate_normal",
+    "kl_normal_laplace",
+    "kl_normal_log_uniform",
+    "kl_normal_log_uniform_approximate",
+    "kl_normal_normal",
+    "kl_normal_normal_log",
+    "log1p_square",
+    "log_abs",
+    "log_alpha",
+    "normal_entropy",
+    "normal_log_prob",
+]
+
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _SMALLEST = 1.2e-38  # of float32, of those that are not rounded to 0
 

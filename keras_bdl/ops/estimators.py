@@ -9,6 +9,21 @@ in float16.
 
 from keras import backend, ops, random
 
+__all__ = [
+    "check_generator",
+    "concrete_keep_mask",
+    "dropout_per_sample",
+    "flipout",
+    "gaussian_noise",
+    "local_reparameterization",
+    "moments",
+    "multiply_by_sample",
+    "partial_enumeration",
+    "reparameterization",
+    "row_signs",
+    "score_function",
+]
+
 # Keeps the gradient of the square root finite where the variance is zero.
 TINY_VARIANCE = 1e-16
 

@@ -13,6 +13,16 @@ from keras import ops, random
 
 from keras_bdl.ops.estimators import check_generator
 
+__all__ = [
+    "expected_depth",
+    "kl_to_prior",
+    "log_probs",
+    "log_survival",
+    "logistic_noise",
+    "prior_log_probs",
+    "relaxed_survival",
+]
+
 
 def log_survival(logits):
     """log q(z > l) for l = 1 ... L - 1: `(..., L - 1)`, in nats."""

@@ -6,6 +6,14 @@ from keras import ops
 
 from keras_bdl.ops import divergences
 
+__all__ = [
+    "bernoulli_log_prob",
+    "discretized_logistic_log_prob",
+    "discretized_logistic_mean",
+    "log_gamma_ratio",
+    "student_t_log_prob",
+]
+
 _LOG_PI = math.log(math.pi)
 
 # A mean over more levels is one over so many steps.

@@ -8,6 +8,13 @@ import math
 import numpy as np
 from keras import ops
 
+__all__ = [
+    "log_mean_exp",
+    "normal_cdf",
+    "quantiles",
+    "student_t_cdf",
+]
+
 _NUM_CELLS = 4096
 
 

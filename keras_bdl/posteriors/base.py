@@ -27,11 +27,15 @@ class Posterior:
         has_moments: whether weights are Gaussians, of `moments` and `directions`.
         of_biases: whether biases may have this posterior.
         can_be_prior: whether it is the prior of `prior_from_posterior`.
+        takes_prior: whether it serves every prior and every layer. One that does not is
+            part of the layers that `own_layers` names.
     """
 
     has_moments = False
     of_biases = True
     can_be_prior = False
+    takes_prior = True
+    own_layers = None
 
     def __init__(self):
         self._means, self._variables = {}, {}
@@ -148,11 +152,12 @@ PACKAGE = "keras_bdl"
 NAMES = {}
 
 
-def register(name):
-    """Registers a posterior under a name, by which layers take it."""
+def register(name=None):
+    """Registers a posterior, under a name by which layers take it if it has one."""
 
     def registered(cls):
-        NAMES[name] = cls
+        if name is not None:
+            NAMES[name] = cls
         return keras.saving.register_keras_serializable(PACKAGE)(cls)
 
     return registered
@@ -171,7 +176,15 @@ def get(identifier, **options):
         TypeError: if it is nothing of these.
     """
     if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
+        try:
+            found = keras.saving.deserialize_keras_object(identifier)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"Cannot read `posterior` from this config: {error} "
+                f"Received: posterior={identifier!r}"
+            ) from error
+        if isinstance(found, Posterior):
+            return found
     if isinstance(identifier, Posterior):
         return copy_of(identifier)
     if not isinstance(identifier, str):

@@ -10,7 +10,7 @@ from keras_bdl.posteriors.base import Posterior, register
 COVARIANCES = ("per_output", "full")
 
 
-@register("full_covariance")
+@register()
 class FullCovariance(Posterior):
     """N(mean, C C') over the kernel of a Dense layer and its bias below it.
 
@@ -21,6 +21,9 @@ class FullCovariance(Posterior):
     Args:
         covariance: "per_output" or "full".
     """
+
+    takes_prior = False
+    own_layers = "`BayesianLastLayer`"
 
     def __init__(self, covariance="per_output"):
         super().__init__()

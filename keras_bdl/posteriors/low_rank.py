@@ -7,6 +7,7 @@ neural networks", 2020.
 import math
 
 import keras
+import numpy as np
 from keras import ops, random
 
 from keras_bdl.core import validation
@@ -89,7 +90,7 @@ class LowRank(Posterior):
         return weights
 
     def kl(self, prior, prior_variables, seed):
-        total, capacitance = 0.0, ops.eye(self.rank)
+        total, scaled = 0.0, []
         for name, mean in self.mean().items():
             log_stddev = wide(self._log_stddevs[name])
             variance, factor = ops.exp(2.0 * log_stddev), wide(self._factors[name])
@@ -98,28 +99,28 @@ class LowRank(Posterior):
             variables = prior.of(name, prior_variables)
             independent = prior.kl(mean, log_spread, variables, seed)
             total = total + ops.sum(independent + log_spread - log_stddev)
-            scaled = ops.reshape(factor * ops.exp(-log_stddev), (self.rank, -1))
-            capacitance = ops.cast(capacitance, scaled.dtype) + ops.matmul(
-                scaled, ops.transpose(scaled)
-            )
-        triangle = ops.cholesky(capacitance)
-        return total - ops.sum(ops.log(ops.diagonal(triangle)))
+            scaled.append(ops.reshape(factor * ops.exp(-log_stddev), (self.rank, -1)))
+        # |I + A A'| by the triangle of [I, A]', which loses no digits to a square.
+        identity = ops.eye(self.rank, dtype=scaled[0].dtype)
+        tall = ops.transpose(ops.concatenate([identity, *scaled], axis=-1))
+        _, triangle = ops.qr(tall)
+        return total - ops.sum(ops.log(ops.abs(ops.diagonal(triangle))))
 
     def distribution(self):
         """All weights in one vector, kernel first: a TensorFlow Probability normal."""
         from keras_bdl.interop import tfp
 
         def flat(tensors):
-            return ops.concatenate([ops.reshape(x, (-1,)) for x in tensors])
+            return np.concatenate([ops.convert_to_numpy(x).ravel() for x in tensors])
 
         names = list(self._means)
         stddevs = flat(ops.exp(wide(self._log_stddevs[name])) for name in names)
-        factor = ops.concatenate([self._flat_factor(name) for name in names], axis=-1)
+        factor = [ops.convert_to_numpy(self._flat_factor(name)) for name in names]
         return tfp.make(
             "MultivariateNormalDiagPlusLowRankCovariance",
             loc=flat(self.mean().values()),
-            cov_diag_factor=ops.square(stddevs),
-            cov_perturb_factor=ops.transpose(factor),
+            cov_diag_factor=np.square(stddevs),
+            cov_perturb_factor=np.concatenate(factor, axis=-1).T,
         )
 
     def get_config(self):

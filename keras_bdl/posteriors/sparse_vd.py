@@ -19,7 +19,7 @@ DIVERGENCES = {
 }
 
 
-@register("sparse_vd")
+@register()
 class SparseVD(Gaussian):
     """Gaussian weights that are 0 at inference where their noise is too large.
 
@@ -34,6 +34,8 @@ class SparseVD(Gaussian):
 
     of_biases = False
     can_be_prior = False
+    takes_prior = False
+    own_layers = "`SparseVDDense` and `SparseVDConv*D`"
 
     def __init__(
         self,

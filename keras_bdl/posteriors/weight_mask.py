@@ -12,7 +12,7 @@ from keras_bdl.core.dtypes import wide
 from keras_bdl.posteriors.base import Posterior, register
 
 
-@register("weight_mask")
+@register()
 class WeightMask(Posterior):
     """W m / (1 - p) with m of independent Bernoulli(1 - p), and W itself in the mean.
 
@@ -26,6 +26,8 @@ class WeightMask(Posterior):
     """
 
     of_biases = False
+    takes_prior = False
+    own_layers = "`DropConnectDense`"
 
     def __init__(self, rate=0.5, length_scale=0.01):
         super().__init__()

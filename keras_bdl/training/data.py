@@ -9,6 +9,22 @@ from keras_bdl.core import validation
 from keras_bdl.core.dtypes import to_numpy
 
 
+def extent_of(options):
+    """Those of the options of `fit` that say which rows are trained on."""
+    names = ("validation_split", "validation_data", "steps_per_epoch")
+    return {name: options[name] for name in names if name in options}
+
+
+def num_training_rows(
+    num_rows, validation_split=0.0, validation_data=None, steps_per_epoch=None
+):
+    """Rows of arrays that `fit` trains on: Keras takes the first, and rounds down."""
+    del steps_per_epoch  # the arrays are gone through again
+    if not validation_split or validation_data is not None:
+        return num_rows
+    return math.floor(num_rows * (1.0 - validation_split))
+
+
 def is_data_set(data):
     """Whether it is one that can be read again: no arrays, no generator."""
     if isinstance(data, keras.utils.PyDataset):
@@ -138,9 +154,7 @@ def training_batches(
 ):
     """Inputs and targets of the rows that `fit` trains on, batch by batch."""
     if hasattr(y, "shape") and hasattr(x, "shape"):
-        rows = x.shape[0]
-        if validation_split and validation_data is None:
-            rows = math.floor(rows * (1.0 - validation_split))
+        rows = num_training_rows(x.shape[0], validation_split, validation_data)
         yield x[:rows], y[:rows]
         return
     for batch in _one_pass(x, steps_per_epoch):

@@ -1,12 +1,12 @@
 """The number of training examples: setting it, and reading it off the data."""
 
-import math
 import warnings
 
 import keras
 
 from keras_bdl.core import stochastic, validation
 from keras_bdl.layers.bayesian import bayesian_layers
+from keras_bdl.training.data import num_training_rows
 
 
 def set_num_examples(model, num_examples):
@@ -90,9 +90,7 @@ def infer_num_examples(
     rows = _num_rows(x)
     if rows is None:
         return None
-    if validation_split and validation_data is None:
-        rows = int(math.floor(rows * (1.0 - validation_split)))
-    return rows
+    return num_training_rows(rows, validation_split, validation_data)
 
 
 def _num_rows(batch):

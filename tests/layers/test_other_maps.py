@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from contract import Case, LayerContract, to_numpy
+from contract import BACKEND, Case, LayerContract, to_numpy
 from keras import ops
 from kl_oracles import kl_to_normal
 
@@ -135,9 +135,8 @@ def test_rows_share_weights():
         layer.build((4, 5))
 
 
-@pytest.mark.parametrize("equation", ["ab,bc->ca", "ba,bc->ac"])
-def test_rows_come_first(equation):
-    layer = keras_bdl.VariationalEinsumDense(equation, 3)
+def test_rows_come_first():
+    layer = keras_bdl.VariationalEinsumDense("ba,bc->ac", 3)
     with pytest.raises(ValueError, match="start with.*Received: equation"):
         layer.build((5, 5))
 
@@ -283,3 +282,135 @@ def test_each_sample_has_its_own_weights(make_layer, shape, shared):
     np.testing.assert_allclose(
         to_numpy(outputs), np.concatenate(expected), atol=1e-4, rtol=1e-5
     )
+
+
+def test_one_index_per_row_is_predicted_by_its_moments():
+    inputs = keras.Input((), dtype="int32")
+    layer = keras_bdl.VariationalEmbedding(3000, 2, initial_log_stddev=0.0)
+    model = keras.Model(inputs, layer(inputs))
+    layer.embeddings.assign(np.random.default_rng(0).normal(size=(3000, 2)))
+    x = np.array([0, 1, 2999])
+    options = {"outputs": "mean", "seed": 0, "verbose": 0}
+    uncertainty = keras_bdl.predict_uncertainty(model, x, 2000, **options)
+    expected = to_numpy(layer.embeddings)[x]
+    np.testing.assert_allclose(uncertainty.mean, expected, atol=5 / 2000**0.5)
+    np.testing.assert_allclose(uncertainty.epistemic_stddev, 1.0, rtol=0.1)
+
+
+def test_a_mask_has_the_rows_of_all_samples():
+    inputs = keras.Input((6,), dtype="int32")
+    x = keras_bdl.VariationalEmbedding(9, 4, mask_zero=True)(inputs)
+    model = keras.Model(inputs, keras.layers.Attention()([x, x]))
+    data = np.array([[1, 2, 3, 0, 0, 0], [4, 0, 5, 0, 0, 0]])
+    options = {"outputs": "mean", "seed": 0, "verbose": 0}
+    draws = keras_bdl.predict(model, data, 9, return_samples=True, **options)
+    mean = keras_bdl.predict(model, data, 9, **options)
+    np.testing.assert_allclose(draws.mean(axis=0), mean, atol=1e-5)
+    alone = keras_bdl.predict(model, data[:1], 9, return_samples=True, **options)
+    np.testing.assert_allclose(alone[:, 0], draws[:, 0], atol=1e-6)
+
+
+def test_indices_from_the_end_are_those_of_one_sample():
+    inputs = keras.Input((2,), dtype="int32")
+    layer = keras_bdl.VariationalEmbedding(5, 1, initial_log_stddev=0.0)
+    model = keras.Model(inputs, layer(inputs))
+    plain = keras.layers.Embedding(5, 1)
+    plain.build()
+    x = np.array([[-1, 4]])
+    same = to_numpy(plain(x))
+    assert same[0, 0] == same[0, 1] or BACKEND == "torch"
+    if BACKEND != "torch":  # which has no such indices
+        draws = keras_bdl.predict(
+            model, x, 3, return_samples=True, outputs="mean", seed=0, verbose=0
+        )
+        np.testing.assert_array_equal(draws[:, 0, 0], draws[:, 0, 1])
+
+
+@pytest.mark.parametrize("estimator", ["flipout", "local_reparameterization"])
+def test_outputs_that_share_a_bias_share_its_noise(estimator):
+    layer = keras_bdl.VariationalEinsumDense(
+        "abc,cde->abde",
+        (None, 2, 3),
+        bias_axes="e",
+        estimator=estimator,
+        initial_log_stddev=0.0,
+        num_examples=10,
+    )
+    x = np.zeros((50, 4, 5), "float32")  # of the kernel nothing is seen
+    outputs = to_numpy(layer(x, training=True))
+    tiny = 10 * estimators.TINY_VARIANCE**0.5
+    np.testing.assert_allclose(outputs, outputs[:, :1, :1] + 0 * outputs, atol=tiny)
+    assert 0.8 < outputs[:, 0, 0].std() < 1.2  # rows have draws of their own
+
+
+def test_a_shared_bias_is_not_drawn_by_moments():
+    inputs = keras.Input((4,))
+    layer = keras_bdl.VariationalEinsumDense(
+        "ab,bcd->acd", (2, 1), bias_axes="d", initial_log_stddev=-20.0
+    )
+    difference = keras.layers.Dense(1, use_bias=False, activation=ops.square)
+    model = keras.Model(inputs, difference(keras.layers.Flatten()(layer(inputs))))
+    layer.bias_log_stddev.assign([0.0])
+    difference.kernel.assign([[1.0], [-1.0]])
+    layer.kernel.assign(0.0 * layer.kernel)
+    x = np.zeros((2, 4), "float32")
+    mean = keras_bdl.predict(model, x, 50, outputs="mean", seed=0, verbose=0)
+    np.testing.assert_allclose(mean, 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["weights", "build"])
+def test_an_embedding_that_was_built_before_it_was_called_converts(how):
+    table = np.random.default_rng(0).normal(size=(5, 2)).astype("float32")
+    inputs = keras.Input((3,), dtype="int32")
+    plain = keras.layers.Embedding(5, 2, weights=[table] if how == "weights" else None)
+    if how == "build":
+        plain.build()
+    outputs = keras.layers.Dense(1)(keras.layers.Flatten()(plain(inputs)))
+    model = keras.Model(inputs, outputs)
+    converted = keras_bdl.to_bayesian(model, num_examples=3)
+    x = np.array([[0, 1, 4]])
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(converted.predict(x, verbose=0), expected, atol=1e-6)
+    back = keras_bdl.to_keras(converted)
+    np.testing.assert_allclose(back.predict(x, verbose=0), expected, atol=1e-6)
+
+
+def test_the_constructor_of_an_embedding_is_that_of_keras():
+    table = np.zeros((5, 2), "float32")
+    for layer in (
+        keras_bdl.VariationalEmbedding(5, 2, weights=[table]),
+        keras_bdl.VariationalEmbedding(5, 2, "uniform", None, None, False, table),
+    ):
+        layer.build((None, 3))
+        np.testing.assert_array_equal(to_numpy(layer.embeddings), table)
+    with pytest.raises(ValueError, match=r"table \(5, 2\).*Received: weights of shape"):
+        keras_bdl.VariationalEmbedding(5, 2, weights=table.T)
+
+
+def test_the_estimator_is_that_of_the_call():
+    layer = keras_bdl.VariationalEmbedding(5, 2, num_examples=3)
+    layer(np.array([1, 2]))  # one index per row, before a history of each
+    outputs = to_numpy(layer(np.array([[2, 2, 2, 2]]), training=True))
+    np.testing.assert_array_equal(outputs, outputs[:, :1] + 0 * outputs)
+
+
+def test_a_prior_of_each_number_of_a_table_is_not_lost(tmp_path):
+    def model(prior):
+        inputs = keras.Input((3,), dtype="int32")
+        layer = keras_bdl.VariationalEmbedding(5, 2, prior=prior)
+        return keras.Model(inputs, layer(inputs))
+
+    path = tmp_path / "own.weights.h5"
+    model(keras_bdl.priors.NormalPerWeight()).save_weights(path)
+    with pytest.raises(ValueError, match="prior of its own.*Received"):
+        model("normal").load_weights(path)
+
+
+@pytest.mark.parametrize("equation", ["ab,bc", "abc", "ab,bc->a->c"])
+def test_malformed_equations_end_as_in_keras(equation):
+    messages = []
+    for cls in (keras.layers.EinsumDense, keras_bdl.VariationalEinsumDense):
+        with pytest.raises(ValueError) as error:
+            cls(equation, 3).build((None, 5))
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]

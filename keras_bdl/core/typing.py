@@ -1,0 +1,11 @@
+"""Types of public arguments."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import keras
+import numpy as np
+
+Activation: TypeAlias = str | Callable | None
+Initializer: TypeAlias = str | keras.initializers.Initializer | Callable
+ArrayLike: TypeAlias = np.ndarray | keras.KerasTensor | Sequence
