@@ -279,7 +279,5 @@ def test_a_posterior_that_cannot_be_the_prior_says_so():
     model = keras.Sequential(
         [keras.Input((4,)), keras_bdl.VariationalDense(3, posterior="low_rank")]
     )
-    with pytest.raises(
-        ValueError, match="independent weights.*posterior=Low"
-    ):
+    with pytest.raises(ValueError, match="independent weights.*posterior=Low"):
         keras_bdl.prior_from_posterior(model)
