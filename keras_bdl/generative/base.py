@@ -13,6 +13,7 @@ from keras_bdl.generative import networks as vae_networks
 from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.layers.gaussian_latent import GaussianLatent
 from keras_bdl.layers.latent import latent_layers
+from keras_bdl.models import batch_checks
 from keras_bdl.prediction import export
 from keras_bdl.training import num_examples
 from keras_bdl.training.data import extent_of
@@ -175,15 +176,40 @@ class GenerativeModel(keras.Model):
             )
         return super().fit(*args, **kwargs)
 
-    def train_on_batch(self, x, *args, **kwargs):
+    def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         """As `keras.Model.train_on_batch`, of data as in `fit`."""
-        initialization.check(self, x)
-        return super().train_on_batch(x, *args, **kwargs)
+        y = self._checked_batch(x, y, sample_weight)
+        return super().train_on_batch(x, y, sample_weight, **kwargs)
 
-    def test_on_batch(self, x, *args, **kwargs):
+    def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         """As `keras.Model.test_on_batch`, of data as in `fit`."""
+        y = self._checked_batch(x, y, sample_weight)
+        return super().test_on_batch(x, y, sample_weight, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """As `keras.Model.predict`."""
+        initialization.check_shape(self, x)
+        return super().predict(x, *args, **kwargs)
+
+    def _checked_batch(self, x, y, sample_weight):
+        """What stands beside a batch, as the steps take it."""
         initialization.check(self, x)
-        return super().test_on_batch(x, *args, **kwargs)
+        batch_checks.check_one_batch(x, None, sample_weight)
+        self._check_weights(x, sample_weight)
+        return y
+
+    def _check_weights(self, x, sample_weight):
+        """Refuses weights of arrays that are none, or of other rows or positions."""
+        if sample_weight is None:
+            return
+        batch_checks.check_one_batch(x, None, sample_weight)
+        batch_checks.check_arrays(x, sample_weight)
+        if len(sample_weight.shape) > len(x.shape):
+            raise ValueError(
+                f"Expected weights `(n,)`, or of the positions of x. Received: x of "
+                f"shape {tuple(x.shape)}, sample_weight of shape "
+                f"{tuple(sample_weight.shape)}"
+            )
 
     def train_step(self, *args):  # of the data; on JAX of the state and the data
         with BoundScope(args[-1]):

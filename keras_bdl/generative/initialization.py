@@ -27,8 +27,36 @@ def check(vae, x):
     Raises:
         TypeError, ValueError: if it is.
     """
+    check_shape(vae, x)
+    for rows in _chunks(vae, x):
+        vae.observation.check(rows)
+        if vae.observation.is_categorical and vae.built:
+            vae.observation.check_levels(rows, vae.decoded_shape[-1])
+
+
+def check_shape(vae, x):
+    """Refuses arrays of another shape or kind, and what is no data.
+
+    Raises:
+        TypeError, ValueError: if it is.
+    """
+    if x is None or isinstance(x, (set, frozenset, str, bytes, int, float)):
+        _refuse_data(x)
+    if not hasattr(x, "shape"):
+        return
+    if not x.shape or x.shape[0] == 0:
+        raise ValueError(
+            "Expected x with rows, `(n, ...)`, n at least 1. "
+            f"Received: x of shape {tuple(x.shape)}"
+        )
+    dtype = str(getattr(x, "dtype", ""))
+    if "complex" in dtype:
+        raise TypeError(
+            "Expected x to be an array of real numbers `(n, ...)`. "
+            f"Received: x of dtype {dtype}"
+        )
     expected = getattr(vae, "example_shape", None)  # known once it is built
-    if expected is not None and hasattr(x, "shape"):
+    if expected is not None:
         shape = tuple(x.shape[1:])
         fits = [a in (b, None) for a, b in zip(expected, shape)]
         if len(shape) != len(expected) or not all(fits):
@@ -36,10 +64,13 @@ def check(vae, x):
                 f"Expected x of shape {('n', *expected)}, as the model was built. "
                 f"Received: x of shape {tuple(x.shape)}"
             )
-    for rows in _chunks(vae, x):
-        vae.observation.check(rows)
-        if vae.observation.is_categorical and vae.built:
-            vae.observation.check_levels(rows, vae.decoded_shape[-1])
+
+
+def _refuse_data(x):
+    raise TypeError(
+        "Expected x to be one array `(n, ...)` or a data set. "
+        f"Received: x of type {type(x).__name__}"
+    )
 
 
 def check_decoder(decoder, observation, code_dim, num_classes=None):
@@ -136,10 +167,7 @@ def _chunks(vae, x, training=False):
     elif hasattr(x, "__iter__") and not isinstance(x, (list, tuple, dict, str)):
         batches, left = map(_first, x), _MOST_ROWS
     else:
-        raise TypeError(
-            "Expected x to be one array `(n, ...)` or a data set. "
-            f"Received: x of type {type(x).__name__}"
-        )
+        _refuse_data(x)
     for batch in batches:
         yield ops.convert_to_numpy(vae.preprocess(batch, training=training))
         left -= len(batch)

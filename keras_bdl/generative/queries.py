@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from keras_bdl.core import validation
+from keras_bdl.core.dtypes import to_numpy
 from keras_bdl.core.noise import NoiseGenerator
 from keras_bdl.generative import export, initialization, programs
 from keras_bdl.generative.out_of_domain import OutOfDomainScores
@@ -142,7 +143,12 @@ class VAEUse(OutOfDomainScores):
 
     def _codes(self, z):
         self._check_built()
-        z = np.asarray(ops.convert_to_numpy(z), "float32")
+        z = to_numpy(z)
+        if z.dtype.kind not in "biuf":
+            raise TypeError(
+                f"Expected z to be an array of numbers. Received: z of dtype {z.dtype}"
+            )
+        z = z.astype("float32")
         if z.ndim != 2 or z.shape[1] != self.latent_dim or not np.isfinite(z).all():
             raise ValueError(
                 f"Expected finite codes `(n, {self.latent_dim})`. "

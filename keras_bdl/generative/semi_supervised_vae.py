@@ -371,6 +371,13 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
                     self.latent.prior.latent_dim,
                     self.num_classes,
                 )
+            held_out = kwargs.get("validation_data")
+            if isinstance(held_out, (tuple, list)) and len(held_out) > 1:
+                x_val, y_val, *weights = held_out
+                initialization.check(self, x_val)
+                self._check_weights(x_val, *weights or [None])
+                y_val = few_labels.check_labels(x_val, y_val, self.num_classes)
+                kwargs["validation_data"] = (x_val, y_val, *weights)
             x, y = self._mixed(x, y, batch_size or 32, kwargs), None
             batch_size = None
         else:
@@ -393,9 +400,19 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
         key = ops.convert_to_numpy(self.latent.noise.state)[0]
         return int(key), int(self.optimizer.iterations)
 
+    def _checked_batch(self, x, y, sample_weight):
+        super()._checked_batch(x, y, sample_weight)
+        if not self.built:
+            self.build((None, *x.shape[1:]))
+        return few_labels.check_labels(x, y, self.num_classes)
+
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`; labels are -1 where there is none."""
         initialization.check(self, x)
+        names = ("batch_size", "verbose", "sample_weight")
+        options = {**dict(zip(names, args)), **kwargs}
+        if hasattr(x, "shape"):
+            self._check_weights(x, options.get("sample_weight"))
         if hasattr(x, "shape") and self.built:
             y = few_labels.check_labels(x, y, self.num_classes)
         with recovery.weights_kept(self):

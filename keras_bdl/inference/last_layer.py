@@ -11,6 +11,7 @@ from keras import ops
 from scipy import linalg
 
 from keras_bdl.core import finding, validation
+from keras_bdl.core.inputs import check_inputs
 from keras_bdl.exact.linear_regression import EVIDENCE, BayesianLinearRegression
 from keras_bdl.graphs import heads
 from keras_bdl.graphs.copy import ModelCopier
@@ -107,6 +108,7 @@ def fit_last_layer(
     >>> bayesian.predict_uncertainty(x_test).mutual_information  # nats
     """
     dense, link, behind = _last_layer(model)
+    check_inputs(model, x)
     kind = _resolve_kind(model, kind, link)
     if kind == "classification":
         _check_one_label(model, link, dense.units)

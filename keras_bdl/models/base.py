@@ -195,9 +195,9 @@ class LikelihoodModel(CheckedBatches, keras.Model):
         Raises:
             ValueError: if the number of examples cannot be told (a generator):
                 give `num_examples` to the constructor. On targets that do not fit,
-                NaN in inputs, and weights below 0: of arrays before training; of a
-                batch of a data set, which has the loss NaN and changes no weight by its
-                gradient, at the end of the epoch, on PyTorch at once.
+                inputs that are not finite, and weights below 0: of arrays before
+                training; of a batch of a data set, which has the loss NaN and changes
+                no weight by its gradient, at the end of the epoch, on PyTorch at once.
         """
         class_weight = kwargs.pop("class_weight", None)
         if class_weight is not None:

@@ -15,8 +15,8 @@ from keras_bdl.core.recovery import weights_kept
 
 # What may be wrong with a batch, by its number from 1 on.
 PROBLEMS = (
-    "Expected inputs without NaN; fill missing values in before training. "
-    "Received: a batch with NaN in x",
+    "Expected finite inputs; fill missing values in before training, and give masks as "
+    "booleans. Received: a batch with NaN or infinity in x",
     "Expected sample weights that are finite and at least 0. "
     "Received: a batch with others",
     "Expected whole labels from 0, below the number of the network's logits. "
@@ -28,7 +28,7 @@ PROBLEMS = (
     "Expected `network` to give logits. Its outputs are probabilities (at least 0, "
     "with the sum 1); leave its last softmax out. Received: a batch with such outputs",
 )
-NAN_INPUTS, WEIGHTS, LABELS, CLASS_PROBABILITIES, TARGETS, NO_LOGITS = range(
+INPUTS, WEIGHTS, LABELS, CLASS_PROBABILITIES, TARGETS, NO_LOGITS = range(
     1, len(PROBLEMS) + 1
 )
 
@@ -78,7 +78,7 @@ class CheckedBatches:
         require_targets(y)
         y, sample_weight = self._known_rank(y, sample_weight)
         problem = first_problem(
-            (has_nan(x), NAN_INPUTS),
+            (not_finite(x), INPUTS),
             (wrong_weights(sample_weight), WEIGHTS),
             *self._target_problems(y),
         )
@@ -132,6 +132,7 @@ class CheckedBatches:
     ):
         """As `keras.Model.train_on_batch`, with targets as in `fit`."""
         self._check_ready()
+        check_one_batch(x, y, sample_weight)
         y, sample_weight = self._checked_arrays(x, y, sample_weight, class_weight)
         logs = super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
         self.raise_refused()
@@ -139,6 +140,7 @@ class CheckedBatches:
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         """As `keras.Model.test_on_batch`, with targets as in `fit`."""
+        check_one_batch(x, y, sample_weight)
         y, sample_weight = self._checked_arrays(x, y, sample_weight)
         with weights_kept(self):
             logs = super().test_on_batch(x, y, sample_weight, return_dict=return_dict)
@@ -154,6 +156,32 @@ class CheckedBatches:
         if class_weight is not None:
             sample_weight = self._label_weights(y, class_weight, sample_weight)
         return self._targets(y), sample_weight
+
+
+def check_one_batch(x, y=None, sample_weight=None):
+    """Refuses what is no batch of arrays with equally many rows.
+
+    Raises:
+        TypeError: if something is no array.
+        ValueError: if the rows are not equally many.
+    """
+    rows = []
+    for name, value in (("x", x), ("y", y), ("sample_weight", sample_weight)):
+        leaves = [] if value is None else keras.tree.flatten(value)
+        if name == "x" and not leaves:
+            leaves = [value]
+        for leaf in leaves:
+            if leaf is None and name == "x" and len(leaves) > 1:
+                continue  # an optional input
+            if not getattr(leaf, "shape", None):
+                raise TypeError(
+                    f"Expected `{name}` to be an array with rows. "
+                    f"Received: {name} of type {type(leaf).__name__}"
+                )
+            rows.append((name, leaf.shape[0]))
+    if len({count for _, count in rows if count is not None}) > 1:
+        received = ", ".join(f"{name} of {count} rows" for name, count in rows)
+        raise ValueError(f"Expected equally many rows. Received: {received}")
 
 
 def require_targets(y):
@@ -192,13 +220,13 @@ def first_problem(*problems):
     return ops.cast(found, "int32")
 
 
-def has_nan(x):
-    """Whether some float in a nest of tensors is NaN, as a bool tensor."""
-    found = ops.zeros((), "bool")
+def not_finite(x):
+    """Whether some float in a nest of tensors is NaN or infinite, as a bool tensor."""
+    finite = ops.ones((), "bool")
     for leaf in keras.tree.flatten(x):
         if _is_dense(leaf) and keras.backend.is_float_dtype(_dtype(leaf)):
-            found = ops.logical_or(found, ops.any(ops.isnan(leaf)))
-    return found
+            finite = ops.logical_and(finite, ops.all(ops.isfinite(leaf)))
+    return ops.logical_not(finite)
 
 
 def wrong_weights(sample_weight):
@@ -228,21 +256,23 @@ def without_gradient(loss, problem):
 
 
 def check_arrays(x, sample_weight):
-    """Refuses NaN in arrays of inputs, and weights that are no weights.
+    """Refuses arrays of inputs that are not finite, and weights that are no weights.
 
     Raises:
         ValueError: if there are.
     """
     for leaf in keras.tree.flatten(x):
         if isinstance(leaf, np.ndarray):
-            # The least one is NaN if one is, without an array of booleans.
-            wrong = leaf.dtype.kind == "f" and leaf.size and np.isnan(leaf.min())
+            # Both are NaN if one number is, without an array of booleans.
+            ends = leaf.dtype.kind == "f" and leaf.size and (leaf.min(), leaf.max())
+            wrong = bool(ends) and not np.isfinite(ends).all()
         else:
-            wrong = ops.is_tensor(leaf) and bool(ops.convert_to_numpy(has_nan(leaf)))
+            wrong = ops.is_tensor(leaf) and bool(ops.convert_to_numpy(not_finite(leaf)))
         if wrong:
             raise ValueError(
-                "Expected inputs without NaN; fill missing values in before training. "
-                f"Received: x of shape {tuple(leaf.shape)} with NaN"
+                "Expected finite inputs; fill missing values in before training, and "
+                "give masks as booleans. "
+                f"Received: x of shape {tuple(leaf.shape)} with NaN or infinity"
             )
     if hasattr(sample_weight, "shape"):
         weights = ops.convert_to_numpy(sample_weight)

@@ -227,6 +227,15 @@ class BayesianRegressor(LikelihoodModel):
         self.inputs_standardization.adapt(inputs)
         self.targets_standardization.adapt(targets)
 
+    def _checked_arrays(self, x, y, sample_weight, class_weight=None):
+        if self.normalize and (x is None or isinstance(x, dict)):
+            raise TypeError(
+                "Expected x to be one array `(n, columns)`, whose columns "
+                "`normalize=True` brings to one scale. "
+                f"Received: x of type {type(x).__name__}"
+            )
+        return super()._checked_arrays(x, y, sample_weight, class_weight)
+
     def _targets(self, y):
         """Targets in an array as `(n, d)`; other data passes through."""
         return self.observation_noise.columns(y) if hasattr(y, "shape") else y

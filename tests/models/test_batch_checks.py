@@ -73,7 +73,7 @@ WRONG = {
     ),
     "NaN target": (regressor, {"y": with_entry(TARGETS, np.nan)}, "finite targets"),
     "infinite": (regressor, {"y": with_entry(TARGETS, np.inf)}, "finite targets"),
-    "NaN input": (classifier, {"x": with_entry(X, np.nan)}, "without NaN"),
+    "NaN input": (classifier, {"x": with_entry(X, np.nan)}, "finite inputs"),
     "NaN weight": (
         regressor,
         {"y": TARGETS, "weights": with_entry(np.ones(24), np.nan)},
@@ -128,7 +128,7 @@ def test_a_refused_batch_moves_no_weight():
     model = classifier()
     x = np.full_like(X, np.nan)
     before = model.network.get_weights()
-    with pytest.raises(ValueError, match="without NaN"):
+    with pytest.raises(ValueError, match="finite inputs"):
         model.fit(Batches(x, LABELS), verbose=0)
     for old, new in zip(before, model.network.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)

@@ -585,7 +585,7 @@ def test_refusals_of_data():
             model.fit(X, Y, validation_data=(X, y), verbose=0)
     with pytest.raises(ValueError, match="numbers.*Received"):
         model.fit(X, np.array(["a"] * N), verbose=0)
-    with pytest.raises(ValueError, match="inputs without NaN.*Received"):
+    with pytest.raises(ValueError, match="finite inputs.*Received"):
         model.fit(np.where(X > 1, np.nan, X), Y, verbose=0)
 
 
