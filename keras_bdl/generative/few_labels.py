@@ -59,7 +59,12 @@ def check_labels(x, y, num_classes):
     Raises:
         ValueError: if they are none for these rows and classes.
     """
-    labels = np.zeros(0) if y is None else ops.convert_to_numpy(y)
+    if y is None:
+        raise ValueError(
+            f"Expected labels `({len(x)},)`, integers from -1 (unknown) to "
+            f"{num_classes - 1}. Received: y=None"
+        )
+    labels = ops.convert_to_numpy(y)
     numbers = labels.dtype.kind in "biuf" and labels.size > 0
     fits = numbers and labels.size == len(x) == len(labels)
     fits = fits and np.array_equal(labels, labels.round())
