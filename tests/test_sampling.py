@@ -102,10 +102,10 @@ def test_replicas_draw_different_noise(only_tensorflow):
             cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2
         )
         import keras
-        from keras_bdl import sampling
+        from keras_bdl.core.noise import NoiseGenerator
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
         with strategy.scope():
-            generator = sampling.NoiseGenerator(0)
+            generator = NoiseGenerator(0)
         @tf.function
         def draw():
             return strategy.run(lambda: keras.random.normal((2000,), seed=generator))
@@ -123,15 +123,16 @@ def test_replicas_draw_different_noise(only_tensorflow):
 
 _RANK = """
 import sys, keras, torch
-from keras_bdl import sampling
+from keras_bdl.core.noise import NoiseGenerator
+from keras_bdl.core.scopes import SamplingScope
 rank, path = int(sys.argv[1]), sys.argv[2]
-generator = sampling.NoiseGenerator(0)
+generator = NoiseGenerator(0)
 alone = generator.next()
 torch.distributed.init_process_group(
     "gloo", init_method=f"file://{path}", rank=rank, world_size=2
 )
 words = [generator.next().tolist() for _ in range(3)]
-with sampling.SamplingScope(0, 0, 1):
+with SamplingScope(0, 0, 1):
     inside = generator.next().tolist()
 print(alone.tolist(), words, inside, sep="|")
 torch.distributed.destroy_process_group()
