@@ -6,7 +6,7 @@ import types
 import keras
 from keras import ops
 
-from keras_bdl.core import copies, validation
+from keras_bdl.core import copies, recovery, validation
 from keras_bdl.core.scopes import BoundScope, SharedWeights
 from keras_bdl.generative import initialization, observations
 from keras_bdl.generative import networks as vae_networks
@@ -176,6 +176,22 @@ class GenerativeModel(keras.Model):
             )
         return super().fit(*args, **kwargs)
 
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        **kwargs,
+    ):
+        """As `keras.Model.evaluate`, of data as in `fit`."""
+        initialization.check(self, x)
+        if hasattr(x, "shape"):
+            self._check_weights(x, sample_weight)
+        with recovery.weights_kept(self):
+            return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
+
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         """As `keras.Model.train_on_batch`, of data as in `fit`."""
         y = self._checked_batch(x, y, sample_weight)
@@ -194,16 +210,15 @@ class GenerativeModel(keras.Model):
     def _checked_batch(self, x, y, sample_weight):
         """What stands beside a batch, as the steps take it."""
         initialization.check(self, x)
-        batch_checks.check_one_batch(x, None, sample_weight)
         self._check_weights(x, sample_weight)
         return y
 
     def _check_weights(self, x, sample_weight):
         """Refuses weights of arrays that are none, or of other rows or positions."""
+        batch_checks.check_one_batch(x, None, sample_weight)
         if sample_weight is None:
             return
-        batch_checks.check_one_batch(x, None, sample_weight)
-        batch_checks.check_arrays(x, sample_weight)
+        batch_checks.check_weights(sample_weight)
         if len(sample_weight.shape) > len(x.shape):
             raise ValueError(
                 f"Expected weights `(n,)`, or of the positions of x. Received: x of "

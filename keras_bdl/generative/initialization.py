@@ -73,35 +73,36 @@ def _refuse_data(x):
     )
 
 
-def check_decoder(decoder, observation, code_dim, num_classes=None):
+def check_decoder(model):
     """Refuses outputs that look like probabilities where logits are expected.
 
     Of a decoder without a graph, or that averages sigmoids, only values tell.
 
     Args:
-        decoder: built network of codes, or of codes and one-hot classes.
-        observation: of the model, which has read the decoder's head.
-        code_dim: numbers of a code.
-        num_classes: of the model, if it has classes.
+        model: built generative model; its decoder takes codes, or codes and one-hot
+            classes where the model has `num_classes`.
 
     Raises:
         ValueError: if they do.
     """
-    takes_logits = isinstance(observation, observations.LogitsObservation)
-    if not takes_logits or observation.activation != heads.LINEAR:
+    takes_logits = isinstance(model.observation, observations.LogitsObservation)
+    if not takes_logits or model.observation.activation != heads.LINEAR:
         return
-    codes = np.random.default_rng(0).normal(size=(_NUM_CODES, code_dim))
+    codes = np.random.default_rng(0).normal(
+        size=(_NUM_CODES, model.latent.prior.latent_dim)
+    )
     codes = codes.astype("float32")
+    num_classes = getattr(model, "num_classes", None)
     if num_classes is not None:
         classes = np.arange(_NUM_CODES) % num_classes
         codes = [codes, np.eye(num_classes, dtype="float32")[classes]]
-    outputs = ops.convert_to_numpy(dtypes.wide(decoder(codes, training=False)))
-    if observation.looks_like_probabilities(outputs):
+    outputs = ops.convert_to_numpy(dtypes.wide(model.decoder(codes, training=False)))
+    if model.observation.looks_like_probabilities(outputs):
         raise ValueError(
             "Expected `decoder` to give logits. Its outputs for "
             f"{_NUM_CODES} random codes all look like probabilities, so that their "
             "link would be applied twice; leave its last activation out. "
-            f"Received: decoder={decoder.name!r}, with outputs from "
+            f"Received: decoder={model.decoder.name!r}, with outputs from "
             f"{outputs.min():.3g} to {outputs.max():.3g}"
         )
 
@@ -119,7 +120,7 @@ def start(vae, x, extent):
     rows = np.concatenate(chunks)
     if not vae.built:
         vae.build((None, *_first_batch(x).shape[1:]))
-    check_decoder(vae.decoder, vae.observation, vae.latent_dim)
+    check_decoder(vae)
     vae.latent.prior.start(rows)
     _start_bias(vae, rows)
 

@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from keras_bdl import losses
-from keras_bdl.core import dtypes, recovery, validation
+from keras_bdl.core import dtypes, validation
 from keras_bdl.core.scopes import BoundScope
 from keras_bdl.generative import few_labels, initialization, observations
 from keras_bdl.generative import networks as vae_networks
@@ -365,18 +365,11 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
             if not self.built:
                 self.build((None, *x.shape[1:]))
             if self.optimizer is not None and not int(self.optimizer.iterations):
-                initialization.check_decoder(
-                    self.decoder,
-                    self.observation,
-                    self.latent.prior.latent_dim,
-                    self.num_classes,
-                )
+                initialization.check_decoder(self)
             held_out = kwargs.get("validation_data")
             if isinstance(held_out, (tuple, list)) and len(held_out) > 1:
                 x_val, y_val, *weights = held_out
-                initialization.check(self, x_val)
-                self._check_weights(x_val, *weights or [None])
-                y_val = few_labels.check_labels(x_val, y_val, self.num_classes)
+                y_val = self._checked_batch(x_val, y_val, *weights or [None])
                 kwargs["validation_data"] = (x_val, y_val, *weights)
             x, y = self._mixed(x, y, batch_size or 32, kwargs), None
             batch_size = None
@@ -408,15 +401,9 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`; labels are -1 where there is none."""
-        initialization.check(self, x)
-        names = ("batch_size", "verbose", "sample_weight")
-        options = {**dict(zip(names, args)), **kwargs}
-        if hasattr(x, "shape"):
-            self._check_weights(x, options.get("sample_weight"))
         if hasattr(x, "shape") and self.built:
             y = few_labels.check_labels(x, y, self.num_classes)
-        with recovery.weights_kept(self):
-            return super().evaluate(x, y, *args, **kwargs)
+        return super().evaluate(x, y, *args, **kwargs)
 
     # Serialisation
 

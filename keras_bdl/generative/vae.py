@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_bdl import losses, metrics
-from keras_bdl.core import dtypes, recovery, validation
+from keras_bdl.core import dtypes, validation
 from keras_bdl.core.scopes import BoundScope
 from keras_bdl.generative import initialization, observations
 from keras_bdl.generative import networks as vae_networks
@@ -334,10 +334,8 @@ class VAE(VAEUse, GenerativeModel):
     ):
         """As `keras.Model.evaluate`, with sampled codes and weights."""
         self._refuse_targets(y)
-        initialization.check(self, x)
         y = None if sample_weight is None else _no_targets(x)
-        with recovery.weights_kept(self):
-            return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
+        return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
     def _refuse_targets(self, y, instead="vae.fit(x)"):
         if y is not None and not isinstance(y, _NoTargets):

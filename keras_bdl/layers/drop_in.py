@@ -6,12 +6,15 @@ from keras_bdl import posteriors, priors
 from keras_bdl.core import validation
 from keras_bdl.core.copies import (
     assign_copy,
-    built_shape,
-    copy_activation,
     live_config,
 )
 from keras_bdl.layers.bayesian import BayesianLayer
-from keras_bdl.layers.posterior_layer import ESTIMATORS, PosteriorLayer
+from keras_bdl.layers.posterior_layer import (
+    ESTIMATORS,
+    PosteriorLayer,
+    check_estimator,
+    filled,
+)
 from keras_bdl.posteriors.gaussian import check_log_stddev
 
 
@@ -23,6 +26,10 @@ class DropInLayer(PosteriorLayer, BayesianLayer):
 
     def kl(self):
         return self.posterior.kl(self.prior, self._prior_variables, self.noise)
+
+    def gaussians(self):
+        """Pairs (mean, log stddev) of Gaussian weights, in float32 (or float64)."""
+        return self.posterior.moments()
 
     def inform(self, delta):
         """Sets prior and posterior by the means, taken for trained (MOPED).
@@ -86,20 +93,14 @@ class VariationalLayer(DropInLayer):
             )
         self._posterior_name = posterior if isinstance(posterior, str) else None
         self.initial_log_stddev = initial_log_stddev
-        if estimator is not None:
-            estimator = validation.choice("estimator", estimator, (None, *ESTIMATORS))
-            if not (self.posterior.has_moments or estimator == ESTIMATORS[-1]):
-                raise ValueError(
-                    f"Expected `estimator` to be {ESTIMATORS[-1]!r} or None for a "
-                    "posterior whose weights are no Gaussians. Received: "
-                    f"estimator={estimator!r}, posterior={self.posterior!r}"
-                )
-        self.estimator = estimator
+        self.estimator = check_estimator(estimator)
+        if estimator not in (None, ESTIMATORS[-1]) and not self.posterior.has_moments:
+            raise ValueError(
+                f"Expected `estimator` to be {ESTIMATORS[-1]!r} or None for a "
+                "posterior whose weights are no Gaussians. Received: "
+                f"estimator={estimator!r}, posterior={self.posterior!r}"
+            )
         self.bias_posterior = validation.boolean("bias_posterior", bias_posterior)
-
-    def gaussians(self):
-        """Pairs (mean, log stddev) by name, in float32 (or float64)."""
-        return self.posterior.moments()
 
     def posterior_as_prior(self):
         if not self.posterior.can_be_prior:
@@ -111,11 +112,9 @@ class VariationalLayer(DropInLayer):
         config = live_config(type(self), self)
         config |= {"prior": priors.NormalPerWeight(), "num_examples": None}
         copy = type(self).from_config(config)
-        copy.build(built_shape(self))
-        copy_activation(self, copy)
-        for name, variable in PosteriorLayer.saved_variables(self).items():
-            if name in copy.weight_map.variables(copy) | copy.posterior.variables():
-                assign_copy(copy.saved_variables()[name], variable)
+        filled(copy, self, self.weight_map, self.weight_map.variables(self))
+        for name, variable in self.posterior.variables().items():
+            assign_copy(copy.posterior.variables()[name], variable)
         for name, moments in copy.gaussians().items():
             prior = copy.prior.of(name, copy._prior_variables)
             for part, value in zip(("mean", "log_stddev"), moments):

@@ -17,7 +17,7 @@ from keras_bdl.core.stochastic import StochasticLayer, register
 from keras_bdl.core.typing import Activation, Initializer
 from keras_bdl.layers.drop_in import DropInLayer
 from keras_bdl.layers.input_noise import InputNoiseLayer, refuse_sample
-from keras_bdl.layers.posterior_layer import check_conversion
+from keras_bdl.layers.posterior_layer import check_conversion, of_posterior
 from keras_bdl.ops import divergences, estimators
 from keras_bdl.posteriors import WeightMask
 
@@ -207,14 +207,7 @@ class DropConnectDense(DropInLayer, keras.layers.Dense):
         )
         self.posterior = WeightMask(rate, length_scale)
 
-    @property
-    def rate(self):
-        """The share of the weights that is dropped."""
-        return self.posterior.rate
-
-    @rate.setter
-    def rate(self, rate):
-        self.posterior.rate = rate
+    rate, length_scale = map(of_posterior, ("rate", "length_scale"))
 
     def get_config(self):
         config = super().get_config()

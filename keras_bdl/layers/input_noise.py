@@ -10,12 +10,18 @@ import keras
 from keras import ops
 
 from keras_bdl import maps
-from keras_bdl.core.copies import assign_copy, copy_activation, live_config
+from keras_bdl.core.copies import live_config
 from keras_bdl.core.dtypes import with_channels
 from keras_bdl.core.noise import NoiseGenerator
 from keras_bdl.core.stochastic import StochasticLayer
 from keras_bdl.layers.bayesian import BayesianLayer
-from keras_bdl.layers.posterior_layer import check_conversion, check_plain, obstacle
+from keras_bdl.layers.posterior_layer import (
+    check_conversion,
+    check_plain,
+    filled,
+    obstacle,
+    weight_options,
+)
 from keras_bdl.ops import estimators
 
 _WRAPPED = (
@@ -222,11 +228,7 @@ def copy_plain(layer, regularized=True):
     """A built copy of a plain Keras layer with its weights."""
     config = live_config(type(layer), layer)
     if not regularized:
-        config |= {"kernel_regularizer": None, "bias_regularizer": None}
+        config |= dict.fromkeys(weight_options(config, "_regularizer"))
+    weight_map = maps.of(layer)
     copy = type(layer).from_config(config)
-    copy.build(layer.get_build_config()["input_shape"])
-    assign_copy(copy.kernel, layer.kernel)
-    if layer.bias is not None:
-        assign_copy(copy.bias, layer.bias)
-    copy_activation(layer, copy)
-    return copy
+    return filled(copy, layer, weight_map, weight_map.variables(layer))

@@ -11,7 +11,11 @@ import keras
 from keras import ops
 
 from keras_bdl.core import stochastic, validation
-from keras_bdl.layers.posterior_layer import PosteriorLayer, check_conversion
+from keras_bdl.layers.posterior_layer import (
+    PosteriorLayer,
+    check_conversion,
+    of_posterior,
+)
 from keras_bdl.maps import Dense
 from keras_bdl.posteriors import FullCovariance
 
@@ -84,10 +88,7 @@ class BayesianLastLayer(PosteriorLayer, keras.layers.Dense):
         self.probit = validation.boolean("probit", probit)
         self.trainable = False
 
-    @property
-    def covariance(self):
-        """Which weights vary together, "per_output" or "full"."""
-        return self.posterior.covariance
+    covariance = of_posterior("covariance")
 
     def build(self, input_shape):
         if len(input_shape) != 2:

@@ -3,6 +3,7 @@
 import keras
 from keras import backend, ops
 
+from keras_bdl.core import validation
 from keras_bdl.core.copies import (
     assign_copy,
     built_shape,
@@ -15,6 +16,25 @@ from keras_bdl.core.stochastic import StochasticLayer
 from keras_bdl.ops import estimators
 
 ESTIMATORS = ("local_reparameterization", "flipout", "reparameterization")
+
+
+def of_posterior(name):
+    """An argument of a layer that its posterior holds, as an attribute of the layer."""
+
+    def get(layer):
+        return getattr(layer.posterior, name)
+
+    def assign(layer, value):
+        setattr(layer.posterior, name, value)
+
+    return property(get, assign)
+
+
+def check_estimator(estimator):
+    """Returns the name of an estimator or None, or refuses it."""
+    if estimator is None:
+        return None
+    return validation.choice("estimator", estimator, (None, *ESTIMATORS))
 
 
 class PosteriorLayer(StochasticLayer):
@@ -56,6 +76,14 @@ class PosteriorLayer(StochasticLayer):
         return keras.layers.Layer.compute_output_spec(self, *args, **kwargs)
 
     # Weights
+
+    def own_variables(self):
+        """Variables of the weights and of what is believed of them, by saved name."""
+        return {**self.posterior.variables(), **self.weight_map.variables(self)}
+
+    def mean_kernel(self):
+        """The kernel at inference."""
+        return self.inference_means()[self.weight_map.kernel]
 
     def inference_means(self):
         """Weights at inference by name, float32 (or float64)."""
@@ -243,10 +271,9 @@ class PosteriorLayer(StochasticLayer):
     def inference_weights(self):
         if not self.built:
             return super().inference_weights()
-        known = self.weight_map.variables(self) | self.posterior.variables()
-        known = set(map(id, known.values()))
+        known = set(map(id, self.own_variables().values()))
         others = [w for w in super().inference_weights() if id(w) not in known]
-        return [self.inference_means()[self.weight_map.kernel], *others]
+        return [self.mean_kernel(), *others]
 
     def posterior_distribution(self):
         """The posterior over weights as a TensorFlow Probability distribution."""
@@ -283,10 +310,7 @@ class PosteriorLayer(StochasticLayer):
         config = live_config(cls.keras_class, layer)
         config |= dict.fromkeys(weight_options(config, "_regularizer"))
         bayesian = cls(**{**config, **options})
-        bayesian.build(built_shape(layer))
-        _copy_weights(cls.weight_map, cls.weight_map.variables(layer), bayesian)
-        copy_activation(layer, bayesian)
-        return bayesian
+        return filled(bayesian, layer, cls.weight_map, cls.weight_map.variables(layer))
 
     def to_keras(self, weights="mean", seed=None):
         """The plain Keras layer with posterior-mean or sampled weights.
@@ -304,10 +328,7 @@ class PosteriorLayer(StochasticLayer):
         else:
             values = self.drawn_weights(keras.random.SeedGenerator(seed))
         plain = self.keras_class.from_config(live_config(self.keras_class, self))
-        plain.build(built_shape(self))
-        _copy_weights(self.weight_map, values, plain)
-        copy_activation(self, plain)
-        return plain
+        return filled(plain, self, self.weight_map, values)
 
     def load_own_variables(self, store):
         known = self.saved_variables() if self.built else store.keys()
@@ -322,16 +343,16 @@ class PosteriorLayer(StochasticLayer):
         super().load_own_variables(store)
 
     def saved_variables(self):
-        return {
-            **self.posterior.variables(),
-            **self.weight_map.variables(self),
-            **super().saved_variables(),
-        }
+        return {**self.own_variables(), **super().saved_variables()}
 
 
-def _copy_weights(weight_map, values, layer):
-    for name, variable in weight_map.variables(layer).items():
-        assign_copy(variable, values[name])
+def filled(copy, layer, weight_map, weights):
+    """A new layer, built as another is, with weights by name and its activation's."""
+    copy.build(built_shape(layer))
+    for name, variable in weight_map.variables(copy).items():
+        assign_copy(variable, weights[name])
+    copy_activation(layer, copy)
+    return copy
 
 
 def weight_options(config, suffix):

@@ -13,7 +13,7 @@ from keras_bdl.core import validation
 from keras_bdl.core.stochastic import register
 from keras_bdl.core.typing import Activation, Initializer
 from keras_bdl.layers.drop_in import DropInLayer
-from keras_bdl.layers.posterior_layer import ESTIMATORS
+from keras_bdl.layers.posterior_layer import check_estimator, of_posterior
 from keras_bdl.posteriors import SparseVD
 
 
@@ -42,18 +42,12 @@ class SparseVDLayer(DropInLayer):
                 )
         super().__init__(*args, prior="log_uniform", **kwargs)
         self.posterior = SparseVD(kl, threshold, prune_in_training, initial_log_stddev)
-        if estimator is not None:
-            estimator = validation.choice("estimator", estimator, (None, *ESTIMATORS))
-        self.estimator = estimator
+        self.estimator = check_estimator(estimator)
 
-    @property
-    def threshold(self):
-        """log alpha from which a weight is pruned."""
-        return self.posterior.threshold
-
-    def gaussians(self):
-        """Pairs (mean, log stddev) by name, in float32 (or float64)."""
-        return self.posterior.moments()
+    kl_form, threshold, prune_in_training, initial_log_stddev = map(
+        of_posterior,
+        ("kl_form", "threshold", "prune_in_training", "initial_log_stddev"),
+    )
 
     def log_alpha(self):
         """log(sigma^2 / theta^2) of every weight, float32, in the kernel's shape.
@@ -64,11 +58,7 @@ class SparseVDLayer(DropInLayer):
 
     def pruned_kernel(self):
         """Means of the weights, 0 where log alpha has reached the threshold."""
-        return self.posterior.mean()[self.weight_map.kernel]
-
-    def mean_kernel(self):
-        """The kernel at inference, pruned."""
-        return self.pruned_kernel()
+        return self.mean_kernel()
 
     def sparsity(self):
         """Share of pruned weights, from 0 to 1 (biases excluded)."""
@@ -81,16 +71,59 @@ class SparseVDLayer(DropInLayer):
         return {**config, **self.posterior.get_config(), "estimator": self.estimator}
 
 
-class _Dense(SparseVDLayer):
-    weight_map = maps.Dense()
-
-
 class _Conv(SparseVDLayer):
     weight_map = maps.Conv()
 
-    def __init__(self, filters, kernel_size, *args, **kwargs):
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, ...],
+        strides: int | tuple[int, ...] = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        *args,
+        kl: str = "exact",
+        threshold: float = 3.0,
+        prune_in_training: bool = False,
+        num_examples: int | None = None,
+        kl_weight: float = 1.0,
+        estimator: str | None = "local_reparameterization",
+        initial_log_stddev: float = -5.0,
+        sample_at_inference: bool = False,
+        seed: int | None = None,
+        **kwargs,
+    ):
         validation.integer("filters", filters, least=1)
-        super().__init__(filters, kernel_size, *args, **kwargs)
+        super().__init__(
+            filters,
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            groups,
+            activation,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            *args,
+            kl=kl,
+            threshold=threshold,
+            prune_in_training=prune_in_training,
+            num_examples=num_examples,
+            kl_weight=kl_weight,
+            estimator=estimator,
+            initial_log_stddev=initial_log_stddev,
+            sample_at_inference=sample_at_inference,
+            seed=seed,
+            **kwargs,
+        )
 
 
 _DOC = """`keras.layers.{name}` whose weights are pruned by their own noise.
@@ -148,7 +181,7 @@ def _conv_doc(rank, shape):
 
 
 @register
-class SparseVDDense(_Dense, keras.layers.Dense):
+class SparseVDDense(SparseVDLayer, keras.layers.Dense):
     __doc__ = _DOC.format(
         name="Dense",
         arguments="units, activation, use_bias, kernel_initializer, bias_initializer",
@@ -156,6 +189,7 @@ class SparseVDDense(_Dense, keras.layers.Dense):
         shape=(2, 5),
     )
     keras_class = keras.layers.Dense
+    weight_map = maps.Dense()
 
     def __init__(
         self,
@@ -201,167 +235,17 @@ class SparseVDConv1D(_Conv, keras.layers.Conv1D):
     __doc__ = _conv_doc(1, (2, 16, 3))
     keras_class = keras.layers.Conv1D
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | tuple[int, ...],
-        strides: int | tuple[int, ...] = 1,
-        padding: str = "valid",
-        data_format: str | None = None,
-        dilation_rate: int | tuple[int, ...] = 1,
-        groups: int = 1,
-        activation: Activation = None,
-        use_bias: bool = True,
-        kernel_initializer: Initializer = "glorot_uniform",
-        bias_initializer: Initializer = "zeros",
-        *args,
-        kl: str = "exact",
-        threshold: float = 3.0,
-        prune_in_training: bool = False,
-        num_examples: int | None = None,
-        kl_weight: float = 1.0,
-        estimator: str | None = "local_reparameterization",
-        initial_log_stddev: float = -5.0,
-        sample_at_inference: bool = False,
-        seed: int | None = None,
-        **kwargs,
-    ):
-        super().__init__(
-            filters,
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            groups,
-            activation,
-            use_bias,
-            kernel_initializer,
-            bias_initializer,
-            *args,
-            kl=kl,
-            threshold=threshold,
-            prune_in_training=prune_in_training,
-            num_examples=num_examples,
-            kl_weight=kl_weight,
-            estimator=estimator,
-            initial_log_stddev=initial_log_stddev,
-            sample_at_inference=sample_at_inference,
-            seed=seed,
-            **kwargs,
-        )
-
 
 @register
 class SparseVDConv2D(_Conv, keras.layers.Conv2D):
     __doc__ = _conv_doc(2, (2, 16, 16, 3))
     keras_class = keras.layers.Conv2D
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | tuple[int, ...],
-        strides: int | tuple[int, ...] = (1, 1),
-        padding: str = "valid",
-        data_format: str | None = None,
-        dilation_rate: int | tuple[int, ...] = (1, 1),
-        groups: int = 1,
-        activation: Activation = None,
-        use_bias: bool = True,
-        kernel_initializer: Initializer = "glorot_uniform",
-        bias_initializer: Initializer = "zeros",
-        *args,
-        kl: str = "exact",
-        threshold: float = 3.0,
-        prune_in_training: bool = False,
-        num_examples: int | None = None,
-        kl_weight: float = 1.0,
-        estimator: str | None = "local_reparameterization",
-        initial_log_stddev: float = -5.0,
-        sample_at_inference: bool = False,
-        seed: int | None = None,
-        **kwargs,
-    ):
-        super().__init__(
-            filters,
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            groups,
-            activation,
-            use_bias,
-            kernel_initializer,
-            bias_initializer,
-            *args,
-            kl=kl,
-            threshold=threshold,
-            prune_in_training=prune_in_training,
-            num_examples=num_examples,
-            kl_weight=kl_weight,
-            estimator=estimator,
-            initial_log_stddev=initial_log_stddev,
-            sample_at_inference=sample_at_inference,
-            seed=seed,
-            **kwargs,
-        )
-
 
 @register
 class SparseVDConv3D(_Conv, keras.layers.Conv3D):
     __doc__ = _conv_doc(3, (2, 8, 8, 8, 3))
     keras_class = keras.layers.Conv3D
-
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | tuple[int, ...],
-        strides: int | tuple[int, ...] = (1, 1, 1),
-        padding: str = "valid",
-        data_format: str | None = None,
-        dilation_rate: int | tuple[int, ...] = (1, 1, 1),
-        groups: int = 1,
-        activation: Activation = None,
-        use_bias: bool = True,
-        kernel_initializer: Initializer = "glorot_uniform",
-        bias_initializer: Initializer = "zeros",
-        *args,
-        kl: str = "exact",
-        threshold: float = 3.0,
-        prune_in_training: bool = False,
-        num_examples: int | None = None,
-        kl_weight: float = 1.0,
-        estimator: str | None = "local_reparameterization",
-        initial_log_stddev: float = -5.0,
-        sample_at_inference: bool = False,
-        seed: int | None = None,
-        **kwargs,
-    ):
-        super().__init__(
-            filters,
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            groups,
-            activation,
-            use_bias,
-            kernel_initializer,
-            bias_initializer,
-            *args,
-            kl=kl,
-            threshold=threshold,
-            prune_in_training=prune_in_training,
-            num_examples=num_examples,
-            kl_weight=kl_weight,
-            estimator=estimator,
-            initial_log_stddev=initial_log_stddev,
-            sample_at_inference=sample_at_inference,
-            seed=seed,
-            **kwargs,
-        )
 
 
 SparseVDConv = SparseVDConv2D

@@ -105,9 +105,56 @@ class _Conv(VariationalLayer):
 
     weight_map = maps.Conv()
 
-    def __init__(self, filters, kernel_size, *args, **kwargs):
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, ...],
+        strides: int | tuple[int, ...] = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        *args,
+        prior: str | Prior = "normal",
+        posterior: str | Posterior = "gaussian",
+        num_examples: int | None = None,
+        kl_weight: float = 1.0,
+        estimator: str | None = None,
+        initial_log_stddev: float | None = None,
+        bias_posterior: bool = True,
+        sample_at_inference: bool = False,
+        seed: int | None = None,
+        **kwargs,
+    ):
         validation.integer("filters", filters, least=1)
-        super().__init__(filters, kernel_size, *args, **kwargs)
+        super().__init__(
+            filters,
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            groups,
+            activation,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            *args,
+            prior=prior,
+            posterior=posterior,
+            num_examples=num_examples,
+            kl_weight=kl_weight,
+            estimator=estimator,
+            initial_log_stddev=initial_log_stddev,
+            bias_posterior=bias_posterior,
+            sample_at_inference=sample_at_inference,
+            seed=seed,
+            **kwargs,
+        )
 
 
 _CONV_DOC = """`keras.layers.Conv{rank}D` with a Gaussian posterior over its weights.
@@ -147,164 +194,14 @@ class VariationalConv1D(_Conv, keras.layers.Conv1D):
     __doc__ = _CONV_DOC.format(rank=1, shape=(2, 16, 3))
     keras_class = keras.layers.Conv1D
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | tuple[int, ...],
-        strides: int | tuple[int, ...] = 1,
-        padding: str = "valid",
-        data_format: str | None = None,
-        dilation_rate: int | tuple[int, ...] = 1,
-        groups: int = 1,
-        activation: Activation = None,
-        use_bias: bool = True,
-        kernel_initializer: Initializer = "glorot_uniform",
-        bias_initializer: Initializer = "zeros",
-        *args,
-        prior: str | Prior = "normal",
-        posterior: str | Posterior = "gaussian",
-        num_examples: int | None = None,
-        kl_weight: float = 1.0,
-        estimator: str | None = None,
-        initial_log_stddev: float | None = None,
-        bias_posterior: bool = True,
-        sample_at_inference: bool = False,
-        seed: int | None = None,
-        **kwargs,
-    ):
-        super().__init__(
-            filters,
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            groups,
-            activation,
-            use_bias,
-            kernel_initializer,
-            bias_initializer,
-            *args,
-            prior=prior,
-            posterior=posterior,
-            num_examples=num_examples,
-            kl_weight=kl_weight,
-            estimator=estimator,
-            initial_log_stddev=initial_log_stddev,
-            bias_posterior=bias_posterior,
-            sample_at_inference=sample_at_inference,
-            seed=seed,
-            **kwargs,
-        )
-
 
 @register
 class VariationalConv2D(_Conv, keras.layers.Conv2D):
     __doc__ = _CONV_DOC.format(rank=2, shape=(2, 16, 16, 3))
     keras_class = keras.layers.Conv2D
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | tuple[int, ...],
-        strides: int | tuple[int, ...] = (1, 1),
-        padding: str = "valid",
-        data_format: str | None = None,
-        dilation_rate: int | tuple[int, ...] = (1, 1),
-        groups: int = 1,
-        activation: Activation = None,
-        use_bias: bool = True,
-        kernel_initializer: Initializer = "glorot_uniform",
-        bias_initializer: Initializer = "zeros",
-        *args,
-        prior: str | Prior = "normal",
-        posterior: str | Posterior = "gaussian",
-        num_examples: int | None = None,
-        kl_weight: float = 1.0,
-        estimator: str | None = None,
-        initial_log_stddev: float | None = None,
-        bias_posterior: bool = True,
-        sample_at_inference: bool = False,
-        seed: int | None = None,
-        **kwargs,
-    ):
-        super().__init__(
-            filters,
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            groups,
-            activation,
-            use_bias,
-            kernel_initializer,
-            bias_initializer,
-            *args,
-            prior=prior,
-            posterior=posterior,
-            num_examples=num_examples,
-            kl_weight=kl_weight,
-            estimator=estimator,
-            initial_log_stddev=initial_log_stddev,
-            bias_posterior=bias_posterior,
-            sample_at_inference=sample_at_inference,
-            seed=seed,
-            **kwargs,
-        )
-
 
 @register
 class VariationalConv3D(_Conv, keras.layers.Conv3D):
     __doc__ = _CONV_DOC.format(rank=3, shape=(2, 8, 8, 8, 3))
     keras_class = keras.layers.Conv3D
-
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | tuple[int, ...],
-        strides: int | tuple[int, ...] = (1, 1, 1),
-        padding: str = "valid",
-        data_format: str | None = None,
-        dilation_rate: int | tuple[int, ...] = (1, 1, 1),
-        groups: int = 1,
-        activation: Activation = None,
-        use_bias: bool = True,
-        kernel_initializer: Initializer = "glorot_uniform",
-        bias_initializer: Initializer = "zeros",
-        *args,
-        prior: str | Prior = "normal",
-        posterior: str | Posterior = "gaussian",
-        num_examples: int | None = None,
-        kl_weight: float = 1.0,
-        estimator: str | None = None,
-        initial_log_stddev: float | None = None,
-        bias_posterior: bool = True,
-        sample_at_inference: bool = False,
-        seed: int | None = None,
-        **kwargs,
-    ):
-        super().__init__(
-            filters,
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            groups,
-            activation,
-            use_bias,
-            kernel_initializer,
-            bias_initializer,
-            *args,
-            prior=prior,
-            posterior=posterior,
-            num_examples=num_examples,
-            kl_weight=kl_weight,
-            estimator=estimator,
-            initial_log_stddev=initial_log_stddev,
-            bias_posterior=bias_posterior,
-            sample_at_inference=sample_at_inference,
-            seed=seed,
-            **kwargs,
-        )

@@ -274,6 +274,15 @@ def check_arrays(x, sample_weight):
                 "give masks as booleans. "
                 f"Received: x of shape {tuple(leaf.shape)} with NaN or infinity"
             )
+    check_weights(sample_weight)
+
+
+def check_weights(sample_weight):
+    """Refuses an array of weights that are no weights.
+
+    Raises:
+        TypeError, ValueError: if it is.
+    """
     if hasattr(sample_weight, "shape"):
         weights = ops.convert_to_numpy(sample_weight)
         if weights.dtype.kind not in "biuf":

@@ -9,7 +9,6 @@ from keras import ops
 from keras_bdl.conversion import convert
 from keras_bdl.core import dtypes, finding, recovery, stochastic, validation
 from keras_bdl.core.cache import kept_with
-from keras_bdl.core.dtypes import to_numpy
 from keras_bdl.core.inputs import check_inputs
 from keras_bdl.models import batch_checks, unknown_ranks
 from keras_bdl.models.base import LikelihoodModel
@@ -24,7 +23,6 @@ from keras_bdl.models.standardization import ColumnStatistics, Standardization
 from keras_bdl.prediction import predict
 from keras_bdl.prediction.mc_dropout import dropout_layers
 from keras_bdl.training import data as data_sets
-from keras_bdl.training.data import training_batches
 
 PACKAGE = "keras_bdl"
 
@@ -217,24 +215,20 @@ class BayesianRegressor(LikelihoodModel):
     def _adapt(self, x, y, extent):
         """Takes means and standard deviations from the training rows."""
         inputs, targets = ColumnStatistics("x"), ColumnStatistics("y")
-        for x_batch, y_batch in training_batches(x, y, **extent):
-            x_batch = to_numpy(x_batch)
+        for x_batch, y_batch in data_sets.training_batches(x, y, **extent):
+            x_batch = dtypes.to_numpy(x_batch)
             self._build_for(x_batch)
             inputs.update(x_batch)
-            targets.update(self._targets(to_numpy(y_batch)))
+            targets.update(self._targets(dtypes.to_numpy(y_batch)))
         if not targets.count:
             raise ValueError(f"Expected training data with rows. Received: x={x!r}")
         self.inputs_standardization.adapt(inputs)
         self.targets_standardization.adapt(targets)
 
-    def _checked_arrays(self, x, y, sample_weight, class_weight=None):
-        if self.normalize and (x is None or isinstance(x, dict)):
-            raise TypeError(
-                "Expected x to be one array `(n, columns)`, whose columns "
-                "`normalize=True` brings to one scale. "
-                f"Received: x of type {type(x).__name__}"
-            )
-        return super()._checked_arrays(x, y, sample_weight, class_weight)
+    def _checked_arrays(self, x, *args):
+        if self.normalize:
+            self.inputs_standardization.check(x)
+        return super()._checked_arrays(x, *args)
 
     def _targets(self, y):
         """Targets in an array as `(n, d)`; other data passes through."""

@@ -34,6 +34,19 @@ class Standardization(keras.layers.Layer):
             )
         return (ops.cast(inputs, self.dtype) - self.mean) / self.stddev
 
+    def check(self, x):
+        """Refuses what has no columns: nothing, and inputs by name.
+
+        Raises:
+            TypeError: if it has none.
+        """
+        if x is None or isinstance(x, dict):
+            raise TypeError(
+                "Expected x to be one array `(n, columns)`, whose columns "
+                "`normalize=True` brings to one scale. "
+                f"Received: x of type {type(x).__name__}"
+            )
+
     def to_keras(self):
         mean, stddev = map(ops.convert_to_numpy, (self.mean, self.stddev))
         return keras.layers.Normalization(

@@ -6,6 +6,7 @@ import warnings
 import keras
 
 from keras_bdl.core.dtypes import wide
+from keras_bdl.core.stochastic import PACKAGE
 
 
 class Posterior:
@@ -143,12 +144,6 @@ class Posterior:
         return f"{type(self).__name__}({arguments})"
 
 
-def copy_of(posterior):
-    """A posterior of the same config, without variables."""
-    return type(posterior).from_config(posterior.get_config())
-
-
-PACKAGE = "keras_bdl"
 NAMES = {}
 
 
@@ -186,7 +181,7 @@ def get(identifier, **options):
         if isinstance(found, Posterior):
             return found
     if isinstance(identifier, Posterior):
-        return copy_of(identifier)
+        return type(identifier).from_config(identifier.get_config())
     if not isinstance(identifier, str):
         raise TypeError(
             "Expected `posterior` to be a `keras_bdl.posteriors.Posterior` or one of "

@@ -224,3 +224,15 @@ def test_bad_arguments_are_named(options, error):
 
 def test_the_short_name_is_the_two_dimensional_convolution():
     assert keras_bdl.SparseVDConv is keras_bdl.SparseVDConv2D
+
+
+def test_what_the_posterior_holds_are_attributes_of_the_layer():
+    layer = dense_layer(kl="approximate", threshold=1.0, prune_in_training=True)
+    assert (layer.kl_form, layer.threshold) == ("approximate", 1.0)
+    assert layer.prune_in_training and layer.initial_log_stddev == -5.0
+    layer.threshold = -100.0
+    assert layer.sparsity() == 1.0 and layer.get_config()["threshold"] == -100.0
+    assert not to_numpy(layer.mean_kernel()).any()
+    dropped = keras_bdl.DropConnectDense(3, rate=0.3, length_scale=2.0)
+    assert (dropped.rate, dropped.length_scale) == (0.3, 2.0)
+    assert keras_bdl.BayesianLastLayer(3, covariance="full").covariance == "full"
