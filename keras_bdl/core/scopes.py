@@ -104,6 +104,19 @@ class SharedWeights(ThreadScope):
         self.seed = seed
 
 
+class UnitOfBlock(ThreadScope):
+    """While active, a unit of an early-exit block runs, or its halting head.
+
+    Args:
+        block: the `EarlyExitResBlock`.
+        index: number of the unit.
+    """
+
+    def __init__(self, block, index):
+        self.block = block
+        self.index = index
+
+
 class BatchScope(ThreadScope):
     """While active, `compute_loss` knows what is wrong with the batch.
 

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl.core import dtypes, latents, scopes, stochastic, validation
-from keras_bdl.core.recovery import weights_kept
+from keras_bdl.core import dtypes, finding, latents, scopes, stochastic, validation
+from keras_bdl.core.cache import kept_with
 from keras_bdl.layers.latent import early_exit_blocks, num_combinations
 from keras_bdl.prediction.program import SeededModel
 
@@ -51,10 +51,9 @@ def depth(model, x, batch_size=None, verbose="auto"):
     _check_blocks(model)
     if x is None:
         raise TypeError("Expected `x` to be inputs of the model. Received: x=None")
-    check_batch_size(batch_size)
-    runner = _DepthModel(model)
-    with weights_kept(runner):
-        return runner.predict(x, batch_size=batch_size, verbose=verbose)
+    layers = tuple(map(id, finding.flatten_layers(model)))
+    runner = kept_with(model, "depths", layers, lambda: _DepthModel(model))
+    return runner.run(x, 0, batch_size, None, verbose, None)
 
 
 def check_batch_size(batch_size):
@@ -63,13 +62,17 @@ def check_batch_size(batch_size):
         validation.integer("batch_size", batch_size, least=1)
 
 
-class _DepthModel(keras.Model):
-    def __init__(self, model):
-        super().__init__(name="depth", autocast=False)
-        self.network = model
-        self.built = True
+class _DepthModel(SeededModel):
+    """The units that inference runs. Nothing is drawn."""
 
-    def call(self, inputs):
+    def __init__(self, model):
+        super().__init__(name="depth")
+        self.network = model
+
+    def input_network(self):
+        return self.network
+
+    def answer(self, inputs, seed, number):
         with latents.LatentScope() as scope:
             self.network(inputs, training=False)
         depths = [depth for _, depth in scope.depths]

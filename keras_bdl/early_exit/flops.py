@@ -1,19 +1,18 @@
 """Multiply-adds of a model with early-exit blocks: executed against all."""
 
 import collections
-import contextlib
 import dataclasses
+import functools
 import math
 
 import keras
 import numpy as np
 
-from keras_bdl.core import latents
-from keras_bdl.core.copies import method_replaced
+from keras_bdl.core import latents, scopes
 from keras_bdl.core.finding import flatten_layers
 from keras_bdl.core.stochastic import own_weights
 from keras_bdl.early_exit.depth import check_batch_size, depth
-from keras_bdl.layers.latent import early_exit_blocks
+from keras_bdl.graphs.doubles import Doubles
 
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 _TRANSPOSED = (
@@ -104,8 +103,11 @@ def flops_report(model, x, batch_size=None, verbose="auto"):
     if any(shape[:1] in ((), (0,)) for shape in shapes):
         raise ValueError(f"Expected `x` to have rows. Received: x of shapes {shapes}")
     check_batch_size(batch_size)
-    counter = _Counter()
-    counter.run(model, keras.tree.map_structure(lambda v: v[:1], x))
+    row = keras.tree.map_structure(lambda v: v[:1], x)
+    if not all(layer.built for layer in flatten_layers(model)):
+        model(row, training=False)
+    counter = _Counter(model)
+    counter.run(model, row)
     rows = [
         {
             "part": "outside of blocks",
@@ -131,62 +133,62 @@ def flops_report(model, x, batch_size=None, verbose="auto"):
     )
 
 
-class _Counter:
-    """Counts multiply-adds in one forward pass, where every unit runs.
+class _Counter(Doubles):
+    """Counts multiply-adds in one forward pass of doubles, where every unit runs.
 
     Attributes:
         flops: by part of the model: (block id, unit), or None outside of blocks.
-        not_counted: names of layers with weights of a kind that is not counted.
+        not_counted: names of layers with weights of a kind that is not counted, or
+            which are out of reach.
         calls: early-exit blocks in the order of their calls.
     """
 
-    def __init__(self):
+    def __init__(self, model):
+        layers = flatten_layers(model)
+        super().__init__([layer for layer in layers if isinstance(layer, _COUNTED)])
         self.flops = collections.Counter()
-        self.not_counted = []
-        self.calls = []
-        self._part = None
-
-    def run(self, model, row):
-        with contextlib.ExitStack() as stack:
-            for layer in flatten_layers(model):
-                if isinstance(layer, _COUNTED):
-                    call = self._counting(layer)
-                    stack.enter_context(method_replaced(layer, "call", call))
-            for block in early_exit_blocks(model):
-                for name in ("increment", "logit"):
-                    method = self._within_unit(block, getattr(block, name))
-                    stack.enter_context(method_replaced(block, name, method))
-            # Within the scope every unit runs once.
-            scope = latents.LatentScope(1, "score_function", forced=True)
-            stack.enter_context(scope)
-            model(row, training=False)
-        self.calls = [block for block, _ in scope.depths]
-        self.not_counted = [  # asked now that the call has built every layer
+        self.not_counted = [
             layer.name
-            for layer in flatten_layers(model)
+            for layer in layers
             if not isinstance(layer, (*_COUNTED, keras.layers.Embedding))
             and own_weights(layer)
         ]
+        self.calls = []
 
-    def _counting(self, layer):
-        call = layer.call
+    def make(self, layer):
+        double = self.double_of_holder(layer)
+        double.__class__ = _counting_class(type(layer))
+        object.__setattr__(double, "told_by", self._count)
+        return double
 
-        def counting_call(inputs, *args, **kwargs):
-            outputs = call(inputs, *args, **kwargs)
-            flops = _multiply_adds(layer, inputs.shape, outputs.shape)
-            self.flops[self._part] += flops
+    def unreachable(self, layer, holder):
+        self.not_counted.append(layer.name)
+
+    def run(self, model, row):
+        double = self.replace(model)
+        self.flops.clear()  # of the calls on symbols that made the double
+        # Within the scope every unit runs once.
+        with latents.LatentScope(1, "score_function", forced=True) as scope:
+            double(row, training=False)
+        self.calls = [block for block, _ in scope.depths]
+
+    def _count(self, layer, inputs, outputs):
+        unit = scopes.UnitOfBlock.current()
+        part = None if unit is None else (id(unit.block), unit.index)
+        self.flops[part] += _multiply_adds(layer, inputs.shape, outputs.shape)
+
+
+@functools.cache
+def _counting_class(cls):
+    """Returns a class of layers that tell of their calls."""
+
+    class Counting(cls):
+        def call(self, inputs, *args, **kwargs):
+            outputs = super().call(inputs, *args, **kwargs)
+            self.told_by(self, inputs, outputs)
             return outputs
 
-        return counting_call
-
-    def _within_unit(self, block, method):
-        def method_of_unit(unit, *args):
-            outer, self._part = self._part, (id(block), unit)
-            outputs = method(unit, *args)
-            self._part = outer
-            return outputs
-
-        return method_of_unit
+    return Counting
 
 
 def _multiply_adds(layer, input_shape, output_shape):

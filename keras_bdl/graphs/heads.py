@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_bdl.core import dtypes, finding, stochastic
+from keras_bdl.graphs.trace import trace_of
 
 LINEAR, SOFTMAX, SIGMOID = "linear", "softmax", "sigmoid"
 
@@ -181,18 +182,21 @@ class Logits(keras.layers.Layer):
 
 def _chain(network):
     """Operations from the output back to where several tensors meet, with shapes."""
-    producers, tensor = _producers(network)
+    trace = trace_of(network)
+    producers = {id(t): node for node in trace.nodes for t in node.output_list()}
+    (tensor,) = keras.tree.flatten(trace.output)
     while id(tensor) in producers:
-        operation, inputs = producers[id(tensor)]
+        node = producers[id(tensor)]
+        operation = node.layer
         inner = getattr(operation, "layer", None) if _is_wrapper(operation) else None
         operation = operation if inner is None else inner
         if _is_nested(operation):
             yield from _chain(operation)
         else:
             yield operation, tensor.shape
-        if len(inputs) != 1:
+        if len(node.inputs) != 1:
             return
-        tensor = inputs[0]
+        (tensor,) = node.inputs
 
 
 def _is_nested(operation):
@@ -208,55 +212,6 @@ def _is_wrapper(operation):
     return ours or (
         isinstance(operation, keras.layers.Wrapper) and _is_known(operation)
     )
-
-
-def _producers(network):
-    """Of each tensor (by id) of a graph the operation and its inputs; the output.
-
-    Of a copy of the graph: it shows who called whom, and adds nothing to the layers.
-    """
-    graph = keras.Model(finding.graph_input(network), network.outputs[0])
-    producers = {}
-
-    def note(operation, *args, **kwargs):
-        tensors = [
-            leaf
-            for leaf in keras.tree.flatten((args, kwargs))
-            if isinstance(leaf, keras.KerasTensor)
-        ]
-        # Of this call: a layer may be called on other shapes before.
-        outputs = _Note(operation.compute_output_spec(*args, **kwargs))(tensors)
-        for tensor in keras.tree.flatten(outputs):
-            producers[id(tensor)] = operation, tensors
-        return outputs
-
-    copy = keras.models.clone_model(
-        graph, clone_function=lambda layer: layer, call_function=note
-    )
-    # The copy, because a tensor that is freed gives its id to another.
-    return _Producers(producers, copy), copy.outputs[0]
-
-
-class _Producers(dict):
-    def __init__(self, producers, graph):
-        super().__init__(producers)
-        self.graph = graph
-
-
-class _Note(keras.Operation):
-    """Stands in a graph for another operation, with outputs of the same shapes."""
-
-    def __init__(self, outputs_like):
-        super().__init__()
-        self.outputs_like = outputs_like
-
-    def call(self, tensors):
-        raise NotImplementedError
-
-    def compute_output_spec(self, tensors):
-        return keras.tree.map_structure(
-            lambda x: keras.KerasTensor(x.shape, dtype=x.dtype), self.outputs_like
-        )
 
 
 def _is_behind(operation):

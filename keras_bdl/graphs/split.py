@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_bdl.core import finding, masking, scopes, stochastic
+from keras_bdl.graphs.trace import symbolic_tensors, trace_of
 
 
 class Parts:
@@ -58,29 +59,25 @@ class _GraphSplitter:
     """Calls the layers of a graph anew, on the way noting what differs by sample."""
 
     def __init__(self, model, is_sampled, moments, replace):
-        # A model may give one tensor more than once; the graph gives each once.
-        self.outputs = finding.graph_output(model)
-        unique = {id(tensor): tensor for tensor in keras.tree.flatten(self.outputs)}
-        self.graph = keras.Model(finding.graph_input(model), list(unique.values()))
+        self.trace = trace_of(model)
+        self.inputs = finding.fresh_inputs(model)
+        self.num_calls = self.trace.num_calls()
         self.is_sampled = is_sampled
         self.replace = replace
-        self.keeps_rows = keeps_rows(self.graph)
+        self.keeps_rows = keeps_rows(model)
         self.moments = moments and self.keeps_rows
         self.sampled = {}  # id -> tensor that differs by sample
         self.boundary = {}  # (id, tile) -> (tensor, its copy, whether to tile it)
-        self.dense = not any(t.sparse for t in keras.tree.flatten(self.graph.input))
+        inputs = keras.tree.flatten(finding.graph_input(model))
+        self.dense = not any(tensor.sparse for tensor in inputs)
         self.moment_layers = set()
         self.shared_layers = set()
 
     def parts(self):
-        self.num_calls = self._count_calls()
-        rewired = self._rewire(self._call)
-        outputs = dict(zip(map(id, self.graph.outputs), rewired.outputs))
-        outputs = keras.tree.map_structure(
-            lambda tensor: self._sampled_output(outputs[id(tensor)]), self.outputs
-        )
+        outputs = self.trace.replay(self._call, self.inputs)
+        outputs = keras.tree.map_structure(self._sampled_output, outputs)
         _, tensors, tiled = map(list, zip(*self.boundary.values()))
-        prefix = keras.Model(rewired.input, tensors)
+        prefix = keras.Model(self.inputs, tensors)
         suffix = keras.Model(tensors, outputs)
 
         def run_prefix(x):
@@ -106,7 +103,7 @@ class _GraphSplitter:
                 return suffix(tensors, mask=masks, training=False)
 
         batched = self.keeps_rows and all(
-            t.shape[0] is None for t in keras.tree.flatten(rewired.input)
+            t.shape[0] is None for t in keras.tree.flatten(self.inputs)
         )
         return Parts(
             run_prefix,
@@ -116,30 +113,8 @@ class _GraphSplitter:
             frozenset(self.shared_layers),
         )
 
-    def _rewire(self, call):
-        return keras.models.clone_model(
-            self.graph, clone_function=lambda layer: layer, call_function=call
-        )
-
-    def _count_calls(self):
-        counts = {}
-
-        def call(layer, *args, **kwargs):
-            # A layer may be called here and inside a nested model too.
-            is_layer = isinstance(layer, keras.layers.Layer)
-            for inner in finding.flatten_layers(layer) if is_layer else [layer]:
-                counts[id(inner)] = counts.get(id(inner), 0) + 1
-            return layer(*args, **kwargs)
-
-        self._rewire(call)
-        return counts
-
-    def _call(self, layer, *args, **kwargs):
-        tensors = [
-            leaf
-            for leaf in keras.tree.flatten((args, kwargs))
-            if isinstance(leaf, keras.KerasTensor)
-        ]
+    def _call(self, node, *args, **kwargs):
+        layer, tensors = node.layer, symbolic_tensors((args, kwargs))
         meets_sample = any(id(tensor) in self.sampled for tensor in tensors)
         samples = isinstance(layer, keras.layers.Layer) and self.is_sampled(layer)
         if kwargs.get("training") is True and not samples:

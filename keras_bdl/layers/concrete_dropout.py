@@ -1,16 +1,11 @@
 """Dropout whose rate is learned: Gal, Hron and Kendall, "Concrete dropout", 2017."""
 
 import keras
-from keras import ops
 
-from keras_bdl.core import validation
-from keras_bdl.core.dtypes import wide
 from keras_bdl.core.stochastic import register
 from keras_bdl.layers.input_noise import InputNoiseLayer
-from keras_bdl.ops import divergences, estimators
-
-# The source's temperatures: masks of features, and of channels of a convolution.
-_TEMPERATURE, _SPATIAL_TEMPERATURE = 0.1, 2.0 / 3.0
+from keras_bdl.layers.posterior_layer import of_posterior
+from keras_bdl.posteriors import ConcreteNoise
 
 
 @register
@@ -70,76 +65,38 @@ class ConcreteDropout(InputNoiseLayer):
 
     def __init__(
         self,
-        layer=None,
+        layer: keras.layers.Layer | None = None,
         *,
-        length_scale=0.01,
-        initial_rate=0.1,
-        temperature=None,
+        length_scale: float = 0.01,
+        initial_rate: float = 0.1,
+        temperature: float | None = None,
+        num_examples: int | None = None,
+        kl_weight: float = 1.0,
+        sample_at_inference: bool = False,
+        seed: int | None = None,
         **kwargs,
     ):
-        super().__init__(layer, **kwargs)
-        self.length_scale = validation.positive("length_scale", length_scale)
-        self.initial_rate = validation.share("initial_rate", initial_rate)
-        if temperature is not None:
-            temperature = validation.positive("temperature", temperature)
-        self.temperature = temperature
+        super().__init__(
+            layer,
+            num_examples=num_examples,
+            kl_weight=kl_weight,
+            sample_at_inference=sample_at_inference,
+            seed=seed,
+            **kwargs,
+        )
+        self.posterior = ConcreteNoise(length_scale, initial_rate, temperature)
         self.rate_logit = None
 
-    def build_posterior(self):
-        self.rate_logit = self.add_rate("rate_logit")
+    length_scale, initial_rate, temperature = map(
+        of_posterior, ("length_scale", "initial_rate", "temperature")
+    )
 
-    @property
-    def rate(self):
-        """The dropout rate p, a float."""
-        if not self.built:
-            return self.initial_rate
-        return float(ops.convert_to_numpy(ops.sigmoid(wide(self.rate_logit))))
-
-    def resolved_temperature(self):
-        """The temperature in use: the given one or the default."""
-        if self.temperature is not None:
-            return self.temperature
-        dense = self.layer is None or isinstance(self.layer, keras.layers.Dense)
-        return _TEMPERATURE if dense else _SPATIAL_TEMPERATURE
-
-    def draw_noise(self, shape, noise=None):
-        return estimators.concrete_keep_mask(
-            wide(self.rate_logit),
-            shape,
-            self.resolved_temperature(),
-            self.noise if noise is None else noise,
-        )
+    def resolved_temperature(self) -> float:
+        """Returns the temperature in use: the given one or the default."""
+        return self.posterior.resolved_temperature()
 
     def plain_dropout(self):
-        """`keras.layers.Dropout` of channels at the rate learned."""
+        """Returns `keras.layers.Dropout` of channels at the rate learned."""
         rank = len(self.get_build_config()["input_shape"])
         shape = (None, *[1] * (rank - 2), None)
         return keras.layers.Dropout(self.rate, shape, name=self.name, dtype=self.dtype)
-
-    def kl(self):
-        logit = wide(self.rate_logit)
-        kl = -self.num_channels * divergences.bernoulli_entropy(logit)
-        if self.layer is None:
-            return kl
-        squares = ops.sum(ops.square(wide(self.layer.kernel)))
-        return kl + 0.5 * self.length_scale**2 * squares / ops.sigmoid(-logit)
-
-    def posterior_distribution(self):
-        """The bits `keep` of the input channels, which multiply the kernel's rows.
-
-        A TensorFlow Probability joint distribution; not relaxed.
-        """
-        from keras_bdl.interop import tfp
-
-        return tfp.bernoulli_masks(self.rate, (self.num_channels,))
-
-    def saved_variables(self):
-        return {"rate_logit": self.rate_logit, **super().saved_variables()}
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "length_scale": self.length_scale,
-            "initial_rate": self.initial_rate,
-            "temperature": self.temperature,
-        }

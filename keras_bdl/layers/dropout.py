@@ -7,19 +7,17 @@ trick", 2015.
 """
 
 import keras
-from keras import ops
 
 from keras_bdl import maps
 from keras_bdl.core import validation
 from keras_bdl.core.copies import live_config
-from keras_bdl.core.dtypes import wide
 from keras_bdl.core.stochastic import StochasticLayer, register
 from keras_bdl.core.typing import Activation, Initializer
 from keras_bdl.layers.drop_in import DropInLayer
 from keras_bdl.layers.input_noise import InputNoiseLayer, refuse_sample
 from keras_bdl.layers.posterior_layer import check_conversion, of_posterior
-from keras_bdl.ops import divergences, estimators
-from keras_bdl.posteriors import WeightMask
+from keras_bdl.ops import estimators
+from keras_bdl.posteriors import GaussianNoise, WeightMask
 
 # Number of axes of positions, over which spatial dropout shares its mask.
 _DROPOUTS = {
@@ -62,7 +60,15 @@ class MCDropout(StochasticLayer, keras.layers.Dropout):
     method = "mc_dropout"
     is_identity = True
 
-    def __init__(self, rate, noise_shape=None, **kwargs):
+    def __init__(
+        self,
+        rate: float,
+        noise_shape: tuple | None = None,
+        *,
+        sample_at_inference: bool = False,
+        seed: int | None = None,
+        **kwargs,
+    ):
         for name in ("prior", "num_examples", "kl_weight"):
             if name in kwargs:
                 raise ValueError(
@@ -72,7 +78,13 @@ class MCDropout(StochasticLayer, keras.layers.Dropout):
         rate = validation.number("rate", rate, least=0.0)
         if rate >= 1.0:
             raise ValueError(f"Expected `rate` below 1. Received: rate={rate}")
-        super().__init__(rate, noise_shape, **kwargs)
+        super().__init__(
+            rate,
+            noise_shape,
+            sample_at_inference=sample_at_inference,
+            seed=seed,
+            **kwargs,
+        )
 
     def call_mean(self, inputs):
         return inputs
@@ -260,130 +272,36 @@ class VariationalGaussianDropout(InputNoiseLayer):
 
     method = "variational_gaussian_dropout"
 
-    def __init__(self, rate=0.5, layer=None, *, alpha_per="layer", **kwargs):
-        super().__init__(layer, **kwargs)
-        self.initial_rate = validation.share("rate", rate)
-        validation.choice("alpha_per", alpha_per, ("layer", "unit", "weight"))
+    def __init__(
+        self,
+        rate: float = 0.5,
+        layer: keras.layers.Layer | None = None,
+        *,
+        alpha_per: str = "layer",
+        num_examples: int | None = None,
+        kl_weight: float = 1.0,
+        sample_at_inference: bool = False,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(
+            layer,
+            num_examples=num_examples,
+            kl_weight=kl_weight,
+            sample_at_inference=sample_at_inference,
+            seed=seed,
+            **kwargs,
+        )
+        self.posterior = GaussianNoise(rate, alpha_per)
         if alpha_per == "weight" and layer is None:
             raise ValueError(
                 "`alpha_per='weight'` needs a `layer` that has weights. "
                 f"Received: alpha_per='weight', layer={layer!r}"
             )
-        self.alpha_per = alpha_per
         self.log_alpha = None
 
-    def build_posterior(self):
-        shape = {"layer": (), "unit": (self.num_channels,)}.get(self.alpha_per)
-        if shape is None:
-            shape = tuple(self.layer.kernel.shape)
-        self.log_alpha = self.add_rate("log_alpha", shape)
-
-    @property
-    def rate(self):
-        """Mean over alphas of the dropout rate alpha / (1 + alpha), a float."""
-        if not self.built:
-            return self.initial_rate
-        rates = ops.sigmoid(wide(self.log_alpha))
-        return float(ops.convert_to_numpy(ops.mean(rates)))
-
-    def kl(self):
-        terms = divergences.kl_normal_log_uniform(wide(self.log_alpha))
-        if self.alpha_per == "layer":
-            return self.num_channels * terms
-        return ops.sum(terms)
-
-    def draw_noise(self, shape, noise=None):
-        log_alpha = wide(self.log_alpha)
-        if self.alpha_per == "unit":
-            axes = [1] * len(shape)
-            axes[self._channel_axis if len(shape) > 1 else 0] = self.num_channels
-            log_alpha = ops.reshape(log_alpha, axes)
-        seed = self.noise if noise is None else noise
-        normal = keras.random.normal(shape, dtype=log_alpha.dtype, seed=seed)
-        return 1.0 + ops.exp(0.5 * log_alpha) * normal
+    alpha_per, initial_rate = map(of_posterior, ("alpha_per", "initial_rate"))
 
     def plain_dropout(self):
-        """`keras.layers.GaussianDropout` at the mean rate."""
+        """Returns `keras.layers.GaussianDropout` at the mean rate."""
         return keras.layers.GaussianDropout(self.rate, name=self.name, dtype=self.dtype)
-
-    def posterior_distribution(self):
-        """Normals, a TensorFlow Probability joint distribution.
-
-        Of `kernel` with `alpha_per="weight"`, otherwise of the `noise` that multiplies
-        the inputs, `(channels,)`.
-        """
-        from keras_bdl.interop import tfp
-
-        if self.alpha_per == "weight":
-            pair = (wide(self.layer.kernel), self._log_stddev())
-            return tfp.independent_normals({"kernel": pair})
-        ones = ops.ones((self.num_channels,))
-        return tfp.independent_normals(
-            {"noise": (ones, 0.5 * wide(self.log_alpha) * ones)}
-        )
-
-    # Noise of weights
-
-    def _log_stddev(self):
-        log_size = divergences.log_abs(wide(self.layer.kernel))
-        return 0.5 * wide(self.log_alpha) + log_size
-
-    def call_noisy(self, inputs):
-        if self.alpha_per != "weight":
-            return super().call_noisy(inputs)
-        inputs = ops.cast(inputs, self.layer.compute_dtype)
-        kernel = ops.cast(self.layer.kernel, inputs.dtype)
-        if len(inputs.shape) == 2:
-            outputs = estimators.local_reparameterization(
-                self._apply_kernel, inputs, kernel, self._log_stddev(), seed=self.noise
-            )
-        else:
-            outputs = estimators.flipout(
-                self._apply_kernel,
-                inputs,
-                kernel,
-                self._log_stddev(),
-                channel_axis=self._channel_axis,
-                seed=self.noise,
-            )
-        return self._finish(outputs)
-
-    def call_sampled(self, inputs, scope):
-        if self.alpha_per != "weight":
-            return super().call_sampled(inputs, scope)
-        inputs = ops.cast(inputs, self.layer.compute_dtype)
-        kernels = self.sampled_kernel(self.noise, scope.num_samples)
-        kernels = ops.cast(kernels, inputs.dtype)
-        outputs = maps.of(self.layer).linear_per_sample(
-            self.layer, inputs, kernels, shared=False
-        )
-        return self._finish(outputs)
-
-    def _apply_kernel(self, inputs, kernel):
-        return maps.of(self.layer).linear(self.layer, inputs, kernel)
-
-    def _finish(self, outputs):
-        """Adds the wrapped layer's bias and applies its activation."""
-        weight_map, bias = maps.of(self.layer), self.layer.bias
-        if bias is not None:
-            bias = weight_map.expand_bias(self.layer, ops.convert_to_tensor(bias))
-            outputs = outputs + ops.cast(bias, outputs.dtype)
-        return weight_map.activate(self.layer, outputs)
-
-    def sampled_kernel(self, noise, num_samples=None):
-        if self.alpha_per != "weight":
-            return super().sampled_kernel(noise)
-        kernel = wide(self.layer.kernel)
-        return kernel + estimators.gaussian_noise(
-            self._log_stddev(), kernel.dtype, noise, num_samples
-        )
-
-    def saved_variables(self):
-        return {"log_alpha": self.log_alpha, **super().saved_variables()}
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "rate": self.initial_rate,
-            "alpha_per": self.alpha_per,
-        }

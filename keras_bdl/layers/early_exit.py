@@ -289,14 +289,16 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
 
     def increment(self, index, x, mask):
         """What unit `index` adds to `x`."""
-        return ops.cast(call_with_mask(self.units[index], x, mask), x.dtype)
+        with scopes.UnitOfBlock(self, index):
+            return ops.cast(call_with_mask(self.units[index], x, mask), x.dtype)
 
     def logit(self, index, x, mask):
         """Logit of stopping after unit `index`, `(n, 1)`, float32 or float64."""
         head = self.halting_heads[index]
-        if self._has_own_heads:
-            return wide(call_with_mask(head, x, mask))
-        return wide(head(mean_pool(x, mask)))
+        with scopes.UnitOfBlock(self, index):
+            if self._has_own_heads:
+                return wide(call_with_mask(head, x, mask))
+            return wide(head(mean_pool(x, mask)))
 
     def _tell(self, logits, latent):
         """Keeps the expected number of units of training rows."""

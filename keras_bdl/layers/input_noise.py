@@ -1,10 +1,10 @@
-"""Noise that multiplies a layer's inputs: a posterior over the rows of its kernel.
+"""Layers that multiply their inputs by noise, before a wrapped layer or by themselves.
 
-x -> x * noise before a linear map is noise on what the map does with each input.
-The noise has one value per channel, which all positions share.
+What the noise is says a posterior of `posteriors.input_noise`. It has one value per
+channel, which all positions share.
 """
 
-import math
+import functools
 
 import keras
 from keras import ops
@@ -33,10 +33,10 @@ _WRAPPED = (
 
 
 class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
-    """Draws noise for the inputs of a wrapped layer, or for its own outputs.
+    """Base of layers that draw noise for the inputs of a wrapped layer, or by itself.
 
-    Subclasses store `initial_rate` and implement `draw_noise(shape)`, `kl()` and
-    `build_posterior()`.
+    The constructor of a subclass sets `posterior`, a `posteriors.InputNoise` of its
+    own.
 
     Args:
         layer: Dense or convolution layer, or None.
@@ -52,6 +52,11 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)  # the wrapped layer casts itself
         self.layer = check_wrapped(type(self).__name__, layer)
         self.supports_masking = True
+
+    @property
+    def rate(self) -> float:
+        """The dropout rate that is learned, the mean over several."""
+        return self.posterior.rate
 
     @property
     def is_identity(self):
@@ -71,21 +76,18 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
             )
         super().build(input_shape)
 
-    def add_rate(self, name, shape=()):
-        """A weight that starts at the logit of `initial_rate`."""
-        logit = math.log(self.initial_rate) - math.log1p(-self.initial_rate)
-        return self.add_weight(
-            name=name, shape=shape, initializer=keras.initializers.Constant(logit)
-        )
+    def build_posterior(self):
+        means = {} if self.layer is None else {"kernel": self.layer.kernel}
+        made = self.posterior.build(self.add_weight, means, self.num_channels)
+        for name, variable in made.items():
+            setattr(self, name, variable)
 
-    def draw_noise(self, shape):
-        """Factors of mean about 1 in float32 (or float64)."""
-        raise NotImplementedError
+    def kl(self):
+        return self.posterior.kl(self.prior, self._prior_variables, self.noise)
 
-    def _noise_shape(self, inputs, rows):
-        shape = [rows] + [1] * (len(inputs.shape) - 1)
-        shape[self._channel_axis] = self.num_channels
-        return shape
+    def posterior_distribution(self):
+        """Returns the posterior as a TensorFlow Probability joint distribution."""
+        return self.posterior.distribution()
 
     def call_mean(self, inputs):
         if self.layer is None:
@@ -97,13 +99,55 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
         return super().call(inputs, training=training)
 
     def call_noisy(self, inputs):
-        noise = self.draw_noise(self._noise_shape(inputs, ops.shape(inputs)[0]))
-        return self.call_mean(inputs * ops.cast(noise, inputs.dtype))
+        if self.posterior.has_moments:
+            return self._with_noisy_weights(inputs)
+        factors = self._factors(inputs, ops.shape(inputs)[0])
+        return self.call_mean(inputs * ops.cast(factors, inputs.dtype))
 
     def call_sampled(self, inputs, scope):
-        shape = self._noise_shape(inputs, scope.num_samples)
-        noise = self.draw_noise(shape)
-        return self.call_mean(estimators.multiply_by_sample(inputs, noise))
+        if self.posterior.has_moments:
+            return self._with_sampled_weights(inputs, scope)
+        factors = self._factors(inputs, scope.num_samples)
+        return self.call_mean(estimators.multiply_by_sample(inputs, factors))
+
+    def _factors(self, inputs, rows):
+        shape = [rows] + [1] * (len(inputs.shape) - 1)
+        shape[self._channel_axis] = self.num_channels
+        return self.posterior.factors(shape, self.noise, self._channel_axis)
+
+    def _with_noisy_weights(self, inputs):
+        inputs = ops.cast(inputs, self.layer.compute_dtype)
+        ((kernel, log_stddev),) = self.posterior.moments().values()
+        options = {}
+        estimate = estimators.local_reparameterization
+        if len(inputs.shape) > 2:
+            estimate = estimators.flipout
+            options["channel_axis"] = self._channel_axis
+        outputs = estimate(
+            functools.partial(maps.of(self.layer).linear, self.layer),
+            inputs,
+            ops.cast(kernel, inputs.dtype),
+            log_stddev,
+            seed=self.noise,
+            **options,
+        )
+        return self._finish(outputs)
+
+    def _with_sampled_weights(self, inputs, scope):
+        inputs = ops.cast(inputs, self.layer.compute_dtype)
+        (kernels,) = self.posterior.draw(self.noise, scope.num_samples).values()
+        outputs = maps.of(self.layer).linear_per_sample(
+            self.layer, inputs, ops.cast(kernels, inputs.dtype), shared=False
+        )
+        return self._finish(outputs)
+
+    def _finish(self, outputs):
+        """Adds the bias of the wrapped layer and applies its activation."""
+        weight_map, bias = maps.of(self.layer), self.layer.bias
+        if bias is not None:
+            bias = weight_map.expand_bias(self.layer, ops.convert_to_tensor(bias))
+            outputs = outputs + ops.cast(bias, outputs.dtype)
+        return weight_map.activate(self.layer, outputs)
 
     def compute_output_shape(self, input_shape):
         if self.layer is None:
@@ -161,7 +205,7 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
         plain = copy_plain(self.layer)
         if weights == "sample":
             noise = NoiseGenerator(seed, salt=self.name)
-            plain.kernel.assign(self.sampled_kernel(noise))
+            plain.kernel.assign(self.posterior.draw(noise)["kernel"])
         return plain
 
     def _plain_dropout(self, weights):
@@ -173,10 +217,8 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
         """The Keras layer of fixed noise in place of this one around nothing."""
         raise NotImplementedError
 
-    def sampled_kernel(self, noise):
-        """The wrapped kernel at one draw from the posterior."""
-        factors = self.draw_noise((self.num_channels,), noise)
-        return self.layer.kernel * ops.expand_dims(factors, -1)
+    def saved_variables(self):
+        return {**self.posterior.variables(), **super().saved_variables()}
 
     def get_config(self):
         config = super().get_config()
@@ -185,7 +227,7 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
         if self.layer is not None:
             layer = keras.saving.serialize_keras_object(self.layer)
             layer.pop("build_config", None)  # the constructor takes no built layer
-        return {**config, "layer": layer}
+        return {**config, **self.posterior.get_config(), "layer": layer}
 
     @classmethod
     def from_config(cls, config):

@@ -8,13 +8,19 @@ from keras_bdl.posteriors.base import Posterior as Posterior
 from keras_bdl.posteriors.base import get as get
 from keras_bdl.posteriors.full_covariance import FullCovariance as FullCovariance
 from keras_bdl.posteriors.gaussian import Gaussian as Gaussian
+from keras_bdl.posteriors.input_noise import ConcreteNoise as ConcreteNoise
+from keras_bdl.posteriors.input_noise import GaussianNoise as GaussianNoise
+from keras_bdl.posteriors.input_noise import InputNoise as InputNoise
 from keras_bdl.posteriors.low_rank import LowRank as LowRank
 from keras_bdl.posteriors.sparse_vd import SparseVD as SparseVD
 from keras_bdl.posteriors.weight_mask import WeightMask as WeightMask
 
 __all__ = [
+    "ConcreteNoise",
     "FullCovariance",
     "Gaussian",
+    "GaussianNoise",
+    "InputNoise",
     "LowRank",
     "Posterior",
     "SparseVD",

@@ -1,8 +1,4 @@
-"""Monte Carlo dropout: layers that sample in place of a model's plain Dropout layers.
-
-The model of the user is not touched: other threads may be calling it. What holds a
-Dropout layer is replaced by a double that shares all else, its variables too.
-"""
+"""Monte Carlo dropout: layers that sample in place of plain Dropout layers."""
 
 import warnings
 
@@ -10,11 +6,11 @@ import keras
 
 from keras_bdl.core import finding, scopes, stochastic
 from keras_bdl.core.noise import NoiseGenerator
-from keras_bdl.graphs.copy import held_layers
+from keras_bdl.graphs.doubles import Doubles
 from keras_bdl.ops import estimators
 
 
-class DropoutSampling:
+class DropoutSampling(Doubles):
     """Doubles of the layers of a model in which plain Dropout layers sample.
 
     Args:
@@ -26,42 +22,39 @@ class DropoutSampling:
     """
 
     def __init__(self, model, first_place=0):
-        self._doubles = {
-            id(layer): SampledDropout(layer) for layer in dropout_layers(model)
+        super().__init__(dropout_layers(model))
+        self._sampled = {
+            id(layer): SampledDropout(layer) for layer in self.targets.values()
         }
         self.places = {
             id(double.noise): first_place + index
-            for index, double in enumerate(self._doubles.values())
+            for index, double in enumerate(self._sampled.values())
         }
-        self._of_dropout = frozenset(self._doubles)
         self._checked = False
 
-    def affects(self, layer):
-        """Whether a layer is, or holds, a Dropout layer that samples."""
-        return isinstance(layer, keras.layers.Layer) and any(
-            id(inner) in self._of_dropout for inner in finding.flatten_layers(layer)
+    def make(self, layer):
+        return self._sampled[id(layer)]
+
+    def unreachable(self, layer, holder):
+        if isinstance(holder, keras.Sequential) or finding.is_functional(holder):
+            raise ValueError(
+                "`mc_dropout` samples Dropout in a Sequential or functional model that "
+                "is built and has no `call` of its own; use `keras_bdl.MCDropout` in "
+                f"this one. Received: {type(holder).__name__} {holder.name!r}, "
+                f"built={holder.built}"
+            )
+        raise ValueError(
+            f"Layer '{layer.name}' inside `{type(holder).__name__}` is no attribute of "
+            "it, also none in a list or a dict, where `mc_dropout` could sample it; "
+            f"use `keras_bdl.MCDropout` there. Received: layer={layer.name!r}"
         )
-
-    def replace(self, layer):
-        """The layer that samples in place of another, which may be the same.
-
-        Raises:
-            ValueError: if a Dropout layer is held where it cannot be got at.
-        """
-        if not self.affects(layer):
-            return layer
-        if id(layer) not in self._doubles:
-            graph = isinstance(layer, keras.Model) and finding.is_graph(layer)
-            make = self._double_of_graph if graph else self._double_of_holder
-            self._doubles[id(layer)] = make(layer)
-        return self._doubles[id(layer)]
 
     def check_called(self):
         """Warns once, after the model has run, of Dropout that was not sampled."""
         if self._checked:
             return
         self._checked = True
-        doubles = [self._doubles[key] for key in self._of_dropout]
+        doubles = self._sampled.values()
         names = sorted(double.name for double in doubles if not double.called)
         if names:
             warnings.warn(
@@ -70,43 +63,6 @@ class DropoutSampling:
                 "way than its attributes (a function that closes over the layer, say).",
                 stacklevel=2,
             )
-
-    def _double_of_graph(self, model):
-        outputs = finding.graph_output(model)
-        graph = keras.Model(finding.graph_input(model), outputs, name=model.name)
-        return keras.models.clone_model(graph, clone_function=self.replace)
-
-    def _double_of_holder(self, layer):
-        _refuse_own_call_of_graph(layer)
-        double = object.__new__(type(layer))
-        # With lists of its own, such as that of its calls and of its losses.
-        own = (list, set)
-        double.__dict__.update(
-            (name, type(value)(value) if type(value) in own else value)
-            for name, value in layer.__dict__.items()
-        )
-        reached = set()
-
-        def replace(held):
-            reached.update(map(id, finding.flatten_layers(held)))
-            return self.replace(held)
-
-        for name, held in held_layers(layer).items():
-            if any(map(self.affects, keras.tree.flatten(held))):
-                replaced = keras.tree.map_structure(
-                    lambda x: replace(x) if self.affects(x) else x, held
-                )
-                # Past Keras, which would track it in lists that both share.
-                object.__setattr__(double, name, replaced)
-        for inner in finding.flatten_layers(layer):
-            if id(inner) in self._of_dropout and id(inner) not in reached:
-                raise ValueError(
-                    f"Layer '{inner.name}' inside `{type(layer).__name__}` is no "
-                    "attribute of it, also none in a list or a dict, where "
-                    "`mc_dropout` could sample it; use `keras_bdl.MCDropout` there. "
-                    f"Received: layer={inner.name!r}"
-                )
-        return double
 
 
 class SampledDropout(keras.layers.Dropout):
@@ -175,16 +131,6 @@ def _noise_shape_of(layer):
         return [None, None, *positions] if first else [None, *positions, None]
 
     return sizes
-
-
-def _refuse_own_call_of_graph(layer):
-    """Refuses a graph of which the layers are not held as attributes."""
-    if isinstance(layer, keras.Sequential) or finding.is_functional(layer):
-        raise ValueError(
-            "`mc_dropout` samples Dropout in a Sequential or functional model that is "
-            "built and has no `call` of its own; use `keras_bdl.MCDropout` in this "
-            f"one. Received: {type(layer).__name__} {layer.name!r}, built={layer.built}"
-        )
 
 
 def _refuse_other_dropout(layer):

@@ -14,12 +14,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_bdl.graphs.trace import trace_of
 from keras_bdl.sparsity.rules import (
     channels,
     effective_weights,
     is_elementwise,
     rule_of,
-    trace_of,
 )
 
 
@@ -30,17 +30,17 @@ class ChannelGraph:
         model: built functional or Sequential model.
 
     Attributes:
-        nodes: list of `Node` in topological order.
-        input, output: symbolic tensors, nested as the model's.
+        trace: the `Trace` of the model.
+        nodes, input, output: as in the trace.
         constants: tensor id -> `(channels,)`, NaN where a channel varies.
         blocked: names of the layers that could not be rewired although there is
             something to remove around them.
     """
 
     def __init__(self, model):
-        trace = trace_of(model)
+        self.trace = trace = trace_of(model)
         self.nodes, self.input, self.output = trace.nodes, trace.input, trace.output
-        self._rules = {id(node): rule_of(node, trace.shared) for node in self.nodes}
+        self._rules = {id(node): rule_of(node, trace.counts) for node in self.nodes}
         self._weights = {}
         self._join_groups()
         self.constants = {

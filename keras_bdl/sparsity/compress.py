@@ -61,31 +61,17 @@ class _Builder:
 
     def __init__(self, graph):
         self.graph = graph
-        self.tensors = {}  # id of the old tensor -> new tensor
         self.layers = {}  # id of the old layer -> new layer
 
     def build(self, name):
-        inputs = keras.tree.map_structure(self._input, self.graph.input)
-        for node in self.graph.nodes:
-            self._call(node)
-        outputs = keras.tree.map_structure(
-            lambda tensor: self.tensors[id(tensor)], self.graph.output
+        inputs = keras.tree.map_structure(
+            lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name),
+            self.graph.input,
         )
+        outputs = self.graph.trace.replay(self._call, inputs)
         return keras.Model(inputs, outputs, name=name)
 
-    def _input(self, tensor):
-        new = keras.Input(
-            batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name
-        )
-        self.tensors[id(tensor)] = new
-        return new
-
-    def _call(self, node):
-        def replace(leaf):
-            known = isinstance(leaf, keras.KerasTensor)
-            return self.tensors[id(leaf)] if known else leaf
-
-        args, kwargs = keras.tree.map_structure(replace, (node.args, node.kwargs))
+    def _call(self, node, *args, **kwargs):
         key = id(node.layer)
         if key not in self.layers:
             self.layers[key] = self._copy(node)
@@ -93,10 +79,7 @@ class _Builder:
         outputs = layer(*args, **kwargs)
         if weights:
             copies.assign_weights(layer, weights)
-        for old, new in zip(
-            keras.tree.flatten(node.outputs), keras.tree.flatten(outputs)
-        ):
-            self.tensors[id(old)] = new
+        return outputs
 
     def _copy(self, node):
         """A new layer, and the weights that it gets once it is built."""

@@ -1,6 +1,6 @@
 """What each Keras layer does to the channels of its inputs, at inference.
 
-A `Node` is one call of a layer in a model's graph; `rule_of` names what it does:
+`rule_of` names what the call of a layer does, a `graphs.trace.Node`:
 "linear" (Dense, Conv), "norm", "elementwise", "identity", "merge", "flatten",
 "concatenate", or "whole" where channels or positions mix in a way not known here.
 """
@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_bdl.core import finding, stochastic
+from keras_bdl.core import stochastic
 
 # Exact classes: a subclass may do anything.
 _IDENTITY = (
@@ -79,68 +79,6 @@ _ELEMENTWISE_ACTIVATIONS = (
 )
 
 
-class Node:
-    """One call of a layer: the symbolic tensors that enter and leave it."""
-
-    def __init__(self, layer, args, kwargs, outputs):
-        self.layer = layer
-        self.args = args
-        self.kwargs = kwargs
-        self.outputs = outputs
-        self.inputs = [
-            leaf
-            for leaf in keras.tree.flatten((args, kwargs))
-            if isinstance(leaf, keras.KerasTensor)
-        ]
-
-    def output_list(self):
-        return keras.tree.flatten(self.outputs)
-
-    def tensors(self):
-        return [*self.inputs, *self.output_list()]
-
-
-class Trace:
-    """The calls of a functional or Sequential model.
-
-    Attributes:
-        nodes: list of `Node` in topological order.
-        input, output: symbolic tensors, nested as the model's.
-        shared: ids of the layers that are called more than once.
-    """
-
-    def __init__(self, model):
-        if isinstance(model, keras.Sequential):
-            graph = keras.Model(model.inputs[0], model.outputs[0])
-        else:
-            graph = keras.Model(model.input, model.output)
-        nodes, counts = [], {}
-
-        def call(layer, *args, **kwargs):
-            outputs = layer(*args, **kwargs)
-            nodes.append(Node(layer, args, kwargs, outputs))
-            counts[id(layer)] = counts.get(id(layer), 0) + 1
-            return outputs
-
-        graph = keras.models.clone_model(
-            graph, clone_function=lambda layer: layer, call_function=call
-        )
-        self.nodes = [node for node in nodes if node.inputs]
-        self.input, self.output = graph.input, graph.output
-        self.shared = {key for key, count in counts.items() if count > 1}
-
-
-def trace_of(model):
-    """The model's `Trace`, made once: every trace adds nodes to its layers."""
-    layers = tuple(map(id, finding.flatten_layers(model)))
-    known, trace = model.__dict__.get("_keras_bdl_trace", (None, None))
-    if known != layers:
-        trace = Trace(model)
-        # Outside Keras's tracking: the model must not own the graph's layers twice.
-        object.__setattr__(model, "_keras_bdl_trace", (layers, trace))
-    return trace
-
-
 def channels(tensor):
     """Size of the last axis; 1 where a tensor has none or it is not known."""
     return (tensor.shape[-1] if len(tensor.shape) > 1 else None) or 1
@@ -160,13 +98,18 @@ def is_elementwise(activation):
     )
 
 
-def rule_of(node, shared):
-    """The name of what a node does to channels (see the module)."""
+def rule_of(node, counts):
+    """The name of what a node does to channels (see the module).
+
+    Args:
+        node: `graphs.trace.Node`.
+        counts: number of calls of each layer in the graph, by the layer's id.
+    """
     layer, kind = node.layer, type(node.layer)
     known_channels = all(
         len(t.shape) > 1 and t.shape[-1] is not None for t in node.tensors()
     )
-    if id(layer) in shared or not known_channels or node.kwargs.get("training"):
+    if counts[id(layer)] > 1 or not known_channels or node.kwargs.get("training"):
         return "whole"
     merges = kind in _MERGE or kind is layers.Concatenate
     if len(node.output_list()) > 1 or (len(node.inputs) > 1 and not merges):

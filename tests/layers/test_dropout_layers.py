@@ -410,7 +410,8 @@ def test_gaussian_dropout_of_weights_is_relative_to_their_size():
     layer.build((None, 2))
     sizes = np.array([[1e-12, 1e-6, 0.0], [1.0, 1e-9, 100.0]])
     layer.layer.kernel.assign(sizes)
-    draws = to_numpy(layer.sampled_kernel(keras.random.SeedGenerator(0), 2_000))
+    draws = layer.posterior.draw(keras.random.SeedGenerator(0), 2_000)
+    draws = to_numpy(draws["kernel"])
     assert np.abs(draws[:, 0, 2]).max() < 1e-37
     live = sizes > 0
     spread = draws.astype("float64").std(axis=0)[live] / sizes[live]
