@@ -157,6 +157,7 @@ def test_a_layer_in_two_models_stays_one():
     assert len(bayesian.trainable_variables) == 4
 
 
+@pytest.mark.eager
 def test_subclassed_models_and_layers():
     model, x = subclassed()
     expected = to_numpy(model(x))
@@ -177,6 +178,7 @@ def test_subclassed_models_and_layers():
     assert len(keras_bdl.layers.bayesian.bayesian_layers(copied)) == 1
 
 
+@pytest.mark.eager
 def test_a_bayesian_copy_trains_saves_and_loads(tmp_path):
     model, x = branched(), images(8)
     before = to_numpy(model(x))
@@ -402,6 +404,7 @@ def test_a_classifier_gives_its_network(dtype):
 
 @pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic", "student_t"])
 @pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.eager
 def test_a_regressor_gives_its_scales_and_noise_too(noise, normalize):
     network = keras.Sequential(
         [
@@ -427,6 +430,7 @@ def test_a_regressor_gives_its_scales_and_noise_too(noise, normalize):
         for dtype in DTYPES
     ],
 )
+@pytest.mark.eager
 def test_a_regressor_of_every_dtype_policy(dtype):
     network = keras_bdl.to_bayesian(branched(dtype), 8)
     model = keras_bdl.BayesianRegressor(network, normalize=True)

@@ -142,6 +142,24 @@ print(" ".join(f"{{value:.6f}}" for value in draws.ravel()))
 """
 
 
+DRAWS_OF_ANOTHER_PROCESS = {
+    "tensorflow": "2.996770 3.001650 2.988642 2.998500",
+    "jax": "3.008827 2.978460 3.014566 3.011139",
+    "torch": "2.991334 3.014699 3.016449 3.015778",
+}
+
+
+def test_a_seed_repeats_what_another_process_drew(capsys):
+    for seed in (1, 2):
+        exec(_PROCESS.format(seed=seed), {})
+        found = capsys.readouterr().out.split()[-4:]
+        expected = DRAWS_OF_ANOTHER_PROCESS[BACKEND].split()
+        np.testing.assert_allclose(
+            np.array(found, float), np.array(expected, float), atol=2e-6
+        )
+
+
+@pytest.mark.slow
 def test_a_seed_repeats_in_another_process():
     lines = [
         subprocess.run(
