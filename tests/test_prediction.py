@@ -823,6 +823,7 @@ def test_samples_do_not_mix_where_rows_do(form):
         lambda x: keras.layers.Activation(lambda t: t * ops.sigmoid(t))(x),  # not this
     ],
 )
+@pytest.mark.eager
 def test_operations_over_rows_see_those_of_one_sample(joins_rows):
     inputs = keras.Input((4,))
     hidden = dense(3, initial_log_stddev=-20.0)(inputs)
@@ -836,6 +837,7 @@ def test_operations_over_rows_see_those_of_one_sample(joins_rows):
 
 
 @pytest.mark.parametrize("num_samples", [3, 20])
+@pytest.mark.eager
 def test_a_tensor_without_rows_is_not_tiled(num_samples):
     inputs = keras.Input((4,))
     scale = ops.sqrt(ops.mean(ops.square(inputs), axis=0, keepdims=True))

@@ -121,6 +121,7 @@ def test_calls_of_several_threads_keep_their_seeds(name):
 
 
 @pytest.mark.parametrize("name", CALLS)
+@pytest.mark.eager
 def test_a_seed_repeats_whatever_the_noise_of_the_layers_began_with(name):
     make, call = CALLS[name]
     keras.utils.set_random_seed(1)
@@ -190,6 +191,7 @@ def test_draws_depend_on_no_batch_size():
 # What is kept
 
 
+@pytest.mark.eager
 def test_few_programs_are_kept_and_the_layers_gain_no_calls():
     model = network(keras.layers.Dropout(0.3))
     for mc_dropout in (False, True):
@@ -206,6 +208,7 @@ def test_few_programs_are_kept_and_the_layers_gain_no_calls():
     assert len(model._keras_bdl_kept.cuts) == 4
 
 
+@pytest.mark.eager
 def test_a_regressor_and_a_vae_keep_few_programs():
     model, generative = regressor(), vae()
     for count in range(1, 3 + cache._MOST_KEPT):
