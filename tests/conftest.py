@@ -20,16 +20,19 @@ BACKEND = keras.backend.backend()
 
 
 def pytest_generate_tests(metafunc):
-    """Gives every test of a `LayerContract` subclass each of its cases."""
+    """Gives every test of a `LayerContract` subclass its cases."""
     if "case" in metafunc.fixturenames and metafunc.cls is not None:
         cases = metafunc.cls.cases
-        only = getattr(metafunc.function, "only", ())
         if BACKEND != "tensorflow":
             # Estimators, priors and divergences have tests of their own on every
             # backend; of the layers around them one case each is enough there.
             cases = [case for case in cases if case.thorough] or cases[:1]
-        cases = [case for case in cases if all(getattr(case, name) for name in only)]
-        metafunc.parametrize("case", cases, ids=[case.name for case in cases])
+        cases = [case for case in cases if case.takes(metafunc.function)]
+        marks = {True: pytest.mark.traced, False: ()}
+        metafunc.parametrize(
+            "case",
+            [pytest.param(c, id=c.name, marks=marks[c.traced]) for c in cases],
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +47,20 @@ def fresh_state(request):
     # Python collects garbage when there is much: forced after every test, this is half
     # of the time of all tests.
     keras.backend.clear_session(free_memory=False)
+
+
+@pytest.fixture(autouse=True)
+def programs(request):
+    """Compiles nothing for a test that is marked `eager`."""
+    if BACKEND != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    marks = {mark.name for mark in request.node.iter_markers()}
+    tf.config.run_functions_eagerly("eager" in marks and "traced" not in marks)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture

@@ -110,6 +110,7 @@ def interrupt(model, where, *fit_arguments):
     "where",
     ["on_epoch_begin", "on_train_batch_begin", "on_train_batch_end", "on_test_begin"],
 )
+@pytest.mark.eager
 def test_an_interrupted_warm_up_is_not_left_behind(where, tmp_path):
     model = classifier(kl_weight=0.5)
     model.compile(keras.optimizers.SGD(0.0))
@@ -133,6 +134,7 @@ def test_training_by_batch_after_an_interruption_sees_the_full_weight():
     assert weight(model, training=True) == 1.0
 
 
+@pytest.mark.eager
 def test_layers_with_latent_variables_forget_an_interrupted_warm_up():
     units = [keras.layers.Dense(3) for _ in range(2)]
     network = keras.Sequential(
@@ -172,6 +174,7 @@ def test_a_weight_that_the_user_sets_is_the_full_one():
     assert weight(model, training=True) == pytest.approx(0.4)
 
 
+@pytest.mark.eager
 def test_no_file_and_no_weights_of_an_epoch_keep_its_warm_up(tmp_path):
     model = classifier()
     checkpoint = keras.callbacks.ModelCheckpoint(
@@ -206,6 +209,7 @@ class OwnMetrics(keras.Model):
 
 @pytest.mark.filterwarnings("ignore:The log has no `nll`")
 @pytest.mark.parametrize("extended", [True, False])
+@pytest.mark.eager
 def test_a_model_that_leaves_out_the_metrics_of_its_layers_is_warned_of(extended):
     model = OwnMetrics(extended)
     model.compile("sgd", keras_bdl.losses.CategoricalNLL())
@@ -220,6 +224,7 @@ def test_a_model_that_leaves_out_the_metrics_of_its_layers_is_warned_of(extended
 
 
 @pytest.mark.parametrize("first", [True, False])
+@pytest.mark.eager
 def test_restored_weights_keep_the_full_weight_in_either_order(first):
     model = classifier()
     callbacks = [
@@ -232,6 +237,7 @@ def test_restored_weights_keep_the_full_weight_in_either_order(first):
     assert weight(model) == 1.0
 
 
+@pytest.mark.eager
 def test_load_weights_keeps_the_constructors_weight(tmp_path):
     source, target = classifier(kl_weight=0.3), classifier(kl_weight=0.7)
     for model in (source, target):
@@ -241,6 +247,7 @@ def test_load_weights_keeps_the_constructors_weight(tmp_path):
     assert weight(target) == pytest.approx(0.7)
 
 
+@pytest.mark.eager
 def test_a_plain_model_without_nll_is_told_how_to_log_it():
     net = keras.Sequential(
         [keras.Input((3,)), keras_bdl.VariationalDense(2, num_examples=16)]

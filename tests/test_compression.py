@@ -706,6 +706,7 @@ def test_a_sparse_layer_in_a_wrapper(rng):
 
 
 @pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic"])
+@pytest.mark.eager
 def test_a_regressor_gives_a_plain_model(noise, rng, tmp_path):
     units = 2 if noise == "heteroscedastic" else 1
     network = keras.Sequential(

@@ -1,5 +1,6 @@
 """Every registered layer is a case of the contract somewhere under tests/layers."""
 
+import functools
 import importlib.util
 import pathlib
 
@@ -11,6 +12,7 @@ from keras_bdl.core import stochastic
 FILES = sorted(pathlib.Path(__file__).parent.glob("layers/test_*.py"))
 
 
+@functools.cache
 def covered_classes():
     names = set()
     for path in FILES:

@@ -140,7 +140,8 @@ def test_the_oracle_tells_the_candidates_apart():
     [
         ("local_reparameterization", 1, 16, 1000),
         ("flipout", 64, 1, 1000),
-        ("reparameterization", 64, 1, 1000),
+        # `test_updating` has one draw for all rows too.
+        pytest.param("reparameterization", 64, 1, 1000, marks=pytest.mark.slow),
     ],
 )
 def test_fit_reaches_the_best_mean_field_posterior(estimator, units, copies, steps):

@@ -193,6 +193,7 @@ def classifier(activation, behind=(), units=2):
     return model
 
 
+@pytest.mark.eager
 def test_a_softmax_network_is_the_network_of_logits(tmp_path):
     plain = classifier(None)
     plain.fit(X, Y, epochs=3, shuffle=False, verbose=0)
@@ -215,6 +216,7 @@ def test_a_softmax_network_is_the_network_of_logits(tmp_path):
     np.testing.assert_allclose(rows, 1.0, atol=1e-6)
 
 
+@pytest.mark.eager
 def test_masked_positions_stay_masked_behind_a_softmax():
     x = np.random.default_rng(0).normal(size=(6, 5, 3)).astype("float32")
     x[:, 3:] = 0.0
@@ -350,6 +352,7 @@ class Decoder(keras.Model):
     "likelihood, activation, shape",
     [("bernoulli", "sigmoid", (6,)), ("categorical", "softmax", (6, 3))],
 )
+@pytest.mark.eager
 def test_probabilities_of_a_decoder_without_a_graph_are_seen(
     likelihood, activation, shape, classes
 ):
@@ -393,6 +396,7 @@ def test_activations_of_means_alone_are_taken():
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "categorical"])
+@pytest.mark.eager
 def test_a_vae_with_a_link_at_its_end_is_the_vae_of_logits(likelihood):
     link, shape = {"bernoulli": ("sigmoid", (6,)), "categorical": ("softmax", (6, 3))}[
         likelihood

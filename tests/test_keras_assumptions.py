@@ -329,6 +329,7 @@ def test_layers_make_their_variables_through_add_weight():
 # --- Several processes --------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
 def test_fit_of_a_plain_dense_fails_in_a_multi_worker_strategy():
     script = """

@@ -306,6 +306,7 @@ def test_a_model_trains_and_evaluates_with_it(form, rng):
     assert model.evaluate(x, y, verbose=0) < loss
 
 
+@pytest.mark.eager
 def test_a_loaded_model_keeps_it(rng, tmp_path):
     model, x = segmenter(), rng.normal(size=(12, 8, 2)).astype("float32")
     labels = rng.integers(0, CLASSES, size=(12, 8))
@@ -411,6 +412,7 @@ def test_likelihoods_refuse_predictions_of_another_width(make, rng):
 
 
 @every_likelihood
+@pytest.mark.eager
 def test_likelihoods_serialise_and_train(make, rng, tmp_path):
     loss, y, y_pred, _ = make(rng)
     config = json.loads(json.dumps(keras.losses.serialize(loss)))

@@ -474,6 +474,7 @@ def assert_evaluates(model, x, labels, weights=None):
         assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.eager
 def test_a_saved_model_keeps_its_metrics(rng, tmp_path):
     model = classifier(METRICS)
     x = rng.normal(size=(ROWS, 3)).astype("float32")
@@ -486,6 +487,7 @@ def test_a_saved_model_keeps_its_metrics(rng, tmp_path):
     copy.fit(x, labels, verbose=0)
 
 
+@pytest.mark.eager
 def test_weighted_metrics_of_a_model_see_the_weights(rng):
     model = classifier(METRICS, weighted=True)
     x = rng.normal(size=(ROWS, 3)).astype("float32")

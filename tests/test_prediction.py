@@ -304,6 +304,7 @@ def test_an_uncompiled_model_must_say_what_it_predicts():
         keras_bdl.predict(model, x, outputs="class")
 
 
+@pytest.mark.eager
 def test_binary_problem_with_one_logit():
     model = keras.Sequential([keras.Input((4,)), dense(1)])
     randomize(model.layers[0])
@@ -314,6 +315,7 @@ def test_binary_problem_with_one_logit():
     np.testing.assert_allclose(result.predictive_entropy, entropy, rtol=1e-4)
 
 
+@pytest.mark.eager
 def test_aleatoric_variance_of_a_heteroscedastic_head():
     model = keras.Sequential([keras.Input((4,)), dense(2)])
     layer = model.layers[0]
@@ -344,6 +346,7 @@ def test_variance_keeps_its_digits_at_a_large_offset():
     np.testing.assert_allclose(variance, exact, rtol=5 * np.sqrt(2 / 2000))
 
 
+@pytest.mark.eager
 def test_nested_outputs_keep_their_structure():
     inputs = keras.Input((4,))
     hidden = dense(5, activation="tanh")(inputs)
@@ -358,6 +361,7 @@ def test_nested_outputs_keep_their_structure():
     assert draws["a"].shape == (4, 8, 2)
 
 
+@pytest.mark.eager
 def test_several_inputs():
     left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
     model = keras.Model([left, right], dense(2)(left) + keras.layers.Dense(2)(right))
@@ -533,6 +537,7 @@ def test_dropout_with_a_call_of_its_own_is_refused():
         keras_bdl.predict(model, inputs_of_rows(2), 2, mc_dropout=True, verbose=0)
 
 
+@pytest.mark.eager
 def test_a_transformer_block_with_mc_dropout():
     inputs = keras.Input((6, 8))
     attended = keras.layers.MultiHeadAttention(2, 4, dropout=0.2)(inputs, inputs)
@@ -577,6 +582,7 @@ def test_samplers_are_reused_and_die_with_the_model():
     assert reference() is None
 
 
+@pytest.mark.eager
 def test_the_original_saves_after_predicting(tmp_path):
     model = prepared(merged)
     x = inputs_of(model)
@@ -602,6 +608,7 @@ def test_changed_weights_are_seen():
     np.testing.assert_allclose(after - before, 5.0, atol=1e-4)
 
 
+@pytest.mark.eager
 def test_mixed_precision_gives_finite_probabilities():
     keras.config.set_dtype_policy("mixed_float16")
     model = prepared(sequential)
@@ -642,6 +649,7 @@ def test_a_dropout_layer_called_twice_draws_twice(subclassed):
 
 
 @pytest.mark.parametrize("form", ["logits", "probabilities"])
+@pytest.mark.eager
 def test_independent_labels_keep_their_own_probabilities(form):
     activation = "sigmoid" if form == "probabilities" else None
     layer = dense(5, activation=activation, initial_log_stddev=-20.0)
@@ -658,6 +666,7 @@ def test_independent_labels_keep_their_own_probabilities(form):
     np.testing.assert_allclose(keras_bdl.predict(model, x, verbose=0), p, atol=1e-5)
 
 
+@pytest.mark.eager
 def test_a_loss_in_a_list_is_read():
     model = sequential()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -686,6 +695,7 @@ class ScaledInputs(keras_bdl.VariationalDense):
         return super().call(10.0 * inputs, training=training)
 
 
+@pytest.mark.eager
 def test_a_subclass_with_a_call_of_its_own_is_called():
     layer = ScaledInputs(2, initial_log_stddev=-20.0)
     model = keras.Sequential([keras.Input((3,)), layer])
@@ -695,6 +705,7 @@ def test_a_subclass_with_a_call_of_its_own_is_called():
     )
 
 
+@pytest.mark.eager
 def test_inputs_reach_the_model_unrounded_under_mixed_precision():
     keras.config.set_dtype_policy("mixed_float16")
     layers = [keras.layers.Rescaling(1e-5, dtype="float32"), dense(2)]
@@ -710,6 +721,7 @@ def test_inputs_reach_the_model_unrounded_under_mixed_precision():
 # What must not be sampled in silence
 
 
+@pytest.mark.eager
 def test_a_layer_called_in_training_mode_is_refused():
     inputs = keras.Input((4,))
     hidden = keras.layers.Dropout(0.5)(inputs, training=True)
@@ -757,6 +769,7 @@ class OwnNoise(keras.layers.Layer):
 
 
 @pytest.mark.parametrize("num_samples", [2, 20])
+@pytest.mark.eager
 def test_noise_of_a_layers_own(num_samples):
     model = keras.Sequential([keras.Input((4,)), dense(3), OwnNoise(), dense(2)])
     if BACKEND != "jax":
@@ -785,6 +798,7 @@ class BatchMean(keras.layers.Layer):
 
 
 @pytest.mark.parametrize("form", ["layer", "operations"])
+@pytest.mark.eager
 def test_samples_do_not_mix_where_rows_do(form):
     inputs = keras.Input((4,))
     hidden = dense(3)(inputs)
@@ -809,6 +823,7 @@ def test_samples_do_not_mix_where_rows_do(form):
         lambda x: keras.layers.Activation(lambda t: t * ops.sigmoid(t))(x),  # not this
     ],
 )
+@pytest.mark.eager
 def test_operations_over_rows_see_those_of_one_sample(joins_rows):
     inputs = keras.Input((4,))
     hidden = dense(3, initial_log_stddev=-20.0)(inputs)
@@ -822,6 +837,7 @@ def test_operations_over_rows_see_those_of_one_sample(joins_rows):
 
 
 @pytest.mark.parametrize("num_samples", [3, 20])
+@pytest.mark.eager
 def test_a_tensor_without_rows_is_not_tiled(num_samples):
     inputs = keras.Input((4,))
     scale = ops.sqrt(ops.mean(ops.square(inputs), axis=0, keepdims=True))
@@ -842,6 +858,7 @@ def test_a_layer_at_the_top_and_in_a_nested_model_has_one_draw():
     np.testing.assert_allclose(result.epistemic_variance, 0.0, atol=1e-10)
 
 
+@pytest.mark.eager
 def test_seeds_beyond_32_bits_differ():
     model = prepared(sequential)
     x = inputs_of_rows(2)
@@ -906,6 +923,7 @@ def test_an_error_does_not_cost_the_weights():
     np.testing.assert_allclose(before, after, atol=1e-6)
 
 
+@pytest.mark.eager
 def test_weights_load_into_a_model_that_has_predicted(tmp_path):
     x = np.ones((4, 3), "float32")
     model, other = (

@@ -408,6 +408,7 @@ def test_tfp_prior_has_the_density_and_its_kl(
     assert abs(draws.mean() - expected) < 5.0 * draws.std() / 200.0 + tolerance
 
 
+@pytest.mark.eager
 def test_tfp_prior_round_trips_and_trains(only_tensorflow, tmp_path):
     prior = priors.TFPPrior("Horseshoe", scale=0.5)
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(prior)))

@@ -1,8 +1,8 @@
-"""Training killed in mid-epoch goes on exactly where its last epoch ended.
+"""Training stopped in mid-epoch goes on exactly where its last epoch ended.
 
-The killed run and the one that resumes it are processes of their own. The second
-starts from other random numbers, so weights, optimizer, KL weight and noise must
-all come from the backup; both validate, which must not show in the weights.
+The run that resumes starts from other random numbers, so weights, optimizer, KL weight
+and noise must all come from the backup; it validates, which must not show in the
+weights. On demand, the first run is killed, and both are processes of their own.
 """
 
 import os
@@ -49,15 +49,25 @@ def make_model(seed):
     return model
 
 
-class Kill(keras.callbacks.Callback):
-    """Ends the process in the middle of an epoch, as a scheduler would."""
+class Stop(keras.callbacks.Callback):
+    """Ends training in the middle of an epoch."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
         if (self._epoch, batch) == (KILLED_EPOCH, KILLED_BATCH):
-            os.kill(os.getpid(), signal.SIGKILL)
+            self.stop()
+
+    def stop(self):
+        raise KeyboardInterrupt
+
+
+class Kill(Stop):
+    """Ends the process, as a scheduler would."""
+
+    def stop(self):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Record(keras.callbacks.Callback):
@@ -125,13 +135,38 @@ def run_process(*arguments):
     )
 
 
-def test_killed_training_resumes_exactly(tmp_path):
-    whole = make_model(seed=0)
-    start = state_of(whole)
-    shares = train(whole)
-    expected = state_of(whole)
-    assert shares == {0: 0.0, 1: 0.25, 2: 0.5, 3: 0.75, 4: 1.0}
+def uninterrupted():
+    """The state at the start and at the end."""
+    model = make_model(seed=0)
+    start = state_of(model)
+    assert train(model) == {0: 0.0, 1: 0.25, 2: 0.5, 3: 0.75, 4: 1.0}
+    return start, state_of(model)
 
+
+def assert_equal_states(found, start, expected):
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
+    for name in ("model/hidden/kernel", "hidden/noise", "out/noise"):
+        assert not np.array_equal(start[name], expected[name]), name
+
+
+@pytest.mark.eager
+def test_interrupted_training_resumes_exactly(tmp_path):
+    start, expected = uninterrupted()
+    backup = tmp_path / "backup"
+    with pytest.raises(KeyboardInterrupt):
+        train(make_model(seed=0), keras.callbacks.BackupAndRestore(backup), Stop())
+    assert (backup / "latest.weights.h5").exists()
+    resumed = make_model(seed=1)
+    shares = train(resumed, keras.callbacks.BackupAndRestore(backup), validate=True)
+    assert shares == {2: 0.5, 3: 0.75, 4: 1.0}
+    assert_equal_states(state_of(resumed), start, expected)
+
+
+@pytest.mark.slow
+def test_killed_training_resumes_exactly(tmp_path):
+    start, expected = uninterrupted()
     killed = run_process(tmp_path, "kill")
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     assert (tmp_path / "backup" / "latest.weights.h5").exists()
@@ -142,11 +177,7 @@ def test_killed_training_resumes_exactly(tmp_path):
     found = dict(np.load(tmp_path / "resumed.npz"))
     epochs, shares = found.pop("epochs").tolist(), found.pop("shares").tolist()
     assert dict(zip(epochs, shares)) == {2: 0.5, 3: 0.75, 4: 1.0}
-    assert set(found) == set(expected)
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
-    for name in ("model/hidden/kernel", "hidden/noise", "out/noise"):
-        assert not np.array_equal(start[name], expected[name]), name
+    assert_equal_states(found, start, expected)
 
 
 def test_validation_does_not_move_the_training_noise():
@@ -161,6 +192,7 @@ def test_validation_does_not_move_the_training_noise():
         np.testing.assert_array_equal(validated[name], value, err_msg=name)
 
 
+@pytest.mark.eager
 def test_classifier_validation_does_not_move_the_training_noise():
     x, y = make_data()
     labels = (y[:, 0] > 0).astype("int32")

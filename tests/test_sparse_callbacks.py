@@ -67,6 +67,7 @@ def rate(net):
 
 
 @pytest.mark.parametrize("epoch", [None, 0, 5])
+@pytest.mark.eager
 def test_later_training_has_the_optimizers_own_rate(epoch):
     net = model(keras.optimizers.SGD(0.125))
     recipe = callbacks.sparse_vd_schedule(6, learning_rate=0.01, warmup=(1, 3))
@@ -120,6 +121,7 @@ def test_evaluation_within_an_epoch_does_not_end_the_schedule():
     np.testing.assert_allclose(evaluate.rates, [0.01, 0.01, 0.005, 0.005], rtol=1e-5)
 
 
+@pytest.mark.eager
 def test_reset_clears_moments_and_keeps_the_learning_rate():
     net = model(keras.optimizers.Adam(0.02))
     net.fit(X, Y, epochs=2, verbose=0)
@@ -141,6 +143,7 @@ def test_reset_refuses_a_schedule_that_counts_steps():
 
 
 @pytest.mark.parametrize("name", ["ftrl", "nadam", "adagrad", "lion"])
+@pytest.mark.eager
 def test_reset_gives_the_initial_state_of_any_optimizer(name):
     net = model(name)
     net.fit(X, Y, epochs=2, verbose=0)
@@ -153,6 +156,7 @@ def test_reset_gives_the_initial_state_of_any_optimizer(name):
         np.testing.assert_array_equal(to_numpy(old), to_numpy(new))
 
 
+@pytest.mark.eager
 def test_logger_reports_layers_and_compression():
     net = model()
     log_stddev = np.full((4, 2), -6.0)
@@ -169,6 +173,7 @@ def test_logger_reports_layers_and_compression():
 
 
 @pytest.mark.parametrize("subclassed", [False, True])
+@pytest.mark.eager
 def test_logger_of_a_model_that_is_built_in_fit(subclassed):
     names = ["a", "a"] if subclassed else ["a", "b"]
     layers = [keras_bdl.SparseVDDense(3, num_examples=16, name=name) for name in names]
@@ -189,6 +194,7 @@ class Subclassed(keras.Model):
         return self.second(self.first(inputs))
 
 
+@pytest.mark.eager
 def test_the_schedule_refuses_a_longer_fit():
     recipe = callbacks.sparse_vd_schedule(epochs=3, warmup=(0, 1))
     with pytest.raises(ValueError, match="sparse_vd_schedule.*Received: epochs=4"):
@@ -197,6 +203,7 @@ def test_the_schedule_refuses_a_longer_fit():
     model().fit(X, Y, epochs=2, verbose=0, callbacks=recipe)
 
 
+@pytest.mark.eager
 def test_later_callbacks_such_as_tensorboard_see_the_entries():
     seen = {}
 

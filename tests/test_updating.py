@@ -122,6 +122,7 @@ def network():
     return perturb(keras.Model(inputs, outputs))
 
 
+@pytest.mark.eager
 def test_prior_and_posterior_are_the_posterior():
     model = network()
     before = [to_numpy(w).copy() for w in model.weights]
@@ -214,6 +215,7 @@ def test_files_of_a_subclassed_copy_do_not_lose_the_priors(tmp_path):
         np.testing.assert_array_equal(to_numpy(other(x)), to_numpy(updated(x)))
 
 
+@pytest.mark.eager
 def test_a_classifier_is_updated_as_a_whole():
     layers = [keras_bdl.VariationalDense(3, name="head")]
     network = perturb(keras.Sequential([keras.Input((4,)), *layers]))
@@ -228,6 +230,7 @@ def test_a_classifier_is_updated_as_a_whole():
 
 
 @pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic", "student_t"])
+@pytest.mark.eager
 def test_a_regressor_keeps_scales_and_noise(noise):
     rng = np.random.default_rng(0)
     x = (5 * rng.normal(size=(30, 2)) + 3).astype("float32")

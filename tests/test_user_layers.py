@@ -57,6 +57,7 @@ def load(path):
 
 
 @every_model
+@pytest.mark.eager
 def test_models_are_converted_saved_and_cloned(name, tmp_path):
     model, x = model_zoo.make(name)
     expected = to_numpy(model(x))
@@ -158,6 +159,7 @@ def test_a_layer_in_both_models_is_told():
     assert "is in both models" in reasons
 
 
+@pytest.mark.eager
 def test_draws_of_a_masked_network_are_masked():
     model = model_zoo.functional((8, 1), model_zoo.Masked(), layers.Conv1D(1, 1))
     bayesian = keras_bdl.to_bayesian(model, 10, initial_log_stddev=-1.0)

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from example_tools import run_example
+from example_tools import run_here
 
 pytest.importorskip("matplotlib", reason="the example draws pictures")
 pytest.importorskip("sklearn", reason="the example reads scikit-learn's digits")
@@ -17,9 +17,7 @@ ROW = re.compile(r"^(.+?)\s{2,}([\d.]+|-)\s+([\d.]+|-)$", re.MULTILINE)
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     folder = tmp_path_factory.mktemp("output")
-    result = run_example(SCRIPT, "--smoke", "--num-samples", 8, "--output", folder)
-    assert result.returncode == 0, result.stderr
-    return folder, result.stdout
+    return folder, run_here(SCRIPT, "--smoke", "--num-samples", 8, "--output", folder)
 
 
 def test_table_has_sane_numbers(smoke):
@@ -47,9 +45,8 @@ def test_pictures_are_pictures(smoke, name):
 
 def test_missing_mnist_says_what_to_do(tmp_path):
     pytest.importorskip("tensorflow_datasets")
-    result = run_example(SCRIPT, "--dataset", "mnist", "--data-dir", tmp_path)
-    assert result.returncode != 0
-    assert re.search(r"MNIST is not prepared.*--data-dir", result.stderr)
+    with pytest.raises(FileNotFoundError, match="MNIST is not prepared.*--data-dir"):
+        run_here(SCRIPT, "--dataset", "mnist", "--data-dir", tmp_path)
 
 
 def test_unknown_data_set():

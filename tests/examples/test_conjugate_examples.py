@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from example_tools import run_example
+from example_tools import run_here
 
 plt = pytest.importorskip("matplotlib.pyplot", reason="the examples draw")
 
@@ -17,9 +17,8 @@ def numbers(pattern, text):
 
 
 def test_coin_tossing(tmp_path):
-    result = run_example("coin_tossing.py", "--smoke", "--output", tmp_path)
-    assert result.returncode == 0, result.stderr
-    first, overconfidence = result.stdout.split("over-confidence")
+    output = run_here("coin_tossing.py", "--smoke", "--output", tmp_path)
+    first, overconfidence = output.split("over-confidence")
     assert [int(n) for n in re.findall(r"^ +(\d+) +\d+ ", first, re.MULTILINE)] == [
         *(0, 1, 5, 50, 500)
     ]
@@ -36,13 +35,10 @@ def test_coin_tossing(tmp_path):
 
 
 def test_bayesian_linear_regression(tmp_path):
-    result = run_example(
-        "bayesian_linear_regression.py", "--smoke", "--output", tmp_path
-    )
-    assert result.returncode == 0, result.stderr
-    assert max(numbers("against the closed form", result.stdout)) < 1e-12
+    output = run_here("bayesian_linear_regression.py", "--smoke", "--output", tmp_path)
+    assert max(numbers("against the closed form", output)) < 1e-12
     for name in ("slope", "intercept"):
-        row = numbers(f"{name} ", result.stdout)
+        row = numbers(f"{name} ", output)
         exact_mean, mean, marginal, best, stddev = row
         assert mean == pytest.approx(exact_mean, abs=0.01)
         assert stddev == pytest.approx(best, rel=0.1)

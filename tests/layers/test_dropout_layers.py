@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from backend_tools import gradients
-from contract import Case, LayerContract, to_numpy
+from contract import Case, LayerContract, fit_long, to_numpy
 from keras import ops
 from scipy import integrate, special
 
@@ -148,6 +148,7 @@ def wrapped(name, cls, plain, input_shape, oracle, fixed=None, **options):
         oracle_kl=oracle,
         proper_prior=False,
         drop_in=False,
+        about=("noise",) if name.startswith("unit") else ("layer",),
         thorough=name in ("dense", "layer", "weight"),
         axis=axis,
     )
@@ -234,6 +235,7 @@ class TestDropConnectDense(LayerContract):
             input_shape=shape,
             oracle_kl=drop_connect_kl,
             proper_prior=False,
+            about=("noise",),
             thorough=name == "dense",
         )
         for name, shape in (("dense", (9,)), ("positions", (3, 9)))
@@ -427,7 +429,7 @@ def test_gaussian_dropout_learns_which_weights_are_noise():
     )
     model = keras.Sequential([keras.Input((6,)), layer])
     model.compile(keras.optimizers.Adam(0.05), keras_bdl.losses.GaussianNLL(stddev=0.1))
-    model.fit(x, y, epochs=60, batch_size=50, verbose=0)
+    fit_long(model, x, y, epochs=60, batch_size=50)
     log_alpha = to_numpy(layer.log_alpha)[:, 0]
     assert log_alpha[0] < -6.0 and log_alpha[1:].min() > log_alpha[0] + 4.0
 

@@ -95,7 +95,7 @@ class TestEarlyExitResBlock(LayerContract):
     def test_noise_differs_between_calls_and_layers(self, case):
         x = np.ones((60, *case.input_shape), "float32")
         draws = []
-        for seed in (0, 1, 2, 0):
+        for seed in (0, 1, 0):
             layer = case.built(seed=seed)
             case.randomize(layer)
             draws += [to_numpy(layer(x, training=True)) for _ in range(3)]
@@ -157,8 +157,17 @@ def inputs(rows=200, size=6, seed=0):
     return np.random.default_rng(seed).normal(size=(rows, size)).astype("float32")
 
 
-@pytest.mark.parametrize("objective", ["map", "elbo"])
-@pytest.mark.parametrize("threshold", [0.5, 0.2, 0.8])
+@pytest.mark.parametrize(
+    "objective, threshold",
+    [
+        ("map", 0.5),
+        ("elbo", 0.5),
+        ("map", 0.2),
+        ("elbo", 0.8),
+        pytest.param("map", 0.8, marks=pytest.mark.slow),
+        pytest.param("elbo", 0.2, marks=pytest.mark.slow),
+    ],
+)
 def test_rows_stop_where_the_rule_says(objective, threshold):
     block = make_block(objective=objective, exit_threshold=threshold)
     x = inputs()
@@ -594,6 +603,7 @@ def test_masks_of_sequences_reach_units_and_heads():
     np.testing.assert_allclose(model.predict(tokens, verbose=0), expected, atol=1e-5)
 
 
+@pytest.mark.eager
 def test_own_heads_and_unit_models_are_saved(tmp_path):
     def unit():
         return keras.Sequential(
@@ -624,6 +634,7 @@ def test_own_heads_and_unit_models_are_saved(tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+@pytest.mark.eager
 def test_dtype_policies(policy):
     if policy == "float64" and BACKEND == "jax":
         pytest.skip("JAX has no float64 unless it is enabled for the process")
@@ -636,6 +647,7 @@ def test_dtype_policies(policy):
     np.testing.assert_allclose(full[:1], alone, atol=2e-2)
 
 
+@pytest.mark.eager
 def test_a_block_of_one_unit():
     block = keras_bdl.EarlyExitResBlock([dense()], 0.1)
     model = as_model(block)
@@ -646,6 +658,7 @@ def test_a_block_of_one_unit():
     assert model.evaluate(x, x, verbose=0) > 0.1
 
 
+@pytest.mark.eager
 def test_training_depth_is_logged():
     block = make_block(seed=4)
     model = as_model(block)

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from contract import Case, LayerContract, copy_means, to_numpy
+from contract import Case, LayerContract, copy_means, fit_long, to_numpy
 from scipy import stats
 
 import keras_bdl
@@ -82,6 +82,7 @@ def case(bayesian, plain, args, shape, kind=LowRankCase, drop=(), **fixed):
         input_shape=shape,
         oracle_kl=kl_of_joint_normal,
         proper_prior=False,  # it may be, but the contract knows Gaussians of no factor
+        about=("layer",),
         thorough=bayesian is keras_bdl.VariationalDense,
     )
 
@@ -188,7 +189,7 @@ def test_it_learns_a_correlation_that_independent_gaussians_cannot():
     )
     schedule = keras.optimizers.schedules.CosineDecay(0.1, 1000)
     model.compile(keras.optimizers.Adam(schedule), keras_bdl.losses.GaussianNLL(noise))
-    model.fit(x, y, batch_size=rows, epochs=1000, verbose=0)
+    fit_long(model, x, y, epochs=1000)
     _, sigma = _of_kernel(model.layers[0])
     correlation = sigma[0, 1] / np.sqrt(sigma[0, 0] * sigma[1, 1])
     assert exact[0, 1] / exact[0, 0] < -0.99

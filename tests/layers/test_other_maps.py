@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from contract import BACKEND, Case, LayerContract, to_numpy
+from contract import BACKEND, Case, LayerContract, fit_long, to_numpy
 from keras import ops
 from kl_oracles import kl_to_normal
 
@@ -50,6 +50,7 @@ def case(
         plain=make(plain, *args, drop=drop, **fixed),
         input_shape=shape,
         oracle_kl=kl_to_normal(0.0, 1.0),
+        about=("layer",) if estimator is None else ("noise",),
         thorough=estimator is None and "thorough" in name,
     )
 
@@ -179,7 +180,7 @@ def test_an_embedding_learns_what_it_sees_and_keeps_the_prior_elsewhere():
     model.compile(keras.optimizers.Adam(schedule), keras_bdl.losses.GaussianNLL(noise))
     x = np.repeat([0, 1, 2], rows // 3)[:, None]
     y = np.array([-1.0, 0.0, 1.0])[x[:, 0], None]
-    model.fit(x, y, epochs=400, batch_size=rows, verbose=0)
+    fit_long(model, x, y, epochs=400)
     layer = model.layers[0]
     # Conjugate: precision 1 + n / noise^2 where there are n observations.
     exact = np.ones(6)

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from backend_tools import gradients
-from contract import Case, LayerContract, randomize, to_numpy
+from backend_tools import gradients, traced
+from contract import Case, LayerContract, fit_long, randomize, to_numpy
 from keras import ops
 from scipy import integrate, special
 
@@ -53,6 +53,8 @@ def case_of(rank, args, input_shape, name="", oracle=exact_kl, plain=None, **opt
         oracle_kl=oracle,
         inference_kernel=pruned_kernel,
         proper_prior=False,
+        about={"": ("layer",), "-approximate": ("prior",)}.get(name, ("noise",)),
+        traced="groups" in plain,
         thorough=not name and rank in (0, 2),
     )
 
@@ -159,7 +161,8 @@ def test_a_mean_of_0_is_pruned_whatever_its_noise():
 def test_pruned_means_in_training(prune):
     layer = dense_layer(prune_in_training=prune, threshold=0.0)
     x = np.random.default_rng(1).normal(size=(2, 30)).astype("float32")
-    draws = np.stack([to_numpy(layer(x, training=True)) for _ in range(400)])
+    draw = traced(lambda: layer(x, training=True))
+    draws = np.stack([to_numpy(draw()) for _ in range(400)])
     kernel = pruned_kernel(layer) if prune else to_numpy(layer.kernel)
     mean = x @ kernel + to_numpy(layer.bias)
     variance = x**2 @ np.exp(2 * to_numpy(layer.kernel_log_stddev))
@@ -196,7 +199,7 @@ def test_training_tells_relevant_weights_from_others():
         keras.optimizers.Adam(0.05),
         lambda t, p: ops.mean(ops.square(t - p), axis=-1) / (2 * 0.1**2),
     )
-    model.fit(x, y, batch_size=50, epochs=60, verbose=0)
+    fit_long(model, x, y, epochs=60, batch_size=50)
     learned = to_numpy(layer.log_alpha())[:, 0]
     assert learned[:2].max() < -8.0 and learned[2:].min() > -5.0
     np.testing.assert_allclose(to_numpy(layer.kernel)[:2, 0], [1, -2], atol=0.05)

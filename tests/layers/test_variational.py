@@ -16,7 +16,9 @@ def make(cls, *args, **fixed):
     return lambda **options: cls(*args, **{**fixed, **options})
 
 
-def cases_of(bayesian, plain, args, input_shape, estimators=ESTIMATORS, **fixed):
+def cases_of(
+    bayesian, plain, args, input_shape, estimators=ESTIMATORS, about=("noise",), **fixed
+):
     """A case per estimator, under the default prior."""
     return [
         Case(
@@ -25,8 +27,10 @@ def cases_of(bayesian, plain, args, input_shape, estimators=ESTIMATORS, **fixed)
             plain=make(plain, *args, **fixed),
             input_shape=input_shape,
             oracle_kl=kl_to_normal(0.0, 1.0),
+            about=about,
             thorough=estimator == "flipout" and len(input_shape) in (1, 3),
             every_use=estimator == "flipout" and bayesian is keras_bdl.VariationalDense,
+            traced="groups" in fixed,
         )
         for estimator in estimators
     ]
@@ -42,6 +46,7 @@ class TestVariationalDense(LayerContract):
             plain=make(keras.layers.Dense, 3),
             input_shape=(4, 5),
             oracle_kl=kl_to_normal(0.0, 1.0),
+            about=("noise",),
             thorough=False,
         ),
         Case(
@@ -58,6 +63,7 @@ class TestVariationalDense(LayerContract):
                 )
             ),
             closed_kl=False,
+            about=("prior",),
             thorough=False,
         ),
         Case(
@@ -66,6 +72,7 @@ class TestVariationalDense(LayerContract):
             plain=make(keras.layers.Dense, 3),
             input_shape=(5,),
             oracle_kl=kl_by_quadrature(lambda w: stats.laplace.logpdf(w, 0.1, 0.3)),
+            about=("prior",),
             thorough=False,
         ),
         Case(
@@ -74,6 +81,7 @@ class TestVariationalDense(LayerContract):
             plain=make(keras.layers.Dense, 3),
             input_shape=(5,),
             oracle_kl=kl_to_normal(0.0, 0.2),
+            about=("prior",),
             thorough=False,
         ),
     ]
@@ -86,6 +94,7 @@ class TestVariationalConv1D(LayerContract):
         (2, 3),
         (6, 2),
         estimators=("local_reparameterization", "flipout"),
+        about=("layer",),
         padding="causal",
     )
 
@@ -109,6 +118,7 @@ class TestVariationalConv3D(LayerContract):
         (2, 2),
         (3, 3, 3, 2),
         estimators=("flipout",),
+        about=("layer",),
     )
 
 

@@ -159,6 +159,7 @@ def test_a_vae_refuses_a_batch_that_fit_refuses():
                 call(x)
 
 
+@pytest.mark.eager
 def test_a_regressor_learns_its_scales_before_a_batch():
     model = regressor(normalize=True)
     with pytest.raises(ValueError, match="first `fit` takes them.*Received"):
@@ -205,6 +206,7 @@ def loss_of_fit(x, y, **options):
 
 
 @pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.eager
 def test_class_weights_are_weights_of_every_label(rank):
     x, y = sequences(rank)
     by_label = np.where(y == 1, 10.0, 1.0).astype("float32")
@@ -214,6 +216,7 @@ def test_class_weights_are_weights_of_every_label(rank):
         np.testing.assert_allclose(got, right, rtol=1e-4)
 
 
+@pytest.mark.eager
 def test_class_weights_multiply_sample_weights_and_leave_validation_alone():
     x, y = sequences(2)
     rows = np.linspace(0.5, 2.0, 16).astype("float32")
@@ -246,6 +249,7 @@ def test_class_weights_that_say_nothing_are_refused():
 # Data of several ranks
 
 
+@pytest.mark.eager
 def test_arrays_and_data_sets_of_the_same_targets_go_together(only_tensorflow):
     import tensorflow as tf
 

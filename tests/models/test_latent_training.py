@@ -70,13 +70,20 @@ def data(rows=4):
     return x, (x[:, 0] > 0).astype("int64")
 
 
-def gradient_of_a_step(estimator, x, y, weights=None):
+def switch_classifier(estimator):
     network = switch_network(estimator)
     classifier = keras_bdl.BayesianClassifier(network, num_latent_samples=3)
     classifier.compile(keras.optimizers.SGD(1.0))
-    before = network.get_weights()
+    return classifier
+
+
+def gradient_of_a_step(classifier, x, y, weights=None):
+    """Loss and gradients of one step, which is taken back."""
+    before = classifier.network.get_weights()
     loss = classifier.train_on_batch(x, y, sample_weight=weights, return_dict=True)
-    return loss["loss"], [a - b for a, b in zip(before, network.get_weights())]
+    gradients = [a - b for a, b in zip(before, classifier.network.get_weights())]
+    classifier.network.set_weights(before)
+    return loss["loss"], gradients
 
 
 def exact(x, y):
@@ -87,7 +94,7 @@ def exact(x, y):
 
 def test_enumeration_of_two_layers_is_exact():
     x, y = data()
-    loss, got = gradient_of_a_step("enumerate", x, y)
+    loss, got = gradient_of_a_step(switch_classifier("enumerate"), x, y)
     value, expected = exact(x, y)
     assert loss == pytest.approx(value, rel=1e-5)
     for g, e in zip(got, expected):
@@ -97,7 +104,8 @@ def test_enumeration_of_two_layers_is_exact():
 def test_score_function_of_two_layers_is_unbiased():
     x, y = data()
     many = np.tile(x, (800, 1)), np.tile(y, 800)
-    draws = [gradient_of_a_step("score_function", *many)[1] for _ in range(12)]
+    classifier = switch_classifier("score_function")
+    draws = [gradient_of_a_step(classifier, *many)[1] for _ in range(12)]
     _, expected = exact(x, y)
     for got, e in zip(zip(*draws), expected):
         got = np.stack(got)
@@ -105,28 +113,33 @@ def test_score_function_of_two_layers_is_unbiased():
         assert np.abs((got.mean(axis=0) - e) / error).max() < 6  # Student, 11 d.o.f.
 
 
+@pytest.mark.eager
 def test_sample_weights_weigh_the_losses_of_rows():
     x, y = data(6)
     weights = np.array([1.0, 0.0, 2.0, 0.0, 1.0, 0.0])
-    loss, _ = gradient_of_a_step("enumerate", x, y, weights)
-    kept = [
-        gradient_of_a_step("enumerate", x[i : i + 1], y[i : i + 1]) for i in range(6)
-    ]
-    without = [
-        gradient_of_a_step("enumerate", x[i : i + 1], y[i : i + 1], np.zeros(1))[0]
-        for i in range(6)
-    ]
-    terms = np.array(without)
-    nll = np.array([value for value, _ in kept]) - terms
+    classifier = switch_classifier("enumerate")
+    loss, _ = gradient_of_a_step(classifier, x, y, weights)
+
+    def losses_of_rows(weight):
+        return np.array(
+            [
+                gradient_of_a_step(classifier, x[i : i + 1], y[i : i + 1], weight)[0]
+                for i in range(6)
+            ]
+        )
+
+    terms = losses_of_rows(np.zeros(1))
+    nll = losses_of_rows(np.ones(1)) - terms
     assert loss == pytest.approx((weights * nll + terms).mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize("estimator", ["score_function", "enumerate"])
+@pytest.mark.eager
 def test_fit_evaluate_predict_and_reload(estimator, tmp_path):
     x, y = data(64)
     classifier = keras_bdl.BayesianClassifier(switch_network(estimator), num_samples=4)
     classifier.compile("adam", metrics=["sparse_categorical_accuracy"])
-    history = classifier.fit(x, y, epochs=3, validation_split=0.25, verbose=0).history
+    history = classifier.fit(x, y, epochs=1, validation_split=0.25, verbose=0).history
     assert all(np.isfinite(values).all() for values in history.values())
     assert "val_sparse_categorical_accuracy" in history
     np.testing.assert_allclose(
@@ -224,6 +237,7 @@ def test_depth_posterior_against_enumeration():
     )
 
 
+@pytest.mark.eager
 def test_depth_posterior_of_two_blocks_and_of_weights():
     def block(count):
         units = [keras.layers.Dense(3, activation="tanh") for _ in range(count)]
@@ -250,6 +264,7 @@ def test_depth_posterior_of_two_blocks_and_of_weights():
 
 
 @pytest.mark.parametrize("estimator", ["concrete", "score_function", "enumerate"])
+@pytest.mark.eager
 def test_depth_is_in_the_log(estimator):
     network, block = early_exit_network(estimator)
     classifier = keras_bdl.BayesianClassifier(network, num_samples=3)
@@ -285,6 +300,7 @@ def test_evaluate_reports_the_sampled_bound(objective):
     assert loss == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.eager
 def test_a_regressor_with_early_exit():
     network, _ = early_exit_network("score_function")
     regressor = keras_bdl.BayesianRegressor(network, normalize=True, num_samples=5)
@@ -376,6 +392,7 @@ def masked_loss(weights, tokens, labels, row_weights):
 
 @pytest.mark.parametrize("estimator", ["score_function", "enumerate"])
 @pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.eager
 def test_masked_positions_count_for_nothing(estimator, weighted):
     rng = np.random.default_rng(0)
     tokens, labels = rng.integers(1, 7, (6, 5)), rng.integers(0, 4, (6, 5))
@@ -398,6 +415,7 @@ def test_masked_positions_count_for_nothing(estimator, weighted):
 
 
 @pytest.mark.parametrize("estimator", ["score_function", "enumerate"])
+@pytest.mark.eager
 def test_losses_of_rows_are_wide_in_mixed_precision(estimator):
     keras.config.set_dtype_policy("mixed_float16")
     network, _ = early_exit_network(estimator)

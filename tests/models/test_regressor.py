@@ -126,6 +126,7 @@ def test_quantiles_cover_data_from_the_predictive():
 
 
 @pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.eager
 def test_the_mixture_of_the_draws_against_scipy(noise):
     model = regressor(noise, network(noise, targets=2), normalize=True, num_examples=N)
     y = np.concatenate([Y, 20.0 - 3.0 * Y], axis=1)
@@ -187,6 +188,7 @@ def test_training_loss_is_nll_plus_kl():
     assert logs["loss"][0] == pytest.approx(logs["nll"][0] + kl / 16, rel=1e-4)
 
 
+@pytest.mark.eager
 def test_the_functions_of_the_package_agree():
     model = trained()
     ours = model.predict_uncertainty(X, seed=1, verbose=0)
@@ -248,6 +250,7 @@ def test_log_likelihood_refuses_what_predict_refuses():
             given()
 
 
+@pytest.mark.eager
 def test_a_single_column_may_come_without_its_axis():
     network = keras.Sequential([keras.Input((1,)), keras_bdl.VariationalDense(1)])
     answers = []
@@ -261,6 +264,7 @@ def test_a_single_column_may_come_without_its_axis():
 
 
 @pytest.mark.parametrize("noise", ["heteroscedastic", "student_t"])
+@pytest.mark.eager
 def test_normalize_is_standardisation_by_hand(noise):
     x, y = 7.0 + 3.0 * X, 100.0 + 20.0 * Y
     x[:, 1] = 4.0  # constant
@@ -301,6 +305,7 @@ def scales(model):
     return [to_numpy(variable) for variable in variables]
 
 
+@pytest.mark.eager
 def test_scales_are_those_of_the_training_rows_and_are_kept():
     model = regressor(normalize=True)
     model.fit(X, Y, validation_split=0.5, verbose=0)
@@ -325,6 +330,7 @@ class Batches(keras.utils.PyDataset):
 
 @pytest.mark.filterwarnings("ignore:The number of training examples")
 @pytest.mark.parametrize("form", ["tf.data", "PyDataset"])
+@pytest.mark.eager
 def test_scales_of_data_sets(form):
     if form == "tf.data":
         tf = pytest.importorskip("tensorflow")
@@ -339,6 +345,7 @@ def test_scales_of_data_sets(form):
     assert model.predict(data, verbose=0).shape == (N, 1)
 
 
+@pytest.mark.eager
 def test_large_targets_under_mixed_precision():
     keras.config.set_dtype_policy("mixed_float16")
     y = 1e6 + 1e4 * Y  # beyond float16
@@ -396,6 +403,7 @@ def test_student_t_resists_outliers():
 
 
 @pytest.mark.parametrize("noise", ["heteroscedastic", "student_t"])
+@pytest.mark.eager
 def test_a_plain_network_has_no_epistemic_uncertainty(noise):
     model = fitted(noise, plain(2 if noise == "heteroscedastic" else 1))
     assert model.evaluate(X, Y, verbose=0)[0] == pytest.approx(
@@ -408,6 +416,7 @@ def test_a_plain_network_has_no_epistemic_uncertainty(noise):
     np.testing.assert_allclose(result.quantiles[1], result.mean, atol=1e-4)
 
 
+@pytest.mark.eager
 def test_monte_carlo_dropout():
     net = plain(1, keras.layers.Dense(8), keras.layers.Dropout(0.5))
     model = fitted(net=net)
@@ -420,6 +429,7 @@ def test_monte_carlo_dropout():
     assert (result.epistemic_stddev == 0.0).all()
 
 
+@pytest.mark.eager
 def test_layers_without_a_kl_need_no_number_of_examples():
     net = plain(1, keras_bdl.MCDropout(0.5))
 
@@ -432,6 +442,7 @@ def test_layers_without_a_kl_need_no_number_of_examples():
     regressor(net=net).fit(batches(), steps_per_epoch=2, verbose=0)
 
 
+@pytest.mark.eager
 def test_sampled_prediction_leaves_batch_normalisation_alone():
     net = network()
     net = keras.Sequential(
@@ -466,6 +477,7 @@ def test_networks_that_are_built_by_fit():
             model.evaluate(X, np.concatenate([Y, Y], axis=1), verbose=0)
 
 
+@pytest.mark.eager
 def test_several_inputs():
     inputs = {name: keras.Input((3,), name=name) for name in ("a", "b")}
     hidden = keras.layers.Concatenate()([inputs["a"], inputs["b"]])
@@ -481,6 +493,7 @@ def test_several_inputs():
 # --- Keras -------------------------------------------------------------------------
 
 
+@pytest.mark.eager
 def test_save_load_fit_continues_with_the_optimizer(tmp_path):
     model = fitted("student_t", normalize=True)
     model.predict_uncertainty(X, verbose=0)  # what it makes is not saved
@@ -520,6 +533,7 @@ def test_clone_model():
     np.testing.assert_allclose(to_numpy(clone(X)), to_numpy(model(X)), rtol=1e-6)
 
 
+@pytest.mark.eager
 def test_flat_targets_and_metrics_of_the_means():
     model = regressor("heteroscedastic", num_examples=N)
     model.compile("adam", metrics=["mae", "rmse"])
@@ -538,6 +552,7 @@ def test_prediction_of_a_batch():
     assert trained().predict_on_batch(X[:5]).shape == (5, 1)
 
 
+@pytest.mark.eager
 def test_a_generator_needs_an_explicit_number():
     def batches():
         while True:
@@ -626,6 +641,7 @@ def test_refusals_of_options_of_prediction():
         model.log_likelihood(X, None)
 
 
+@pytest.mark.eager
 def test_an_error_in_prediction_does_not_cost_the_weights():
     model = trained()
     before = model.predict(X, seed=0, verbose=0)
@@ -636,6 +652,7 @@ def test_an_error_in_prediction_does_not_cost_the_weights():
 
 
 @pytest.mark.parametrize("noise, width", [("heteroscedastic", 2), ("student_t", 1)])
+@pytest.mark.eager
 def test_an_hdf5_file_gives_the_model_back(tmp_path, noise, width):
     network = keras.Sequential([keras.Input((3,)), keras_bdl.VariationalDense(width)])
     model = keras_bdl.BayesianRegressor(network, noise, 2, 16, normalize=True)

@@ -55,6 +55,7 @@ def logs_of(model, x, y):
     )
 
 
+@pytest.mark.eager
 def test_without_labels_the_bound_of_the_exact_posterior_is_the_evidence(rng):
     model, x, labels, joint = exact_model(rng)
     logs = logs_of(model, x, np.full(len(x), -1))
@@ -78,6 +79,7 @@ def test_with_labels_it_is_the_joint_and_the_cross_entropy(rng):
     )
 
 
+@pytest.mark.eager
 def test_both_count_by_their_share(rng):
     model, x, labels, joint = exact_model(rng, classifier_weight=0.0)
     some = np.where(rng.random(len(x)) < 0.3, labels, -1)
@@ -133,6 +135,7 @@ def test_of_few_summed_classes_loss_and_gradient_are_unbiased():
     assert np.abs(gradients[0].mean(axis=0)).max() > 0.1  # there is one to be had
 
 
+@pytest.mark.eager
 def test_evaluation_sums_all_classes(rng):
     model, x, labels, joint = exact_model(rng, summed_classes=1)
     logs = logs_of(model, x, np.full(len(x), -1))
@@ -232,10 +235,11 @@ def test_data_sets_are_evaluated_and_trained_alike(rng, only_tensorflow):
 # Resumption
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("shuffle", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.eager
 def test_saved_training_goes_on_in_the_same_order(rng, tmp_path, shuffle):
     """Weights, noise and order of the batches come from the file alone."""
-    x, labels, some = clusters(rng, 60)
+    x, labels, some = clusters(rng, 40)
     grey = 0.8 * x + 0.1
     options = {"batch_size": 16, "verbose": 0, "shuffle": shuffle}
 
@@ -250,19 +254,19 @@ def test_saved_training_goes_on_in_the_same_order(rng, tmp_path, shuffle):
 
     keras.utils.set_random_seed(0)
     whole = make()
-    whole.fit(grey, some, epochs=4, **options)
+    whole.fit(grey, some, epochs=2, **options)
     keras.utils.set_random_seed(0)
     first = make()
-    first.fit(grey, some, epochs=2, **options)
+    first.fit(grey, some, epochs=1, **options)
     first.save(tmp_path / "model.keras")
     first.save_weights(tmp_path / "model.weights.h5")
     keras.utils.set_random_seed(5)  # of another process
     second = keras.models.load_model(tmp_path / "model.keras")
-    second.fit(grey, some, epochs=2, **options)
+    second.fit(grey, some, epochs=1, **options)
     third = make()
     third.optimizer.build(third.trainable_variables)
     third.load_weights(tmp_path / "model.weights.h5")
-    third.fit(grey, some, initial_epoch=2, epochs=4, **options)
+    third.fit(grey, some, initial_epoch=1, epochs=2, **options)
     for copy in (second, third):
         for a, b in zip(whole.get_weights(), copy.get_weights()):
             np.testing.assert_allclose(a, b, atol=1e-6)
@@ -321,7 +325,9 @@ def clusters(rng, rows=400):
     return x, labels, np.where(np.arange(rows) < 6, labels, -1)
 
 
-@pytest.mark.parametrize("summed_classes", [None, 1])
+@pytest.mark.parametrize(
+    "summed_classes", [None, pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_few_labels_are_enough(rng, tmp_path, summed_classes):
     x, labels, some = clusters(rng)
     model = keras_bdl.SemiSupervisedVAE.dense(

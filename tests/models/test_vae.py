@@ -90,6 +90,7 @@ def test_batches_have_noise_of_their_own(rng):
 
 
 @pytest.mark.parametrize("gradient, k", [("elbo", 1), ("iwae", 5), ("dreg", 5)])
+@pytest.mark.eager
 def test_evaluate_reports_a_bound(rng, gradient, k):
     vae, x, evidence = linear_vae(rng, 1.3, gradient=gradient, num_importance_samples=k)
     vae.compile("sgd")
@@ -207,6 +208,7 @@ def test_dreg_has_the_gradient_of_its_bound_at_every_beta(beta, k):
     assert np.abs(expected[6:8]).max() > 20 * error[6:8].max()  # of the encoder's bias
 
 
+@pytest.mark.eager
 def test_beta_beyond_one_bounds_the_elbo_alone():
     """The mean of several codes may exceed the evidence by far."""
     x = np.zeros((2000, 3), "float32")
@@ -301,6 +303,7 @@ def level_probability(observation, outputs, x, column):
 
 @pytest.mark.parametrize("name", ["bernoulli", "gaussian", "discretized_logistic"])
 @pytest.mark.parametrize("build", ["dense", "convolutional"])
+@pytest.mark.eager
 def test_the_last_bias_starts_at_the_mean_of_the_data(rng, name, build):
     vae = getattr(keras_bdl.VAE, build)((4, 4, 2), 2, (8,), likelihood=name)
     levels = rng.integers(0, 2, size=(50, 4, 4, 2)) * np.array([1.0, 0.5])
@@ -360,6 +363,7 @@ def test_decoded_levels_are_means():
         assert abs(draws.mean() - means[0, 0]) < 5 * draws.std() / math.sqrt(20_000)
 
 
+@pytest.mark.eager
 def test_a_distribution_without_a_mean_says_so(rng, only_tensorflow):
     for name in ("Cauchy", "LogitNormal"):  # none, and none that is known
         vae = keras_bdl.VAE.dense(
@@ -377,6 +381,7 @@ def vae_start_bias(vae):
     return [to_numpy(v) for v in vae.decoder.weights if v.name == "bias"][-1]
 
 
+@pytest.mark.eager
 def test_a_likelihood_of_tfp(rng, only_tensorflow):
     from tensorflow_probability import distributions as tfd
 
@@ -427,7 +432,14 @@ PRIORS = {
 }
 
 
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize(
+    "prior",
+    [
+        prior if prior == "vamp" else pytest.param(prior, marks=pytest.mark.slow)
+        for prior in PRIORS  # their own files are read in `test_persistence`
+    ],
+)
+@pytest.mark.eager
 def test_saved_models_continue_exactly(rng, prior, tmp_path):
     vae, x = trained(rng, PRIORS[prior](), gradient="dreg", num_importance_samples=2)
     vae.save(tmp_path / "vae.keras")
@@ -494,6 +506,7 @@ def test_codes_and_back(rng):
     np.testing.assert_allclose(path[:, 2], 0.5 * (path[:, 0] + path[:, -1]), atol=1e-4)
 
 
+@pytest.mark.eager
 def test_data_sets_weights_and_odd_batches(rng, only_tensorflow):
     import tensorflow as tf
 
@@ -508,6 +521,7 @@ def test_data_sets_weights_and_odd_batches(rng, only_tensorflow):
     assert vae.log_prob(x[:1], 7, verbose=0).shape == (1,)
 
 
+@pytest.mark.eager
 def test_weights_by_position_and_of_rows_held_out(rng):
     vae, x = trained(rng)
     weights = np.where(np.arange(len(x)) < 48, 1.0, 0.0)
@@ -520,6 +534,7 @@ def test_weights_by_position_and_of_rows_held_out(rng):
     assert history["val_loss"] == [0.0] and history["loss"][0] > 0.0
 
 
+@pytest.mark.eager
 def test_a_categorical_vae(rng):
     vae = keras_bdl.VAE.dense((5,), 2, (8,), likelihood="categorical", num_levels=4)
     x = rng.integers(0, 4, size=(40, 5))
@@ -534,6 +549,7 @@ def test_a_categorical_vae(rng):
         vae.fit(x + 0.5, verbose=0)
 
 
+@pytest.mark.eager
 def test_bits_are_drawn_for_input_and_target(rng):
     layer = keras_bdl.layers.DynamicBinarization(seed=0)
     vae = keras_bdl.VAE.dense((6,), 2, (8,), preprocessing=layer)
@@ -544,6 +560,7 @@ def test_bits_are_drawn_for_input_and_target(rng):
     assert set(np.unique(to_numpy(vae.preprocess(grey, training=True)))) == {0.0, 1.0}
 
 
+@pytest.mark.eager
 def test_weights_with_a_posterior(rng):
     encoder = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
     decoder = keras.Sequential([keras.Input((2,)), keras_bdl.VariationalDense(6)])
@@ -558,6 +575,7 @@ def test_weights_with_a_posterior(rng):
     assert logs["loss"][0] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.eager
 def test_beta_and_warm_up(rng):
     vae, x, _ = linear_vae(rng, beta=4.0)
     vae.compile(keras.optimizers.SGD(0.0))
@@ -569,6 +587,7 @@ def test_beta_and_warm_up(rng):
     assert logs["loss"][0] == pytest.approx(logs["reconstruction"][0], rel=1e-4)
 
 
+@pytest.mark.eager
 def test_half_precision_trains(rng):
     keras.config.set_dtype_policy("mixed_float16")
     vae, x = trained(rng)
@@ -605,6 +624,7 @@ def test_scores_of_a_known_model(rng, tmp_path):
         vae.ood_score(x, "likelihood")
 
 
+@pytest.mark.eager
 def test_complexity_is_the_length_beyond_a_png(rng):
     likelihood = losses.DiscretizedLogisticNLL()
     vae = keras_bdl.VAE.dense((8, 8, 1), 2, (8,), likelihood=likelihood)
@@ -647,6 +667,7 @@ def test_grey_training_data_and_drawn_bits_are_scored_alike(rng):
 # Refusals
 
 
+@pytest.mark.eager
 def test_wrong_data_is_refused(rng):
     vae, x = trained(rng)
     calls = (vae.fit, vae.evaluate, vae.encode, vae.log_prob, vae.elbo)
