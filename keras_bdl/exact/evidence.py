@@ -136,8 +136,8 @@ class EvidenceMaximizer:
             return None
         if largest == 0.0 and self.prior_precision is None:
             return None
-        # Below, float64 cannot tell the prior from 0 beside collinear columns. So with
-        # them, noise of less than about 1e-6 of the targets is not told from less.
+        # Below the floor, float64 cannot tell the prior from 0 in collinear columns.
+        # So with them, it cannot tell noise below about 1e-6 of the targets from less.
         floor = largest * max(1e-12, 1e-15 * len(self.projections))
         collinear = self.eigenvalues[0] < floor
         if self.prior_precision is None:

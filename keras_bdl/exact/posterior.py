@@ -64,7 +64,7 @@ class RegressionPosterior:
         if prior_precision is None or noise is None:
             maximizer = EvidenceMaximizer(s, prior_precision, noise, eigen)
             ratio = maximizer.best_ratio()
-        if ratio is None:  # given or not determined; beta is the unit of a Gamma
+        if ratio is None:  # as given, or 1; with a Gamma alpha is in units of beta
             ratio = (prior_precision or 1.0) / (self.known_beta or 1.0)
 
         self._ratio = ratio
