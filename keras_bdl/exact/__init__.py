@@ -1,1 +1,1 @@
-"""Models whose posterior is exact."""
+"""Models that have an exact posterior."""

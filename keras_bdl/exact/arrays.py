@@ -1,22 +1,22 @@
-"""Arrays and tables as users have them, made NumPy arrays of real numbers."""
+"""Conversion of the arrays and tables that users pass to NumPy arrays."""
 
 import numpy as np
 
 
 def numeric_array(name, value, *axes):
-    """A NumPy array of real numbers, without a copy where it is one already.
+    """Returns a NumPy array of real numbers. An array of them is not copied.
 
-    Booleans are numbers, and so are columns of nullable integers, floats and booleans
-    of pandas, and of objects that are numbers.
+    Booleans count as numbers. So do pandas columns of nullable integers, floats and
+    booleans, and columns of objects that are numbers.
 
     Args:
-        name: of the argument.
+        name: name of the argument.
         value: array-like, or a table of pandas or polars.
-        *axes: what its axes may be, like "(n, d)".
+        *axes: the shapes that are allowed, such as "(n, d)".
 
     Raises:
-        TypeError: if it does not hold real numbers.
-        ValueError: if it has another number of axes, or hides values by a mask.
+        TypeError: if the value does not hold real numbers.
+        ValueError: if it has another number of axes, or if a mask hides values.
     """
     if hasattr(value, "toarray"):
         raise TypeError(
@@ -41,11 +41,11 @@ def numeric_array(name, value, *axes):
 
 
 def sample_weights(sample_weight, num_rows):
-    """Weights of rows, float64 `(n,)`, or None where there are none.
+    """Returns the weights of rows, float64 `(n,)`, or None if there are none.
 
     Raises:
-        TypeError: if they are no real numbers.
-        ValueError: on another shape, negative weights, NaN, or zeros alone.
+        TypeError: if the weights are not real numbers.
+        ValueError: on another shape, negative weights, NaN, or if all weights are 0.
     """
     if sample_weight is None:
         return None
@@ -63,7 +63,7 @@ def sample_weights(sample_weight, num_rows):
         )
     if num_rows and not weights.any():
         raise ValueError(
-            "Expected a weight above zero: rows of weight 0 are as if not there. "
+            "Expected a weight above zero: rows of weight 0 do not count. "
             f"Received: {num_rows} weights of 0"
         )
     return weights
@@ -73,14 +73,14 @@ def sample_weights(sample_weight, num_rows):
 
 
 def is_table(value):
-    """Whether a value has named columns, as the data frames of pandas and polars."""
+    """Tells whether a value has named columns, like a pandas or polars data frame."""
     return hasattr(value, "columns") and hasattr(value, "to_numpy")
 
 
 def column_names(value):
-    """List of the names of a table's columns; None where they have no names.
+    """Returns the names of a table's columns as a list, or None without names.
 
-    Columns that are numbered 0, 1, ... have none, nor have those of an array.
+    Columns that are numbered 0, 1, ... have no names, and neither has an array.
     """
     if not is_table(value):
         return None
@@ -89,15 +89,17 @@ def column_names(value):
 
 
 def in_order(name, value, known):
-    """A table with its columns in the order of those seen first; arrays as they are.
+    """Returns a table with its columns in the order of the first fit.
+
+    Arrays are returned unchanged.
 
     Args:
-        name: of the argument.
+        name: name of the argument.
         value: array-like, or a table.
-        known: list of names, or None where the first columns had none.
+        known: list of names, or None if the first columns had no names.
 
     Raises:
-        ValueError: if columns are missing, others are there, or names are there twice.
+        ValueError: if columns are missing or unknown, or if a name occurs twice.
     """
     if not is_table(value):
         return value
@@ -108,7 +110,7 @@ def in_order(name, value, known):
     distinct = len(set(names)) == len(names) == len(expected)
     if distinct and set(names) == set(expected):
         return value[expected]
-    if known is None:  # the first columns had no names: these count by position
+    if known is None:  # the first columns had no names, so order decides
         return value
     missing = [column for column in known if column not in names]
     unknown = [column for column in names if column not in known]
@@ -137,7 +139,9 @@ def _of_table(name, table, axes):
 
 def _of_values(name, value, axes):
     expected = f"Expected `{name.partition('[')[0]}` to be an array {_either(axes)} of"
-    if str(getattr(value, "dtype", "")) == "category":  # also where they are numbers
+    if (
+        str(getattr(value, "dtype", "")) == "category"
+    ):  # even if its categories are numbers
         raise TypeError(
             f"{expected} real numbers. Encode categories, or leave the column out. "
             f"Received: {name} of dtype category"
@@ -151,21 +155,21 @@ def _of_values(name, value, axes):
         ) from error
     if array.dtype.kind == "c":
         raise ValueError(
-            f"Complex data not supported. {expected} real numbers; take real and "
-            f"imaginary parts for columns. Received: {name} of {array.dtype}"
+            f"Complex data not supported. {expected} real numbers; use real and "
+            f"imaginary parts as columns. Received: {name} of {array.dtype}"
         )
     if array.dtype.kind == "O":
         return _of_objects(name, array, expected)
     if array.dtype.kind not in "biuf":
         raise TypeError(
-            f"{expected} real numbers. Encode what is none, or leave the column out. "
+            f"{expected} real numbers. Encode other values, or leave the column out. "
             f"Received: {name} of {array.dtype}"
         )
     return array
 
 
 def _of_objects(name, array, expected):
-    """Objects that are numbers: Python's own, fractions, nullable booleans."""
+    """Converts objects that are numbers, such as fractions and nullable booleans."""
     values = np.empty(array.size)
     for index, value in enumerate(array.flat):
         try:
@@ -174,7 +178,7 @@ def _of_objects(name, array, expected):
             values[index] = float(value)
         except (TypeError, ValueError, OverflowError) as error:
             raise TypeError(
-                f"{expected} real numbers: {error}. Encode or fill in what is none, or "
+                f"{expected} real numbers: {error}. Encode or fill in other values, or "
                 f"leave the column out. Received: {name} with {value!r}"
             ) from error
     return values.reshape(array.shape)

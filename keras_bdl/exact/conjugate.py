@@ -1,20 +1,22 @@
-"""Models whose posterior is exact: counts, and linear regression.
+"""Models that have an exact posterior: counts and linear regression.
 
-Each has the posterior, the predictive and the evidence in closed form, beside the two
-point estimates (maximum likelihood, `mle`, and posterior mode, `map`) that a training
-without Bayes would give.
+Each has its posterior, predictive and evidence in closed form. Each also has the two
+point estimates that training without Bayes would give: maximum likelihood (`mle`) and
+the posterior mode (`map`).
 
-They follow scikit-learn's conventions. Coins and dice take `(n,)` and predict no rows,
-so they are density estimators: parameters, clones, pickles, weights, `partial_fit` and
-`score` apply to them, and what needs `(n, d)` or `predict` does not.
+The models follow scikit-learn's conventions. Coins and dice take `(n,)` and do not
+predict rows, so they are density estimators. They support parameters, clones, pickles,
+weights, `partial_fit` and `score`, but nothing that needs `(n, d)` or `predict`.
 """
 
 import math
+from typing import Any, Self
 
 import numpy as np
 from scipy import special
 
 from keras_bdl.core import validation
+from keras_bdl.core.typing import ArrayLike
 from keras_bdl.exact import arrays
 from keras_bdl.exact.estimator import Estimator
 from keras_bdl.exact.linear_regression import (
@@ -31,35 +33,40 @@ __all__ = [
 
 
 class _Counts(Estimator):
-    """What coins and dice share: fits by counts, a score by the predictive."""
+    """Base of coins and dice, which fit by counts and score by the predictive."""
 
-    def fit(self, x, y=None, sample_weight=None):
-        """Posterior given these observations alone.
+    def fit(self, x: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Computes the posterior given these observations alone.
 
         Args:
-            x: `(n,)` of integers from 0, or booleans; n = 0 included.
+            x: `(n,)` integers from 0, or booleans. n may be 0.
             y: not used, by scikit-learn's convention.
-            sample_weight: `(n,)`, 0 or more, or None for 1 each. One of weight w counts
-                as w of them.
+            sample_weight: `(n,)`, 0 or more, or None for 1 each. An observation of
+                weight w counts w times.
 
         Returns:
             The model.
 
         Raises:
             TypeError: if x does not hold numbers.
-            ValueError: if it holds others than the model's values, or on weights below
-                0 or all 0.
+            ValueError: if x holds a number that is not a value of the model, or if
+                weights are below 0 or all 0.
         """
         self._forget()
         return self.partial_fit(x, y, sample_weight)
 
-    def score(self, x, y=None, sample_weight=None):
-        """Mean log probability of new observations, in nats, each as the next one.
+    def partial_fit(self, x: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Updates the posterior by these observations."""
+        raise NotImplementedError
 
-        NaN without any. Cross-validation takes it for the score.
+    def score(self, x: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Returns the mean log probability of new observations, in nats.
+
+        Each observation is scored as the next one after the data of the fit. The score
+        is NaN without observations. Cross-validation uses it.
 
         Raises:
-            TypeError, ValueError: on data that `fit` refuses, or before it.
+            TypeError, ValueError: on data that `fit` refuses, or before `fit`.
         """
         self._check_fitted()
         probabilities = self._probabilities()
@@ -68,8 +75,11 @@ class _Counts(Estimator):
         log_likelihood = special.xlogy(counts, probabilities).sum()
         return float(log_likelihood / total) if total else math.nan
 
+    def _probabilities(self) -> np.ndarray:
+        raise NotImplementedError
+
     def __sklearn_tags__(self):
-        """What scikit-learn asks of an estimator."""
+        """Returns the tags that scikit-learn asks an estimator for."""
         from sklearn.utils import InputTags, Tags, TargetTags
 
         inputs = InputTags(one_d_array=True, two_d_array=False)
@@ -85,12 +95,12 @@ class BetaBernoulli(_Counts):
         p(x) = B(alpha + ones, beta + zeros) / B(alpha, beta)
 
     Args:
-        alpha: above 0: ones seen before, so to say.
-        beta: above 0: zeros seen before.
+        alpha: number above 0. It acts like a count of ones seen before.
+        beta: number above 0. It acts like a count of zeros seen before.
 
     Attributes:
-        alpha_, beta_: of the posterior.
-        num_ones_, num_zeros_: counts of the data, sums of weights where they have some.
+        alpha_, beta_: parameters of the posterior.
+        num_ones_, num_zeros_: counts of the data, or sums of their weights.
 
     Raises:
         TypeError: by `fit`, on an argument of wrong type.
@@ -107,12 +117,18 @@ class BetaBernoulli(_Counts):
     2.20.
     """
 
-    def __init__(self, alpha=1.0, beta=1.0):
+    num_zeros_: float
+    num_ones_: float
+
+    def __init__(self, alpha: float = 1.0, beta: float = 1.0) -> None:
         self.alpha = alpha
         self.beta = beta
 
-    def partial_fit(self, x, y=None, sample_weight=None):
-        """Posterior given these tosses and all before. As `fit`."""
+    def partial_fit(self, x: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Computes the posterior given these tosses and all before.
+
+        The arguments are those of `fit`.
+        """
         alpha = validation.positive("alpha", self.alpha)
         beta = validation.positive("beta", self.beta)
         counts = _counts(x, 2, sample_weight)
@@ -122,8 +138,8 @@ class BetaBernoulli(_Counts):
         self.alpha_, self.beta_ = alpha + self.num_ones_, beta + self.num_zeros_
         return self
 
-    def posterior(self):
-        """Beta distribution of theta, of TensorFlow Probability in float64.
+    def posterior(self) -> Any:
+        """Returns theta's Beta distribution of TensorFlow Probability, float64.
 
         Raises:
             ImportError: if TensorFlow Probability is not installed.
@@ -134,40 +150,43 @@ class BetaBernoulli(_Counts):
         alpha, beta = np.float64(self.alpha_), np.float64(self.beta_)
         return tfp.make("Beta", concentration1=alpha, concentration0=beta)
 
-    def posterior_predictive(self):
-        """Bernoulli distribution of the next toss, of TensorFlow Probability.
+    def posterior_predictive(self) -> Any:
+        """Returns the next toss's Bernoulli distribution of TensorFlow Probability.
 
         Raises:
             ImportError: if TensorFlow Probability is not installed.
         """
         from keras_bdl.interop import tfp
 
-        # A float64 tensor: of a NumPy number TFP would make float32.
+        # The mean is a float64 tensor. TFP would convert a NumPy number to float32.
         return tfp.make("Bernoulli", probs=self.posterior().mean())
 
-    def mle(self):
-        """Share of ones, which has the highest likelihood; NaN without data."""
+    def mle(self) -> float:
+        """Returns the theta of highest likelihood, the share of ones.
+
+        It is NaN without data.
+        """
         self._check_fitted()
         count = self.num_ones_ + self.num_zeros_
         return self.num_ones_ / count if count else math.nan
 
-    def map(self):
-        """theta of highest posterior density; NaN where no single one has it."""
+    def map(self) -> float:
+        """Returns the theta of highest posterior density; NaN if it is not unique."""
         self._check_fitted()
         above = self.alpha_ - 1.0, self.beta_ - 1.0
-        if max(above) < 0.0 or above == (0.0, 0.0):  # peaks at both ends, or flat
+        if max(above) < 0.0 or above == (0.0, 0.0):  # it peaks at both ends or is flat
             return math.nan
-        if min(above) < 0.0:  # rises without bound at one end
+        if min(above) < 0.0:  # it rises without bound at one end
             return float(above[0] > above[1])
         return above[0] / sum(above)
 
-    def log_evidence(self):
-        """log p(x) of the tosses in their order, in nats."""
+    def log_evidence(self) -> float:
+        """Returns log p(x) of the tosses in their order, in nats."""
         self._check_fitted()
         posterior = special.betaln(self.alpha_, self.beta_)
         return float(posterior - special.betaln(self.alpha, self.beta))
 
-    def _probabilities(self):
+    def _probabilities(self) -> np.ndarray:
         return np.array([self.beta_, self.alpha_]) / (self.alpha_ + self.beta_)
 
 
@@ -179,11 +198,11 @@ class DirichletCategorical(_Counts):
         p(x) = B(alpha + counts) / B(alpha),  B(a) = prod Gamma(a_j) / Gamma(sum a)
 
     Args:
-        alpha: `(k,)` above 0, at least two.
+        alpha: `(k,)` numbers above 0, at least two.
 
     Attributes:
-        alpha_: of the posterior, float64 `(k,)`.
-        counts_: of the data, int64 `(k,)`; sums of weights where they have some.
+        alpha_: parameter of the posterior, float64 `(k,)`.
+        counts_: counts of the data, int64 `(k,)`, or sums of their weights, float64.
 
     Raises:
         TypeError: by `fit`, on an argument of wrong type.
@@ -199,11 +218,16 @@ class DirichletCategorical(_Counts):
     2.41.
     """
 
-    def __init__(self, alpha):
+    counts_: np.ndarray
+
+    def __init__(self, alpha: ArrayLike) -> None:
         self.alpha = alpha
 
-    def partial_fit(self, x, y=None, sample_weight=None):
-        """Posterior given these rolls and all before. As `fit`."""
+    def partial_fit(self, x: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Computes the posterior given these rolls and all before.
+
+        The arguments are those of `fit`.
+        """
         alpha = self._prior()
         counts = _counts(x, len(alpha), sample_weight)
         if self._is_fitted():
@@ -217,8 +241,8 @@ class DirichletCategorical(_Counts):
         self.alpha_ = alpha + counts
         return self
 
-    def posterior(self):
-        """Dirichlet distribution of theta, of TensorFlow Probability in float64.
+    def posterior(self) -> Any:
+        """Returns theta's Dirichlet distribution of TensorFlow Probability, float64.
 
         Raises:
             ImportError: if TensorFlow Probability is not installed.
@@ -228,8 +252,8 @@ class DirichletCategorical(_Counts):
         self._check_fitted()
         return tfp.make("Dirichlet", concentration=self.alpha_)
 
-    def posterior_predictive(self):
-        """Categorical distribution of the next roll, of TensorFlow Probability.
+    def posterior_predictive(self) -> Any:
+        """Returns the next roll's Categorical distribution of TensorFlow Probability.
 
         Raises:
             ImportError: if TensorFlow Probability is not installed.
@@ -239,17 +263,20 @@ class DirichletCategorical(_Counts):
         self._check_fitted()
         return tfp.make("Categorical", probs=self._probabilities())
 
-    def mle(self):
-        """Shares of the data, of highest likelihood, `(k,)`; NaN without data."""
+    def mle(self) -> np.ndarray:
+        """Returns the theta of highest likelihood, `(k,)`: the shares of the data.
+
+        It is NaN without data.
+        """
         self._check_fitted()
         total = self.counts_.sum()
         return self.counts_ / total if total else np.full(len(self.counts_), np.nan)
 
-    def map(self):
-        """theta of highest posterior density, `(k,)`.
+    def map(self) -> np.ndarray:
+        """Returns the theta of highest posterior density, `(k,)`.
 
-        NaN where the density has no highest point: all `alpha_` are 1, or one is below,
-        where it rises without bound.
+        It is NaN if the density has no highest point. That is so if all `alpha_` are 1,
+        and if one is below 1, because the density then rises without bound.
         """
         self._check_fitted()
         above = self.alpha_ - 1.0
@@ -257,12 +284,12 @@ class DirichletCategorical(_Counts):
             return np.full(len(above), np.nan)
         return above / above.sum()
 
-    def log_evidence(self):
-        """log p(x) of the rolls in their order, in nats."""
+    def log_evidence(self) -> float:
+        """Returns log p(x) of the rolls in their order, in nats."""
         self._check_fitted()
         return float(_log_beta(self.alpha_) - _log_beta(self._prior()))
 
-    def _probabilities(self):
+    def _probabilities(self) -> np.ndarray:
         return self.alpha_ / self.alpha_.sum()
 
     def _prior(self):
@@ -280,11 +307,11 @@ def _log_beta(alpha):
 
 
 def _counts(x, num_classes, sample_weight):
-    """How often each of 0 ... num_classes - 1 is there, int64, or its weights' sum.
+    """Counts each of 0 ... num_classes - 1, as int64, or sums its weights.
 
     Raises:
         TypeError: if x does not hold numbers.
-        ValueError: if it holds others than these, or on wrong weights.
+        ValueError: if x holds other numbers, or if the weights are wrong.
     """
     x = arrays.numeric_array("x", x, "(n,)")
     wrong = ~((x >= 0) & (x < num_classes) & (x == np.floor(x)))  # NaN too

@@ -1,8 +1,9 @@
-"""What an estimator has by scikit-learn's conventions, without scikit-learn."""
+"""Estimators that follow scikit-learn's conventions without importing it."""
 
 import inspect
 import math
 import sys
+from typing import Any, Self
 
 import numpy as np
 
@@ -10,31 +11,32 @@ from keras_bdl.exact import arrays
 
 
 class NotFittedError(ValueError, AttributeError):
-    """What an estimator raises that has not been fitted.
+    """Error of an estimator that has not been fitted.
 
-    It derives from both as scikit-learn's of that name does, which is raised in its
-    place by programs that have imported scikit-learn.
+    It has both bases because scikit-learn's error of that name has them. In programs
+    that have imported scikit-learn, that error is raised instead.
     """
 
 
 class Estimator:
-    """Parameters by name, `fit` as a fresh start of `partial_fit`.
+    """Base of estimators, with parameters by name.
 
     The constructor of a subclass only stores its arguments, each under its own name.
-    `partial_fit` checks them and sets the learned state, whose names end in `_`, so
-    `sklearn.base.clone` and pickling work as for scikit-learn's own estimators.
+    `partial_fit` checks them and sets the learned state, whose names end in `_`. So
+    `sklearn.base.clone` and pickling work as for scikit-learn's own estimators. `fit`
+    forgets the learned state and calls `partial_fit`.
     """
 
-    def get_params(self, deep=True):
-        """The constructor's arguments by name. `deep` changes nothing here."""
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Returns the constructor's arguments by name. `deep` has no effect here."""
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
         return {name: getattr(self, name) for name in names}
 
-    def set_params(self, **params):
-        """Stores constructor arguments; the next fit goes by them.
+    def set_params(self, **params: Any) -> Self:
+        """Stores constructor arguments, which the next fit uses.
 
         Raises:
-            ValueError: on a name that the constructor does not have.
+            ValueError: on a name that is not an argument of the constructor.
         """
         known = self.get_params()
         for name, value in params.items():
@@ -46,7 +48,7 @@ class Estimator:
             setattr(self, name, value)
         return self
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         params = ", ".join(f"{k}={v!r}" for k, v in self.get_params().items())
         return f"{type(self).__name__}({params})"
 
@@ -71,32 +73,41 @@ class Estimator:
 
 
 class RegressorEstimator(Estimator):
-    """A regressor from rows `(n, d)` to targets `(n,)` or `(n, t)`.
+    """Base of regressors from rows `(n, d)` to targets `(n,)` or `(n, t)`.
 
-    The first fit says how many columns there are, and their names if they have some.
-    Later tables are put in that order.
+    The first fit sets the number of columns, and their names if they have names. The
+    columns of later tables are put in that order.
 
     Attributes:
         n_features_in_: d.
-        feature_names_in_: where the columns have texts for names.
+        feature_names_in_: names of the columns, only if all of them are strings.
     """
 
+    _feature_names: list | None
+    _target_names: list | None
+    _target_shape: tuple[int, ...]
+
+    def predict(self, X: Any) -> Any:
+        """Returns the mean prediction for each row."""
+        raise NotImplementedError
+
     def __sklearn_tags__(self):
-        """What scikit-learn asks of a regressor."""
+        """Returns the tags that scikit-learn asks a regressor for."""
         from sklearn.utils import RegressorTags, Tags, TargetTags
 
         target = TargetTags(required=True, multi_output=True)
         return Tags("regressor", target, regressor_tags=RegressorTags())
 
-    def score(self, X, y, sample_weight=None):
-        """Coefficient of determination R^2 of the mean prediction, as in scikit-learn.
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Returns R^2 of the mean prediction, as in scikit-learn.
 
-        One minus the squared residuals over the squares around the mean of `y`; of
-        several targets the mean. Targets that are all the same have 1 if they are
-        predicted exactly, else 0. NaN of fewer than two rows.
+        The coefficient of determination R^2 is one minus the squared residuals over the
+        squares around the mean of `y`. Several targets give the mean of theirs. A
+        constant target gives 1 if it is predicted exactly, and 0 otherwise. Fewer than
+        two rows give NaN.
 
         Raises:
-            TypeError, ValueError: on data that `fit` refuses, or before it.
+            TypeError, ValueError: on data that `fit` refuses, or before `fit`.
         """
         self._check_fitted()
         predicted = self.predict(X)
@@ -133,7 +144,7 @@ class RegressorEstimator(Estimator):
         return X
 
     def _check_targets(self, y, num_rows):
-        """`(n,)` or `(n, t)`."""
+        """Returns checked targets, `(n,)` or `(n, t)`."""
         if y is None:
             raise ValueError(
                 f"Expected targets: {type(self).__name__} requires y to be passed, but "
@@ -159,9 +170,14 @@ class RegressorEstimator(Estimator):
         return y
 
     def _remember(self, X, y, rows, targets):
-        """Keeps what later data must be like, by data as given and as checked."""
+        """Stores the names and shapes that later data must have.
+
+        Args:
+            X, y: data as they were given.
+            rows, targets: data as they were checked.
+        """
         names = arrays.column_names(X), arrays.column_names(y)
-        if self._is_fitted():  # those that came first stay
+        if self._is_fitted():  # the first names stay
             old = self._feature_names, self._target_names
             names = [first or new for first, new in zip(old, names)]
         self._feature_names, self._target_names = names

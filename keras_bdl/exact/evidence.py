@@ -1,13 +1,13 @@
 """The marginal likelihood of Gaussian linear regression, and its maximum.
 
-The weights are w ~ N(0, I / alpha) and the noise has precision beta. With
-ratio r = alpha / beta, all the data say comes through
+The weights are w ~ N(0, I / alpha) and the noise has precision beta. With the
+ratio r = alpha / beta, the evidence depends on the data only through the energy
 
     E(r) = min_w |y - X w|^2 + r |w|^2,    attained at m = (X'X + r I)^-1 X'y,
 
-and the noise model alone decides what E says. Sums are centred where there is an
-intercept of flat prior; n below are the rows that are left, N - 1 of N. A row of weight
-w counts as w rows, its density to the power w.
+in a way that the noise model alone determines. With an intercept, which has a flat
+prior, sums are centred, and n below is N - 1 for N rows. Otherwise n is N. A row of
+weight w counts as w rows: its density is raised to the power w.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ _GRID_STEP = 0.25  # of log r: the evidence is smooth on the scale of 1
 
 @dataclasses.dataclass
 class KnownNoise:
-    """Precision beta, a number, or an array beside an array of energies."""
+    """Noise of known precision beta: a number, or an array like that of energies."""
 
     beta: float
 
@@ -30,23 +30,23 @@ class KnownNoise:
         return self.beta
 
     def log_marginal(self, energy, n):
-        """log N(y | X m, I / beta), its exponent E in place of |y - X m|^2."""
+        """Returns log N(y | X m, I / beta), with E in place of |y - X m|^2."""
         return 0.5 * (n * (np.log(self.beta) - _LOG_2PI) - self.beta * energy)
 
 
 @dataclasses.dataclass
 class GammaNoise:
-    """Precision ~ Gamma(shape, rate): the Normal-inverse-Gamma model."""
+    """Noise of precision ~ Gamma(shape, rate): the Normal-inverse-Gamma model."""
 
     shape: float
     rate: float
 
     def posterior(self, energy, n):
-        """Shape and rate given the data."""
+        """Returns shape and rate given the data."""
         return self.shape + 0.5 * n, self.rate + 0.5 * energy
 
     def precision(self, energy, n):
-        """Posterior mean."""
+        """Returns the posterior mean of the precision."""
         shape, rate = self.posterior(energy, n)
         return shape / rate
 
@@ -58,11 +58,11 @@ class GammaNoise:
 
 
 def log_evidence(noise, ratio, log_det, energy, statistics):
-    """log p(y | X) in nats, with p(intercept) = 1 where there is one.
+    """Returns log p(y | X) in nats, with p(intercept) = 1 if there is an intercept.
 
     Args:
         noise: `KnownNoise` or `GammaNoise`.
-        ratio: r, the prior's precision over that of the noise.
+        ratio: r, the prior's precision over the noise precision.
         log_det: log |X'X + r I|.
         energy: E(r).
         statistics: `RegressionStatistics` of one target.
@@ -77,16 +77,17 @@ def log_evidence(noise, ratio, log_det, energy, statistics):
     weights = 0.5 * (num_features * np.log(ratio) - log_det)
     value = weights + noise.log_marginal(energy, statistics.degrees_of_freedom)
     if statistics.centred:
-        # Given w the intercept has precision N beta, of which beta is counted above.
+        # Given w the intercept has precision N beta. Its factor beta is counted above.
         value -= 0.5 * math.log(statistics.count)
     return value
 
 
 def covariance_factor(products, ratio):
-    """Lower triangular C, C C' the inverse of `products + ratio I`.
+    """Returns the lower triangular C with C C' = inverse of `products + ratio I`.
 
-    Of a matrix U U', U upper triangular, it is the inverse of U'. Flipping rows and
-    columns makes the lower triangular Cholesky factor an upper triangular one.
+    If that matrix is U U' with upper triangular U, C is the inverse of U'. The lower
+    triangular Cholesky factor of the matrix with its rows and columns flipped gives U
+    when it is flipped back.
     """
     precision = products + ratio * np.eye(len(products))
     try:
@@ -94,7 +95,7 @@ def covariance_factor(products, ratio):
     except np.linalg.LinAlgError as error:
         raise ValueError(
             "Expected a prior that float64 can tell from 0 beside these columns: they "
-            "are collinear, and the prior is all that decides between them. Rescale "
+            "are collinear, so that only the prior decides between them. Rescale "
             "the columns, or raise `prior_precision`. Received: prior_precision over "
             f"noise precision={ratio:g}, largest sum of squares={products.max():g}"
         ) from error
@@ -104,9 +105,9 @@ def covariance_factor(products, ratio):
 class EvidenceMaximizer:
     """Finds the ratio r of highest evidence.
 
-    In the basis of the eigenvectors of X'X an evaluation costs O(d), so the whole line
-    of ratios is looked at, and zeros of the slope that are maxima are refined. There
-    the equations for alpha and beta hold to which MacKay's updates converge:
+    In the basis of the eigenvectors of X'X an evaluation costs O(d). So the maximizer
+    looks at a grid of ratios and refines the zeros of the slope that are maxima. At
+    these, the equations hold to which MacKay's updates converge:
     alpha |m|^2 = gamma and beta |y - X m|^2 = n - gamma.
 
     Args:
@@ -128,22 +129,22 @@ class EvidenceMaximizer:
         self.projections = vectors.T @ statistics.xy
 
     def best_ratio(self):
-        """r, and None where no data say anything about it."""
+        """Returns r, or None if the data do not determine it."""
         n, yy = self.statistics.degrees_of_freedom, self.statistics.yy
         largest = self.eigenvalues[-1]
         if n <= 0 and self.noise is None:
             return None
         if largest == 0.0 and self.prior_precision is None:
             return None
-        # Below, float64 cannot tell the prior from 0 beside collinear columns. So with
-        # them, noise of less than about 1e-6 of the targets is not told from less.
+        # Below the floor, float64 cannot tell the prior from 0 in collinear columns.
+        # So with them, it cannot tell noise below about 1e-6 of the targets from less.
         floor = largest * max(1e-12, 1e-15 * len(self.projections))
         collinear = self.eigenvalues[0] < floor
         if self.prior_precision is None:
-            # From targets that have no noise in float64 to weights of 0.
+            # The range is from targets without noise in float64 to weights of 0.
             low, high = floor if collinear else 1e-24 * largest, 1e8 * largest
         else:
-            # The variance of the noise is at most yy, and 0 only by rounding.
+            # The noise variance is at most yy, and it is 0 only by rounding.
             least = self.statistics.least_energy / n
             low = self.prior_precision * least
             high = self.prior_precision * max(yy, 2.0 * least)
@@ -159,7 +160,7 @@ class EvidenceMaximizer:
         return float(np.exp(candidates[np.argmax(self.value(candidates))]))
 
     def value(self, log_ratio):
-        """Log evidence at each of `(k,)` log ratios."""
+        """Returns the log evidence at log ratios `(k,)`."""
         ratio = np.exp(log_ratio)
         shrunk = self.eigenvalues + ratio[:, None]
         energy = self._energy(shrunk)
@@ -168,7 +169,7 @@ class EvidenceMaximizer:
         return log_evidence(noise, ratio, log_det, energy, self.statistics)
 
     def slope(self, log_ratio):
-        """Its derivative, doubled. `(k,)`, or a number of a number."""
+        """Returns twice the derivative of `value`, `(k,)` or a number."""
         n = self.statistics.degrees_of_freedom
         ratio = np.exp(log_ratio)
         shrunk = self.eigenvalues + ratio[..., None]
@@ -177,8 +178,8 @@ class EvidenceMaximizer:
         gamma = (self.eigenvalues / shrunk).sum(axis=-1)
         beta = self._noise(ratio, energy).precision(energy, n)
         slope = gamma - beta * ratio * squared_norm
-        # At a fixed alpha the precision of the noise falls as the ratio grows. Where
-        # beta is the best for each ratio, what that adds is 0.
+        # At a fixed alpha the noise precision falls as the ratio grows, which adds a
+        # term. If beta is the best for each ratio, that term is 0.
         return slope if self.prior_precision is None else slope - (n - beta * energy)
 
     def _energy(self, shrunk):

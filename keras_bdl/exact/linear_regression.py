@@ -1,6 +1,7 @@
 """Exact Bayesian linear regression."""
 
 import math
+from typing import Any, Self
 
 import numpy as np
 from scipy import linalg
@@ -13,7 +14,7 @@ from keras_bdl.exact.posterior import RegressionPoint, RegressionPosterior
 from keras_bdl.exact.statistics import RegressionStatistics
 
 EVIDENCE = "evidence"
-_BLOCK_VALUES = 2**19  # of the rows that `predict` takes at a time: 4 MiB
+_BLOCK_VALUES = 2**19  # in the rows that `predict` takes at a time, 4 MiB
 
 
 class BayesianLinearRegression(RegressorEstimator):
@@ -25,54 +26,56 @@ class BayesianLinearRegression(RegressorEstimator):
         p(w | X, y) = N(m, S),  S = (alpha I + beta X'X)^-1,  m = beta S X'y,
         p(y* | x*)  = N(x*' m, 1 / beta + x*' S x*).
 
-    The noise is one of three:
+    The noise is given in one of three ways:
 
-    - a number: beta is known; the prior is w ~ N(0, I / alpha), alpha the
+    - a number: beta is known. The prior is w ~ N(0, I / alpha), where alpha is
       `prior_precision`.
     - a pair: beta ~ Gamma(shape, rate) is unknown, and the prior is
       w ~ N(0, I / (alpha beta)), with `prior_precision` alpha in units of beta. Weights
       and predictions are then Student-t distributed, with 2 shape_N degrees of freedom.
-    - "evidence": beta is the one of highest evidence p(y | X), as if known.
+    - "evidence": beta has the value of highest evidence p(y | X), as if it were known.
 
     The intercept c has a flat prior, p(c) = 1, and is integrated out exactly. So the
     columns of X and y are centred by the means of the rows seen, and N - 1 rows count
-    for the noise; c given w is N(mean(y) - w' mean(X), 1 / (beta N)), and the
-    predictive takes x* - mean(X) and has 1 / (beta N) more variance. The evidence holds
-    the prior's density of 1: compare models that all have an intercept, or all none.
+    for the noise. Given w, c is N(mean(y) - w' mean(X), 1 / (beta N)). The predictive
+    takes x* - mean(X) and has 1 / (beta N) more variance. The evidence contains the
+    prior's density of 1, so compare only models that all have an intercept, or none.
 
-    A row of weight w counts as w rows: its likelihood is raised to the power w. Where
-    beta is known that is noise of precision w beta, so weighted least squares.
+    A row of weight w counts as w rows: its likelihood is raised to the power w. If
+    beta is known, the row has noise of precision w beta, as in weighted least squares.
 
-    Several targets, y `(n, t)`, are a regression each, of the same X: `coef_` is
-    `(t, d)`, predictions are `(n, t)`, and what is one number below is `(t,)`.
+    Several targets, y `(n, t)`, are separate regressions on the same X. `coef_` is then
+    `(t, d)`, predictions are `(n, t)`, and each number below becomes `(t,)`.
 
-    A table of pandas or polars is taken by the names of its columns: those of later
+    Tables of pandas or polars are read by the names of their columns. Columns of later
     tables are put in the order of the first, and other names are refused.
 
-    Everything is float64 by Cholesky factors. The model keeps sums over rows, O(d^2)
-    memory, and reads data a block at a time; `partial_fit` of batches gives what `fit`
-    of all rows gives. More columns than rows, collinear and constant columns, and no
-    rows at all are well-defined: the prior decides what the data leave open. So it does
-    where columns differ by less than about 1e-6 of their size, which their squares show
-    no more. Rescale columns whose scales differ as much.
+    Everything is computed in float64 by Cholesky factors. The model keeps sums over
+    rows, O(d^2) memory, and reads data a block at a time. `partial_fit` on batches
+    gives the same as `fit` on all rows. More columns than rows, collinear and constant
+    columns, and no rows at all are well-defined: the prior decides what the data leave
+    open. The prior also decides if columns differ by less than about 1e-6 of their
+    size, because their squares do not show it. Rescale columns of such scales.
 
     Args:
-        prior_precision: alpha, above 0; or "evidence".
+        prior_precision: alpha, above 0, or "evidence".
         noise_precision: beta, above 0; a pair (shape, rate), both above 0; or
             "evidence".
         fit_intercept: whether there is an intercept.
 
     Attributes:
-        coef_: m, float64 `(d,)`; of several targets `(t, d)`.
-        intercept_: mean of c; 0 without one.
-        prior_precision_, noise_precision_: alpha and beta in use, 1 where there are no
-            data to choose them by; of a Gamma the mean of beta.
-        noise_shape_, noise_rate_: of the Gamma posterior of beta, for a pair only.
-        num_effective_parameters_: gamma, weights that the data determine, in [0, d].
-        num_examples_: N, rows seen; where they have weights the sum of these.
+        coef_: m, float64 `(d,)`; with several targets `(t, d)`.
+        intercept_: mean of c, or 0 without an intercept.
+        prior_precision_, noise_precision_: alpha and beta in use. They are 1 if no
+            data determine them. With unknown beta, its mean.
+        noise_shape_, noise_rate_: parameters of the Gamma posterior of beta, if
+            `noise_precision` is a pair.
+        num_effective_parameters_: gamma, the number of weights that the data
+            determine, in [0, d].
+        num_examples_: N, the number of rows seen, or the sum of their weights.
         n_features_in_: d.
-        feature_names_in_: names of the columns, where X is a table with texts for
-            names.
+        feature_names_in_: names of the columns, if X is a table whose column names are
+            strings.
 
     Raises:
         TypeError: by `fit`, on an argument of wrong type.
@@ -94,39 +97,44 @@ class BayesianLinearRegression(RegressorEstimator):
     perspective", 2012, section 7.6.3 (unknown noise).
     """
 
+    noise_precision_: float | np.ndarray
+    _statistics: RegressionStatistics
+
     def __init__(
         self,
-        prior_precision=EVIDENCE,
-        noise_precision=EVIDENCE,
-        fit_intercept=True,
-    ):
+        prior_precision: float | str = EVIDENCE,
+        noise_precision: float | str | tuple[float, float] = EVIDENCE,
+        fit_intercept: bool = True,
+    ) -> None:
         self.prior_precision = prior_precision
         self.noise_precision = noise_precision
         self.fit_intercept = fit_intercept
 
-    def fit(self, X, y, sample_weight=None):
-        """Posterior given these rows alone.
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Computes the posterior given these rows alone.
 
         Args:
-            X: `(n, d)` of real numbers, n = 0 included; an array or a table.
+            X: array or table `(n, d)` of real numbers. n may be 0.
             y: `(n,)`, or `(n, t)` for several targets, of real numbers.
             sample_weight: `(n,)`, 0 or more, or None for 1 each. Weights of mean 1
-                leave the number of rows as it is, which noise and prior by evidence
-                go by.
+                keep the number of rows, on which "evidence" depends.
 
         Returns:
             The model.
 
         Raises:
-            TypeError: if they are not of real numbers.
+            TypeError: if the data are not real numbers.
             ValueError: on shapes that do not fit, NaN or infinity, weights below 0 or
                 all 0, or columns that are not those of the first rows.
         """
         self._forget()
         return self.partial_fit(X, y, sample_weight)
 
-    def partial_fit(self, X, y, sample_weight=None):
-        """Posterior given these rows and all before. As `fit`."""
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Computes the posterior given these rows and all before.
+
+        The arguments are those of `fit`.
+        """
         prior_precision, noise = self._settings()
         centred = validation.boolean("fit_intercept", self.fit_intercept)
         rows = self._check_inputs(X)
@@ -148,39 +156,43 @@ class BayesianLinearRegression(RegressorEstimator):
         self._publish()
         return self
 
-    def predict(self, X, return_std=False):
-        """Mean of the predictive distribution, and its standard deviation.
+    def predict(
+        self, X: Any, return_std: bool = False
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Returns the mean of the predictive, and its standard deviation if wanted.
 
         Args:
             X: `(n, d)`.
-            return_std: whether to return both. The deviation is that of a new target:
-                noise, and what is not known of the weights. It is infinite with 2
-                degrees of freedom or fewer, and with an intercept and no rows.
+            return_std: whether to return the standard deviation too. It is that of a
+                new target, from the noise and the uncertainty of the weights. It is
+                infinite with 2 degrees of freedom or fewer, and with an intercept and
+                no rows.
 
         Returns:
-            float64 `(n,)`, of several targets `(n, t)`, or a pair of them.
+            float64 `(n,)`, with several targets `(n, t)`, or a pair of such arrays.
 
         Raises:
-            TypeError, ValueError: on inputs that `fit` refuses, or before it.
+            TypeError, ValueError: on inputs that `fit` refuses, or before `fit`.
         """
         mean, scale = self._predictive(X, return_std)
         if not return_std:
             return mean
         if self._unknown_noise():
-            df = 2.0 * self._posteriors[0].noise_shape  # the same of all targets
+            df = 2.0 * self._posteriors[0].noise_shape  # all targets share it
             scale *= math.sqrt(df / (df - 2.0)) if df > 2.0 else math.inf
         return mean, scale
 
-    def posterior(self):
-        """Distribution of the weights, in float64: coefficients, then the intercept.
+    def posterior(self) -> Any:
+        """Returns the distribution of the coefficients and, last, the intercept.
 
-        `(d + 1,)`, or `(d,)` without an intercept: a multivariate normal of TensorFlow
-        Probability; with unknown noise a multivariate Student-t, beside which beta is
-        Gamma(`noise_shape_`, `noise_rate_`). Several targets are its batch.
+        It is a float64 multivariate normal of TensorFlow Probability over `(d + 1,)`,
+        or `(d,)` without an intercept. With unknown noise it is a multivariate
+        Student-t, and beta is Gamma(`noise_shape_`, `noise_rate_`). Several targets are
+        its batch.
 
         Raises:
             ImportError: if TensorFlow Probability is not installed.
-            ValueError: with an intercept and no rows, where it is improper.
+            ValueError: with an intercept and no rows, because it is then improper.
         """
         from keras_bdl.interop import tfp
 
@@ -191,12 +203,12 @@ class BayesianLinearRegression(RegressorEstimator):
             return tfp.multivariate_student_t(df, mean, factor)
         return tfp.make("MultivariateNormalTriL", loc=mean, scale_tril=factor)
 
-    def posterior_predictive(self, X):
-        """Distribution of a new target for each row, float64.
+    def posterior_predictive(self, X: Any) -> Any:
+        """Returns the distribution of a new target for each row.
 
-        Its batch has the shape of `predict`. A normal of TensorFlow Probability, or a
-        Student-t with unknown noise. Rows are by themselves: draws of whole functions
-        are made of `sample`.
+        It is a float64 normal of TensorFlow Probability, or a Student-t with unknown
+        noise. Its batch has the shape of `predict`. Rows are independent of each other;
+        use `sample` for draws of whole functions.
 
         Raises:
             ImportError: if TensorFlow Probability is not installed.
@@ -211,16 +223,16 @@ class BayesianLinearRegression(RegressorEstimator):
             return tfp.make("StudentT", df=np.float64(df), loc=mean, scale=scale)
         return tfp.make("Normal", loc=mean, scale=scale)
 
-    def sample(self, num_samples, seed=None):
-        """Draws of the weights from their posterior, by NumPy.
+    def sample(self, num_samples: int, seed: int | None = None) -> np.ndarray:
+        """Draws weights from their posterior by NumPy.
 
         Args:
             num_samples: number of draws.
-            seed: integer from 0, or None for fresh ones.
+            seed: integer from 0 for repeatable draws, or None.
 
         Returns:
-            float64 `(num_samples, d + 1)`, the intercept last, or `(num_samples, d)`;
-            of several targets `(num_samples, t, d + 1)`.
+            float64 `(num_samples, d + 1)`, the intercept last, or `(num_samples, d)`
+            without one; with several targets `(num_samples, t, d + 1)`.
 
         Raises:
             ValueError: with an intercept and no rows.
@@ -233,51 +245,57 @@ class BayesianLinearRegression(RegressorEstimator):
         draws = [one.draws(num_samples, rng) for one in self._posteriors]
         return np.stack(draws, axis=1) if self._target_shape else draws[0]
 
-    def mle(self):
-        """Maximum likelihood: least squares, of least norm where that leaves a choice.
+    def mle(self) -> RegressionPoint:
+        """Returns the point of maximum likelihood, by least squares.
+
+        If least squares leave a choice, the coefficients have the least norm.
 
         Returns:
-            `RegressionPoint(coef, intercept, noise_precision)`; the precision is N over
-            the squared residuals, infinite if they are 0, or beta where it is known.
-            NaN is what no rows say anything about.
+            `RegressionPoint(coef, intercept, noise_precision)`. The precision is beta
+            if it is known, or else N over the squared residuals, infinite if they are
+            0. Intercept and unknown precision are NaN without rows.
         """
         return self._point([one.mle() for one in self._checked_posteriors()])
 
-    def map(self):
-        """Mode of the posterior.
+    def map(self) -> RegressionPoint:
+        """Returns the mode of the posterior.
 
         Returns:
-            `RegressionPoint`: of the joint density of weights and beta where beta is
-            unknown (of beta itself, which its mode depends on), else at
-            `noise_precision_`. The coefficients are `coef_`, ridge regression's.
+            `RegressionPoint`. If beta is unknown, it is the mode of the joint density
+            of weights and beta (a density of beta itself, on which the mode depends).
+            Otherwise the precision is `noise_precision_`. The coefficients are `coef_`,
+            those of ridge regression.
         """
         return self._point([one.map() for one in self._checked_posteriors()])
 
-    def log_evidence(self):
-        """log p(y | X) of all rows in nats, weights (and unknown beta) integrated out.
+    def log_evidence(self) -> float | np.ndarray:
+        """Returns log p(y | X) of all rows in nats.
 
-        With an intercept it is that under p(c) = 1, infinite without rows. Of several
-        targets one each, `(t,)`: their sum is that of all.
+        Weights and unknown beta are integrated out. An intercept has p(c) = 1, and
+        without rows the evidence is then infinite. Several targets have one value each,
+        `(t,)`, whose sum is the log evidence of all.
         """
         return self._by_target([p.log_evidence() for p in self._checked_posteriors()])
 
-    def weights_and_factor(self):
-        """Mean of all weights, and a factor of their covariance in units of 1 / beta.
+    def weights_and_factor(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the mean of all weights and a factor of their covariance.
 
         Returns:
-            m float64 `(d + 1,)`, the intercept last, or `(d,)` without one; C, square
-            and lower triangular: the covariance is C C' / `noise_precision_`. Of
-            several targets `(t, d + 1)` and `(t, d + 1, d + 1)`.
+            The mean m, float64 `(d + 1,)` with the intercept last, or `(d,)` without
+            one, and C, square and lower triangular. The covariance is
+            C C' / `noise_precision_`. With several targets `(t, d + 1)` and
+            `(t, d + 1, d + 1)`.
 
         Raises:
             ValueError: with an intercept and no rows.
         """
         self._check_proper()
         pairs = [posterior.weights_and_factor() for posterior in self._posteriors]
-        return tuple(map(self._by_target, zip(*pairs)))
+        means, factors = zip(*pairs)
+        return self._by_target(means), self._by_target(factors)
 
     def _settings(self):
-        """alpha, or None to choose it, and the noise likewise."""
+        """Returns alpha and the noise, each None if evidence is to choose it."""
         alpha, beta = self.prior_precision, self.noise_precision
         for name, value in (("prior_precision", alpha), ("noise_precision", beta)):
             if isinstance(value, str):
@@ -297,7 +315,7 @@ class BayesianLinearRegression(RegressorEstimator):
         return alpha, GammaNoise(shape, rate)
 
     def _solve(self, statistics, prior_precision, noise):
-        """The posterior of each target."""
+        """Returns the posterior of each target."""
         eigen = None
         if prior_precision is None or noise is None:
             eigen = linalg.eigh(statistics.xx)
@@ -320,7 +338,7 @@ class BayesianLinearRegression(RegressorEstimator):
             setattr(self, f"{name}_", self._by_target(values))
 
     def _by_target(self, values):
-        """One for each target, or the only one of `y` `(n,)`."""
+        """Stacks one value per target, or returns the only value of `y` `(n,)`."""
         return np.stack(values) if self._target_shape else values[0]
 
     def _point(self, points):
@@ -334,7 +352,7 @@ class BayesianLinearRegression(RegressorEstimator):
         return self._posteriors[0].unknown_noise
 
     def _predictive(self, X, with_scale):
-        """Mean, and scale of the normal or the Student-t, None if not wanted."""
+        """Returns the mean and, if wanted, the scale of the normal or the Student-t."""
         self._check_fitted()
         X = self._check_inputs(X)
         mean = np.empty((len(X), *self._target_shape))

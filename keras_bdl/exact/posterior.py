@@ -13,37 +13,46 @@ from keras_bdl.exact.evidence import (
     log_evidence,
 )
 
-_ROUNDING = 1e-14  # of the largest eigenvalue of X'X: less is rounding of 0
+_ROUNDING = 1e-14  # times the largest eigenvalue of X'X: less is a rounded 0
 
 
 class RegressionPoint(typing.NamedTuple):
-    """One value for each unknown: `y = X @ coef + intercept` and noise around it."""
+    """Point estimate of `y = X @ coef + intercept + noise`.
+
+    Attributes:
+        coef: `(d,)`; with several targets `(t, d)`.
+        intercept: number; with several targets `(t,)`.
+        noise_precision: one over the noise variance, a number; with several targets
+            `(t,)`.
+    """
 
     coef: np.ndarray
-    intercept: float
-    noise_precision: float
+    intercept: float | np.ndarray
+    noise_precision: float | np.ndarray
 
 
 class RegressionPosterior:
-    """What the rows say of the weights and of the noise.
+    """Posterior of the weights and of the noise, given rows of one target.
 
     Args:
         statistics: `RegressionStatistics` of one target.
-        prior_precision: alpha, or None for that of highest evidence.
+        prior_precision: alpha, or None for the alpha of highest evidence.
         noise: `KnownNoise`, `GammaNoise`, or None for the beta of highest evidence.
-        eigen: eigenvalues and eigenvectors of X'X, where evidence is to choose.
+        eigen: eigenvalues and eigenvectors of X'X, needed to maximise the evidence.
 
     Attributes:
         coef, intercept: posterior means, float64 `(d,)` and a number.
-        prior_precision, noise_precision: in use; of a Gamma the mean.
-        noise_shape, noise_rate: of the Gamma posterior; None if the noise has none.
-        num_effective_parameters: gamma, weights that the data determine.
-        factor: lower triangular C, `(d, d)`: the covariance of the coefficients is
+        prior_precision, noise_precision: alpha and beta in use. With a Gamma
+            posterior of beta, its mean.
+        noise_shape, noise_rate: parameters of the Gamma posterior of beta, or None if
+            it has no such posterior.
+        num_effective_parameters: gamma, the number of weights that the data determine.
+        factor: lower triangular C, `(d, d)`. The covariance of the coefficients is
             C C' in units of 1 / beta.
 
     Raises:
-        ValueError: where float64 cannot tell the prior from 0 between collinear
-            columns, or weights that are less than a row leave the noise without a
+        ValueError: if columns are collinear and float64 cannot tell the prior from 0,
+            or if weights that sum to less than a row leave the noise without a
             posterior.
     """
 
@@ -55,7 +64,7 @@ class RegressionPosterior:
         if prior_precision is None or noise is None:
             maximizer = EvidenceMaximizer(s, prior_precision, noise, eigen)
             ratio = maximizer.best_ratio()
-        if ratio is None:  # given, or the data do not say; of a Gamma in units of beta
+        if ratio is None:  # as given, or 1; with a Gamma alpha is in units of beta
             ratio = (prior_precision or 1.0) / (self.known_beta or 1.0)
 
         self._ratio = ratio
@@ -74,35 +83,36 @@ class RegressionPosterior:
             if self.noise_shape <= 0.0:
                 raise ValueError(
                     "Expected weights that sum to a row or more, or a larger shape of "
-                    "the noise's prior: less has no posterior with an intercept. "
+                    "the noise's prior: with less, an intercept has no posterior. "
                     f"Received: weights that sum to {s.count:g}, shape={noise.shape:g}"
                 )
         self.noise_precision = float(noise.precision(self._energy, n))
         self.prior_precision = ratio
         if not self.unknown_noise:
             self.prior_precision = ratio * self.noise_precision
-        kept = ratio * np.square(self.factor).sum()  # by the prior alone
+        kept = ratio * np.square(self.factor).sum()  # weights that the prior determines
         self.num_effective_parameters = float(len(self.coef) - kept)
 
     def _mean(self, eigen):
-        """Posterior mean of the coefficients."""
+        """Returns the posterior mean of the coefficients."""
         xy = self.statistics.xy
         if eigen is not None:
             values, vectors = eigen
             seen = values > _ROUNDING * values[-1]
             if not seen.all():
-                # X'y has no part in directions that no row shows. What rounding leaves
-                # of one there, a weak prior would blow up.
+                # X'y is 0 in directions that no row has. Rounding leaves a remainder,
+                # which a weak prior would blow up.
                 vectors = vectors[:, seen]
                 return vectors @ (vectors.T @ xy / (values[seen] + self._ratio))
         return self.factor @ (self.factor.T @ xy)
 
     @property
     def unknown_noise(self):
+        """Whether the noise precision has a Gamma posterior."""
         return isinstance(self._noise, GammaNoise)
 
     def log_evidence(self):
-        """log p(y | X) in nats, weights (and unknown beta) integrated out."""
+        """Returns log p(y | X) in nats. Weights and unknown beta are integrated out."""
         log_det = -2.0 * np.log(np.diag(self.factor)).sum()
         return float(
             log_evidence(
@@ -111,7 +121,7 @@ class RegressionPosterior:
         )
 
     def mle(self):
-        """Maximum likelihood, as `RegressionPoint`."""
+        """Returns the point of maximum likelihood as a `RegressionPoint`."""
         s = self.statistics
         coef = np.linalg.lstsq(s.xx, s.xy, rcond=1e-14 * len(s.xy))[0]
         residual = s.yy - coef @ s.xy
@@ -125,10 +135,10 @@ class RegressionPosterior:
         return RegressionPoint(coef, intercept, precision)
 
     def map(self):
-        """Mode of the posterior, as `RegressionPoint`."""
+        """Returns the mode of the posterior as a `RegressionPoint`."""
         precision = self.noise_precision
         if self.unknown_noise:
-            # The weights add beta^(1/2) to the density for each of them.
+            # Each weight adds a factor beta^(1/2) to the density.
             has_intercept = self.statistics.centred and self.statistics.count > 0
             num_weights = len(self.coef) + has_intercept
             power = self.noise_shape + 0.5 * num_weights - 1.0
@@ -136,9 +146,9 @@ class RegressionPosterior:
         return RegressionPoint(self.coef, self.intercept, precision)
 
     def weights_and_factor(self):
-        """Mean of all weights, the intercept last, and the factor of their covariance.
+        """Returns the mean of all weights and the factor of their covariance.
 
-        Where there is an intercept there must be a row.
+        The intercept comes last. If there is one, there must be a row.
         """
         s = self.statistics
         if not s.centred:
@@ -150,7 +160,7 @@ class RegressionPosterior:
         return np.append(self.coef, self.intercept), factor
 
     def draws(self, num_samples, rng):
-        """Draws of all weights, `(num_samples, d + 1)`, or `(num_samples, d)`."""
+        """Draws all weights, `(num_samples, d + 1)` or `(num_samples, d)`."""
         mean, factor = self.weights_and_factor()
         draws = rng.normal(size=(num_samples, len(mean))) @ factor.T
         precision = self.noise_precision
@@ -160,13 +170,13 @@ class RegressionPosterior:
         return mean + draws / np.sqrt(precision)
 
     def predictive_scale(self, x):
-        """Of a new target for each row: of its normal, or of its Student-t.
+        """Returns the scale of the normal or Student-t of a new target for each row.
 
         Args:
             x: float64 `(n, d)`.
         """
         s = self.statistics
-        noise = 1.0  # of this and all below, in units of 1 / beta
+        noise = 1.0  # variances here are in units of 1 / beta
         if s.centred:
             noise += 1.0 / s.count if s.count else math.inf
         x = (x - s.x_mean) @ self.factor

@@ -1,26 +1,27 @@
-"""Sums over rows: all that Gaussian linear regression needs to know of its data."""
+"""Sums over rows, which are all that Gaussian linear regression needs of its data."""
 
 import dataclasses
 
 import numpy as np
 
-_BLOCK_VALUES = 2**19  # of a block of rows in float64: 4 MiB
+_BLOCK_VALUES = 2**19  # in a block of rows, 4 MiB of float64
 _LEAST_BLOCK_ROWS = 256
 
 
 @dataclasses.dataclass
 class RegressionStatistics:
-    """Means, and products summed over rows of what is left after subtracting them.
+    """Means of columns, and sums over rows of products of what the means leave.
 
     A row of weight w counts as w rows. Without centring the means stay 0. Memory is
-    that of `xx`, whatever the number of rows. Merging is exact, so batches give what
-    all rows at once give.
+    that of `xx`, whatever the number of rows. Merging is exact, so that batches give
+    the same as all rows at once.
 
     Attributes:
         centred: whether means are subtracted.
-        count: N, the sum of the weights of rows: their number where they have none.
+        count: N, the number of rows, or the sum of their weights.
         x_mean, y_mean: `(d,)` and `(t,)`.
-        xx, xy, yy: `(d, d)`, `(d, t)` and, of each target with itself, `(t,)`.
+        xx, xy: `(d, d)` and `(d, t)`.
+        yy: `(t,)`, the product of each target with itself.
 
     Reference: Chan, Golub and LeVeque, "Algorithms for computing the sample variance",
     1983, eq. 2.1 (merging of centred sums).
@@ -36,15 +37,16 @@ class RegressionStatistics:
 
     @classmethod
     def empty(cls, num_features, num_targets, centred):
+        """Returns the statistics of no rows."""
         x, y = np.zeros(num_features), np.zeros(num_targets)
         return cls(centred, 0, x, y, np.outer(x, x), np.outer(x, y), y)
 
     @classmethod
     def of(cls, x, y, centred, weights=None):
-        """Of all rows, a block at a time.
+        """Sums over all rows, a block at a time.
 
         Args:
-            x: `(n, d)`, of any real dtype.
+            x: `(n, d)` of any real dtype.
             y: `(n, t)`.
             centred: whether to subtract means.
             weights: float64 `(n,)`, 0 or more, or None for 1 each.
@@ -56,7 +58,7 @@ class RegressionStatistics:
         total = cls.empty(num_features, num_targets, centred)
         rows = _BLOCK_VALUES // max(num_features, num_targets)
         rows = max(_LEAST_BLOCK_ROWS, rows)
-        with np.errstate(invalid="ignore", over="ignore"):  # refused below
+        with np.errstate(invalid="ignore", over="ignore"):  # `check_finite` refuses it
             for start in range(0, len(x), rows):
                 block = slice(start, start + rows)
                 part = None if weights is None else weights[block]
@@ -66,7 +68,7 @@ class RegressionStatistics:
 
     @classmethod
     def _of_block(cls, x, y, centred, weights):
-        x, y = x.astype("float64"), y.astype("float64")  # copies: changed in place
+        x, y = x.astype("float64"), y.astype("float64")  # copies to change in place
         x_mean, y_mean = np.zeros(x.shape[1]), np.zeros(y.shape[1])
         count = len(x) if weights is None else float(weights.sum())
         if centred and count:
@@ -82,7 +84,7 @@ class RegressionStatistics:
         return cls(centred, count, x_mean, y_mean, x.T @ x, x.T @ y, yy)
 
     def merge(self, other):
-        """Statistics of the rows of both."""
+        """Returns the statistics of the rows of both."""
         count = self.count + other.count
         share = other.count / count if count else 0.0
         weight = self.count * share
@@ -98,7 +100,7 @@ class RegressionStatistics:
         )
 
     def of_target(self, index):
-        """Those of one target: `y_mean` and `yy` numbers, `xy` `(d,)`."""
+        """Returns those of one target: numbers `y_mean` and `yy`, and `xy` `(d,)`."""
         return dataclasses.replace(
             self,
             y_mean=float(self.y_mean[index]),
@@ -107,6 +109,11 @@ class RegressionStatistics:
         )
 
     def check_finite(self):
+        """Refuses sums that are NaN or infinite.
+
+        Raises:
+            ValueError: if there are such sums.
+        """
         columns = np.flatnonzero(~np.isfinite(np.diag(self.xx)))
         fix = "drop those rows, fill them in, or rescale the column"
         if len(columns):
@@ -123,13 +130,13 @@ class RegressionStatistics:
 
     @property
     def degrees_of_freedom(self):
-        """Rows left after the mean is taken out: N, or N - 1 where centred.
+        """Returns N, or N - 1 if centred, because the mean takes one row.
 
-        Below 0 where all weights together are less than one row's.
+        It is below 0 if all weights together are less than that of one row.
         """
         return self.count - self.centred if self.count else 0
 
     @property
     def least_energy(self):
-        """What rounding leaves of a sum of squares of residuals that is 0."""
+        """Returns what rounding leaves of a sum of squared residuals that is 0."""
         return max(1e-13 * self.yy, 1e-24 * self.count * self.y_mean**2, 1e-200)

@@ -1,9 +1,13 @@
-"""What the generative models have in common: networks, likelihood, a bound as loss."""
+"""The base of generative models: networks, a likelihood, and a bound as the loss."""
 
 import contextlib
+import os
 import types
+from collections.abc import Callable
+from typing import Any, NoReturn, Self
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_bdl.core import copies, recovery, validation
@@ -15,38 +19,41 @@ from keras_bdl.layers.gaussian_latent import GaussianLatent
 from keras_bdl.layers.latent import latent_layers
 from keras_bdl.models import batch_checks
 from keras_bdl.prediction import export
+from keras_bdl.priors.codes import LatentPrior
 from keras_bdl.training import num_examples
 from keras_bdl.training.data import extent_of
 
-# Draws of the weights that `evaluate` averages the bound over, for each batch.
+# The number of draws of the weights that `evaluate` averages each batch's bound over.
 _WEIGHT_DRAWS = 4
 
 
 class GenerativeModel(keras.Model):
     """Networks around a code z, trained by a bound on the likelihood of x.
 
-    A subclass implements `call`, which within the `BoundScope` of a training or test
-    step gives what its `compute_loss` takes as `y_pred`.
+    A subclass implements `call`. Within the `BoundScope` of a training or test step
+    `call` returns what `compute_loss` takes as `y_pred`.
 
     Args:
-        networks: dict of name to Keras model, kept as attributes.
-        num_inputs: dict of name to the number of its inputs.
+        networks: dict from name to Keras model, which become attributes.
+        num_inputs: dict from name to the number of inputs of the network.
         likelihood, prior, beta, preprocessing, seed, num_examples: as in `VAE`.
-        **kwargs: of `keras.Model`.
+        **kwargs: as in `keras.Model`.
     """
+
+    built: bool
 
     def __init__(
         self,
-        networks,
-        num_inputs,
-        likelihood,
-        prior,
-        beta,
-        preprocessing,
-        seed,
-        num_examples,
-        **kwargs,
-    ):
+        networks: dict[str, keras.Model],
+        num_inputs: dict[str, int],
+        likelihood: str | keras.losses.Loss,
+        prior: str | LatentPrior,
+        beta: float,
+        preprocessing: keras.layers.Layer | None,
+        seed: int | None,
+        num_examples: int | None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(autocast=False, **kwargs)  # the networks cast themselves
         for name, network in networks.items():
             if not isinstance(network, keras.Model):
@@ -62,7 +69,7 @@ class GenerativeModel(keras.Model):
                 f"Received: preprocessing={preprocessing!r}"
             )
         self._networks = tuple(networks)
-        # In a namespace, in which Keras looks for nothing to track or save.
+        # Keras does not track or save what is in a namespace.
         self._made = types.SimpleNamespace()
         self.observation = observations.get(likelihood)
         self.preprocessing = preprocessing
@@ -81,8 +88,8 @@ class GenerativeModel(keras.Model):
         self._reconstruction = keras.metrics.Mean(name="reconstruction")
         self._kl = keras.metrics.Mean(name="kl")
 
-    def preprocess(self, inputs, training=None):
-        """Data as the encoder takes it and the decoder explains it, floats."""
+    def preprocess(self, inputs: Any, training: bool | None = None) -> Any:
+        """Returns data as floats in the form that the networks take and explain."""
         x = ops.convert_to_tensor(inputs)
         if not keras.backend.is_float_dtype(x.dtype):
             x = ops.cast(x, keras.config.floatx())
@@ -90,25 +97,29 @@ class GenerativeModel(keras.Model):
             return x
         return copies.call_with_training(self.preprocessing, x, training)
 
-    # Posteriors over weights. With log p(x | w) under a bound for every w, the mean of
-    # those over draws of w, less the KL of the weights, is one of log p(data).
+    # Posteriors over weights. If there is a bound on log p(x | w) for every w, its mean
+    # over draws of w, less the KL of the weights, is a bound on log p(data).
 
-    def weights_drawn_once(self, wanted=True):
-        """Within, all calls of the networks have one draw of weights, if `wanted`."""
+    def weights_drawn_once(
+        self, wanted: bool = True
+    ) -> contextlib.AbstractContextManager:
+        """Returns a context in which all calls share a draw of weights, if `wanted`."""
         if not (wanted and self._posteriors()):
             return contextlib.nullcontext()
         return SharedWeights(self.latent.noise.next())
 
-    def mean_over_weights(self, bound, training):
-        """The terms of a bound: in evaluation, their mean over draws of the weights.
+    def mean_over_weights(
+        self, bound: Callable[[], dict[str, Any]], training: bool | None
+    ) -> dict[str, Any]:
+        """Returns the terms of a bound, in evaluation their mean over weight draws.
 
         Args:
-            bound: function without arguments that gives a dict of tensors.
-            training: whether it is training, where each step has its own draw.
+            bound: function without arguments that returns a dict of tensors.
+            training: whether it is a training step, which has a single draw.
         """
         if training or not self._posteriors():
             return bound()
-        # What other latent variables add to the loss is added in every call.
+        # Every call adds to the loss the terms of other latent variables.
         others = any(latent_layers(network) for network in self._network_list())
         draws = [bound() for _ in range(1 if others else _WEIGHT_DRAWS)]
         return {
@@ -116,23 +127,28 @@ class GenerativeModel(keras.Model):
         }
 
     def _tell_num_examples(self):
-        """Tells layers the number of training examples that the constructor gave."""
+        """Tells layers the number of training examples given to the constructor."""
         if self.num_examples is not None:
             num_examples.set_num_examples(self, self.num_examples)
 
     def _read_num_examples(self, x, options):
-        """Reads it off the data otherwise; `options` are those of `fit`."""
+        """Reads that number off the data if it was not given.
+
+        `options` are those of `fit`.
+        """
         if self.num_examples is None:
             num_examples.tell_num_examples(self, x, extent_of(options))
 
     def _posteriors(self):
-        """Layers of the networks with a posterior over weights."""
+        """Returns the layers of the networks that have a posterior over weights."""
         return [x for network in self._network_list() for x in bayesian_layers(network)]
 
     def _network_list(self):
         return [getattr(self, name) for name in self._networks]
 
-    def compile(self, optimizer="adam", **kwargs):
+    def compile(
+        self, optimizer: str | keras.optimizers.Optimizer = "adam", **kwargs: Any
+    ) -> None:
         """Configures training. The loss is the negative bound.
 
         Args:
@@ -150,99 +166,119 @@ class GenerativeModel(keras.Model):
                 )
         super().compile(optimizer=optimizer, **kwargs)
 
-    def export(self, filepath, format="tf_saved_model", **kwargs):
-        """As `keras.Model.export`: what `model(x)` gives."""
+    def export(
+        self, filepath: str | os.PathLike, format: str = "tf_saved_model", **kwargs: Any
+    ) -> None:
+        """Exports the outputs of `model(x)`, as in `keras.Model.export`."""
         export.mark_called(self)
         return super().export(filepath, format=format, **kwargs)
 
-    def to_keras(self, weights="mean", seed=None):
+    def to_keras(self, weights: str = "mean", seed: int | None = None) -> NoReturn:
+        """Raises an error, because only the networks can be converted."""
         names = " and ".join(f"`model.{name}`" for name in self._networks)
         raise ValueError(
             f"`{type(self).__name__}` has no plain Keras counterpart; convert its "
             f"networks, {names}. Received: model={self.name!r}"
         )
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         config = keras.saving.deserialize_keras_object(config)
         self.compile(**config)
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(self, *args, class_weight=None, **kwargs):
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        *,
+        class_weight: None = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """Trains as `keras.Model.fit` does, without `class_weight`."""
         if class_weight is not None:
             raise ValueError(
                 f"`{type(self).__name__}.fit` takes no `class_weight`. "
                 f"Received: class_weight={class_weight!r}"
             )
-        return super().fit(*args, **kwargs)
+        return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
 
     def evaluate(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        verbose="auto",
-        sample_weight=None,
-        **kwargs,
-    ):
-        """As `keras.Model.evaluate`, of data as in `fit`."""
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Evaluates as `keras.Model.evaluate` does, with data as in `fit`."""
         initialization.check(self, x)
         if hasattr(x, "shape"):
             self._check_weights(x, sample_weight)
         with recovery.weights_kept(self):
             return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
-    def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
-        """As `keras.Model.train_on_batch`, of data as in `fit`."""
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
+    ) -> Any:
+        """Trains as `keras.Model.train_on_batch` does, with data as in `fit`."""
         y = self._checked_batch(x, y, sample_weight)
         return super().train_on_batch(x, y, sample_weight, **kwargs)
 
-    def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
-        """As `keras.Model.test_on_batch`, of data as in `fit`."""
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
+    ) -> Any:
+        """Evaluates as `keras.Model.test_on_batch` does, with data as in `fit`."""
         y = self._checked_batch(x, y, sample_weight)
         return super().test_on_batch(x, y, sample_weight, **kwargs)
 
-    def predict(self, x, *args, **kwargs):
-        """As `keras.Model.predict`."""
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
+        """Predicts as `keras.Model.predict` does, after checking the shape of x."""
         initialization.check_shape(self, x)
         return super().predict(x, *args, **kwargs)
 
     def _checked_batch(self, x, y, sample_weight):
-        """What stands beside a batch, as the steps take it."""
+        """Checks a batch and returns y in the form that the steps take."""
         initialization.check(self, x)
         self._check_weights(x, sample_weight)
         return y
 
     def _check_weights(self, x, sample_weight):
-        """Refuses weights of arrays that are none, or of other rows or positions."""
+        """Refuses wrong sample weights, and weights that do not fit the rows of x."""
         batch_checks.check_one_batch(x, None, sample_weight)
         if sample_weight is None:
             return
         batch_checks.check_weights(sample_weight)
         if len(sample_weight.shape) > len(x.shape):
             raise ValueError(
-                f"Expected weights `(n,)`, or of the positions of x. Received: x of "
+                "Expected weights `(n,)`, or one for each position. Received: x of "
                 f"shape {tuple(x.shape)}, sample_weight of shape "
                 f"{tuple(sample_weight.shape)}"
             )
 
-    def train_step(self, *args):  # of the data; on JAX of the state and the data
+    # The arguments of a step end with the data. On JAX the state comes first.
+    def train_step(self, *args: Any) -> Any:
         with BoundScope(args[-1]):
             return super().train_step(*args)
 
-    def test_step(self, *args):
+    def test_step(self, *args: Any) -> Any:
         with BoundScope(args[-1]):
             return super().test_step(*args)
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
         return self.get_metrics_result()
 
-    def add_losses(self, value):
-        """A loss plus what layers add to it, such as the KL of weights."""
+    def add_losses(self, value: Any) -> Any:
+        """Adds to a loss the terms of layers, such as the KL of weights."""
         added = [ops.cast(ops.sum(term), value.dtype) for term in self.losses]
         return sum(added, value)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
@@ -256,7 +292,9 @@ class GenerativeModel(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         config = {
             name: keras.saving.deserialize_keras_object(
                 value, custom_objects=custom_objects

@@ -1,29 +1,37 @@
-"""What one does with a trained `SemiSupervisedVAE`, beside predicting classes."""
+"""Samples from a trained `SemiSupervisedVAE`."""
 
 import numpy as np
 from keras import ops
 
 from keras_bdl.core import dtypes, validation
 from keras_bdl.core.noise import NoiseGenerator
+from keras_bdl.core.typing import ArrayLike
+from keras_bdl.generative.base import GenerativeModel
 
 
-class SemiSupervisedUse:
-    """Mixin of `SemiSupervisedVAE`: samples of a class."""
+class SemiSupervisedUse(GenerativeModel):
+    """Base of `SemiSupervisedVAE` that samples data of a class."""
 
-    def sample(self, num, label=None, seed=None, noise=False):
-        """New data of a class, `(num, ...)`, NumPy.
+    def sample(
+        self,
+        num: int,
+        label: ArrayLike | int | None = None,
+        seed: int | None = None,
+        noise: bool = False,
+    ) -> np.ndarray:
+        """Samples new data of a class, `(num, ...)`, NumPy.
 
         Args:
             num: integer.
             label: class index, or integers `(num,)`; None draws classes.
             seed: integer for repeatable results.
-            noise: whether to draw from p(x | y, z) in place of its mean; of the codes
-                where there are `features`, of which then the mean is decoded.
+            noise: whether to draw from p(x | y, z) instead of taking its mean. With
+                `features` it draws their code, and returns the decoded mean of it.
         """
         num = validation.integer("num", num, least=1)
         if not self.built:
             raise ValueError(
-                "Expected a built model: `fit` or `build` first. "
+                "Expected a built model: call `fit` or `build` first. "
                 f"Received: model={self.name!r}"
             )
         rng = np.random.default_rng(seed)

@@ -1,16 +1,16 @@
-"""A VAE as a SavedModel with an endpoint for each thing one does with it."""
+"""Export of a VAE as a SavedModel, with an endpoint for each of its queries."""
 
 import keras
 
 from keras_bdl.core import scopes, stochastic
 from keras_bdl.generative import programs
 
-# Codes of each row that `log_prob` holds at a time, at most.
+# The most codes of each row that `log_prob` holds at a time.
 _BLOCK = 64
 
 
 def export(vae, filepath, verbose=None):
-    """Writes the SavedModel; see `VAE.export`."""
+    """Writes the SavedModel that `VAE.export` describes."""
     from keras_bdl.interop import tensorflow
 
     def serve(x):

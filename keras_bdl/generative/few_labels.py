@@ -1,21 +1,21 @@
-"""The part of a loss that is a mean over labelled rows, and the labels themselves."""
+"""Labels of which many are unknown, and the loss that is a mean over labelled rows."""
 
 import keras
 import numpy as np
 from keras import ops
 
-# The weight of the classifier's own loss: this many times examples per label.
+# The weight of the classifier's own loss is this times examples per labelled example.
 _CLASSIFIER_WEIGHT = 0.1
 
 
 def classifier_loss(weight, cross_entropy, labeled, known):
-    """A weight times the mean cross-entropy over labelled rows.
+    """Returns a weight times the mean cross-entropy over labelled rows.
 
     Args:
-        weight: a number, or None: .1 examples / labelled examples.
-        cross_entropy: mean over all rows, of which others than labelled ones have 0.
+        weight: number, or None for .1 examples / labelled examples.
+        cross_entropy: mean over all rows, where rows without a label count as 0.
         labeled: share of labelled rows among them.
-        known: share of labelled rows in the training data, 0 where it is not known.
+        known: share of labelled rows in the training data, or 0 if it is unknown.
     """
     some = ops.where(labeled > 0.0, labeled, 1.0)
     if weight is None:
@@ -24,21 +24,21 @@ def classifier_loss(weight, cross_entropy, labeled, known):
 
 
 class ClassifierLoss(keras.metrics.Metric):
-    """`classifier_loss` of all rows so far, whichever batches they came in.
+    """Computes `classifier_loss` of all rows so far, independent of their batches.
 
     Args:
-        weight: as there.
+        weight: as in `classifier_loss`.
     """
 
     def __init__(self, weight, name="classifier_loss", **kwargs):
         super().__init__(name=name, **kwargs)
         self._weight = weight
-        # Sums over rows of the cross-entropy, of labels and of ones; the known share.
+        # Sums over rows of the cross-entropy, of labelled rows and of ones.
         self._sums = self.add_variable((3,), "zeros", name="sums")
         self._known = self.add_variable((), "zeros", aggregation="mean", name="known")
 
     def update_state(self, cross_entropy, labeled, known):
-        """Takes the cross-entropy and the label (0 or 1) of each row, `(n,)`."""
+        """Adds rows `(n,)`; `labeled` is 1 for those with a label, and 0 for others."""
         parts = (cross_entropy, labeled, ops.ones_like(labeled))
         sums = ops.stack([ops.sum(part) for part in parts])
         self._sums.assign_add(ops.cast(sums, self._sums.dtype))
@@ -54,10 +54,10 @@ class ClassifierLoss(keras.metrics.Metric):
 
 
 def check_labels(x, y, num_classes):
-    """Labels as integers `(n,)`.
+    """Returns labels as integers `(n,)`.
 
     Raises:
-        ValueError: if they are none for these rows and classes.
+        ValueError: if they do not fit the rows and classes.
     """
     if y is None:
         raise ValueError(
@@ -78,23 +78,23 @@ def check_labels(x, y, num_classes):
 
 
 def check_some(labels):
-    """Refuses labels of which all are unknown.
+    """Refuses labels that are all unknown.
 
     Raises:
-        ValueError: if they are.
+        ValueError: if all are unknown.
     """
     if not (labels >= 0).any():
         raise ValueError(
             "Expected a label for some examples, from 0; -1 marks those without. "
-            "Received: y with none"
+            "Received: y without labels"
         )
 
 
 def check_options(options):
-    """Refuses arguments of `fit` that mixed batches have no use for.
+    """Refuses arguments of `fit` that mixed batches do not use.
 
     Raises:
-        ValueError: if there is one.
+        ValueError: on such an argument.
     """
     for name in ("validation_split", "sample_weight", "class_weight"):
         value = options.get(name)
@@ -105,7 +105,7 @@ def check_options(options):
 
 
 def labeled_fraction(dataset):
-    """Share of labelled rows in a finite `tf.data.Dataset` of x and labels, else 0."""
+    """Returns the share of labelled rows in a finite `tf.data.Dataset`, or else 0."""
     if not hasattr(dataset, "cardinality") or int(dataset.cardinality()) < 0:
         return 0.0
     counts = np.zeros(2)

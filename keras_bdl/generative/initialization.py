@@ -1,4 +1,4 @@
-"""What a VAE looks at before it trains: the range of its data, and their mean."""
+"""Checks of data before training, and initialization by the mean of the data."""
 
 import keras
 import numpy as np
@@ -9,23 +9,23 @@ from keras_bdl.generative import observations
 from keras_bdl.graphs import heads
 from keras_bdl.training.data import num_training_rows
 
-# Rows of a data set that is not an array; more say little more.
+# The most rows that are read of a data set that is not an array; more add little.
 _MOST_ROWS = 10_000
 _CHUNK = 1000
-# Codes that show whether a decoder gives probabilities.
+# The number of codes that show whether a decoder gives probabilities.
 _NUM_CODES = 64
 
-# Behind a layer, its bias is not in the order of the outputs.
+# After these operations the bias of a layer is not in the order of the outputs.
 _REORDERS = ("Permute", "Transpose", "RepeatVector")
 
 
 def check(vae, x):
-    """Refuses data that are NaN, infinite, of another shape or outside of the range.
+    """Refuses data that are NaN, infinite, of another shape or out of range.
 
-    All of an array is looked at, and the first batches of a data set.
+    It checks all of an array, and the first batches of a data set.
 
     Raises:
-        TypeError, ValueError: if it is.
+        TypeError, ValueError: on such data.
     """
     check_shape(vae, x)
     for rows in _chunks(vae, x):
@@ -35,10 +35,10 @@ def check(vae, x):
 
 
 def check_shape(vae, x):
-    """Refuses arrays of another shape or kind, and what is no data.
+    """Refuses arrays of another shape or kind, and values that are not data.
 
     Raises:
-        TypeError, ValueError: if it is.
+        TypeError, ValueError: on such a value.
     """
     if x is None or isinstance(x, (set, frozenset, str, bytes, int, float)):
         _refuse_data(x)
@@ -55,7 +55,7 @@ def check_shape(vae, x):
             "Expected x to be an array of real numbers `(n, ...)`. "
             f"Received: x of dtype {dtype}"
         )
-    expected = getattr(vae, "example_shape", None)  # known once it is built
+    expected = getattr(vae, "example_shape", None)  # known once the model is built
     if expected is not None:
         shape = tuple(x.shape[1:])
         fits = [a in (b, None) for a, b in zip(expected, shape)]
@@ -76,14 +76,14 @@ def _refuse_data(x):
 def check_decoder(model):
     """Refuses outputs that look like probabilities where logits are expected.
 
-    Of a decoder without a graph, or that averages sigmoids, only values tell.
+    Only values show it if a decoder has no graph or averages sigmoids.
 
     Args:
-        model: built generative model; its decoder takes codes, or codes and one-hot
-            classes where the model has `num_classes`.
+        model: built generative model. Its decoder takes codes, or codes and one-hot
+            classes if the model has `num_classes`.
 
     Raises:
-        ValueError: if they do.
+        ValueError: on such outputs.
     """
     takes_logits = isinstance(model.observation, observations.LogitsObservation)
     if not takes_logits or model.observation.activation != heads.LINEAR:
@@ -101,16 +101,16 @@ def check_decoder(model):
         raise ValueError(
             "Expected `decoder` to give logits. Its outputs for "
             f"{_NUM_CODES} random codes all look like probabilities, so that their "
-            "link would be applied twice; leave its last activation out. "
+            "link would be applied twice; remove its last activation. "
             f"Received: decoder={model.decoder.name!r}, with outputs from "
             f"{outputs.min():.3g} to {outputs.max():.3g}"
         )
 
 
 def start(vae, x, extent):
-    """Sets a zero last bias of the decoder, and pseudo-inputs, by the data.
+    """Sets pseudo-inputs, and the decoder's last bias if it is zero, by the data.
 
-    `extent` has the options of `fit` that say which rows are trained on.
+    `extent` has the options of `fit` that determine the training rows.
     """
     if hasattr(x, "shape"):
         x = x[: num_training_rows(len(x), **extent)]
@@ -142,16 +142,16 @@ def _start_bias(vae, rows):
 
 
 def _last_layer(decoder):
-    """The layer whose outputs are the decoder's, if it has a bias, or None."""
+    """Returns the layer that gives the decoder's outputs if it has a bias, or None."""
     head = heads.find(decoder)
     if head is None or any(type(x).__name__ in _REORDERS for x in head.behind):
         return None
-    bias = getattr(head.layer, "bias", None)  # of a user's layer it may be anything
+    bias = getattr(head.layer, "bias", None)  # in a user's layer it may be anything
     return head.layer if isinstance(bias, keras.Variable) else None
 
 
 def _chunks(vae, x, training=False):
-    """Preprocessed rows of the data as NumPy arrays; none of a generator."""
+    """Yields preprocessed rows of the data as NumPy arrays, but none of a generator."""
     if hasattr(x, "shape"):
         x = np.asarray(x) if not hasattr(x, "numpy") else ops.convert_to_numpy(x)
         if x.dtype.kind not in "biuf" or x.ndim < 2:

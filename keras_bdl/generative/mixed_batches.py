@@ -1,23 +1,24 @@
-"""Batches with labelled rows in every one."""
+"""Batches that all have labelled rows."""
 
 import keras
 import numpy as np
 
 
 class MixedBatches(keras.utils.PyDataset):
-    """All unlabelled rows once in an epoch, and labelled rows as often as needed.
+    """Takes unlabelled rows once in an epoch, and labelled rows as often as needed.
 
-    A batch is x, labels and weights, by which labelled rows count at their share of all
-    rows, however many of them the batch has.
+    A batch is x, labels and weights. The weights make labelled rows count at their
+    share of all rows, however many of them the batch has.
 
     Args:
-        x, labels: arrays; labels are -1 where there is none.
-        batch_size: rows of a batch.
-        labeled_share: share of labelled rows in a batch, unless more of all rows are.
-        shuffle: whether the order is another one in every epoch.
-        epoch_seed: function that gives integers, called when an epoch begins, which set
-            its order. They come from the model, so that training which another process
-            resumes goes on in the same order.
+        x, labels: arrays; an unknown label is -1.
+        batch_size: number of rows of a batch.
+        labeled_share: share of labelled rows in a batch, unless that of all rows is
+            larger.
+        shuffle: whether every epoch has another order.
+        epoch_seed: function that returns integers which set the order of an epoch. It
+            is called when an epoch begins. The integers come from the model, so that
+            another process that resumes training continues in the same order.
     """
 
     def __init__(self, x, labels, batch_size, labeled_share, shuffle, epoch_seed):
@@ -35,10 +36,13 @@ class MixedBatches(keras.utils.PyDataset):
             self._num_labeled, self._num_unlabeled = batch_size, 0
         self._shuffle = shuffle
         self._epoch_seed = epoch_seed
-        self._order(np.random.default_rng(0))  # Keras looks at batches before it begins
+        self._order(
+            np.random.default_rng(0)
+        )  # Keras reads batches before an epoch begins
 
     @property
     def num_batches(self):
+        """Number of batches of an epoch."""
         if self._num_unlabeled:
             return -(-len(self._unlabeled) // self._num_unlabeled)
         return -(-len(self._labeled) // self._num_labeled)

@@ -9,9 +9,10 @@ from keras_bdl.core import validation
 
 
 def output_shape(input_shape, observation, num_levels=None):
-    """Shape of the outputs of a decoder of data of `input_shape`.
+    """Returns the shape of a decoder's outputs for data of `input_shape`.
 
     Raises:
+        TypeError: if `input_shape` is not a tuple.
         ValueError: if a categorical likelihood has no `num_levels`.
     """
     if not isinstance(input_shape, (list, tuple)) or not input_shape:
@@ -31,17 +32,21 @@ def output_shape(input_shape, observation, num_levels=None):
 
 
 def check_num_inputs(name, network, count):
-    """Refuses a network of another number of inputs, where it says how many."""
+    """Refuses a network that is known to have another number of inputs.
+
+    Raises:
+        ValueError: on such a network.
+    """
     inputs = getattr(network, "inputs", None)
     if inputs is not None and len(inputs) != count:
         raise ValueError(
-            f"Expected `{name}` to be a model of as many inputs as the class says: "
+            f"Expected `{name}` to be a model of as many inputs as the class needs: "
             f"{count}. Received: a model of {len(inputs)} inputs"
         )
 
 
 def code_shapes(outputs):
-    """Shape of an encoder's symbolic outputs, or a pair of shapes.
+    """Returns the shape of an encoder's symbolic outputs, or a pair of shapes.
 
     Raises:
         ValueError: if they are neither one tensor `(n, 2 d)` nor two `(n, d)`.
@@ -58,10 +63,10 @@ def code_shapes(outputs):
 
 
 def check_classifier(outputs):
-    """Number of classes of a classifier's symbolic outputs.
+    """Returns the number of classes of a classifier's symbolic outputs.
 
     Raises:
-        ValueError: if they are not one tensor `(n, classes)` of 2 or more.
+        ValueError: if they are not one tensor `(n, classes)` of 2 or more classes.
     """
     if not hasattr(outputs, "shape") or len(outputs.shape) != 2:
         raise ValueError(
@@ -73,7 +78,7 @@ def check_classifier(outputs):
 
 
 def _described(outputs):
-    """Symbolic outputs in words, for an error."""
+    """Describes symbolic outputs for an error message."""
     shapes = keras.tree.map_structure(lambda part: tuple(part.shape), outputs)
     if hasattr(outputs, "shape"):
         return f"an output of shape {shapes}"
@@ -81,10 +86,14 @@ def _described(outputs):
 
 
 def check_outputs(outputs, x, observation):
-    """Refuses a decoder whose symbolic outputs do not fit data of shape `(n, ...)`."""
+    """Refuses a decoder whose symbolic outputs do not fit data of shape `(n, ...)`.
+
+    Raises:
+        ValueError: on such outputs.
+    """
     if not hasattr(outputs, "shape"):
         raise ValueError(
-            "Expected a decoder with one output; join what it says of each value by "
+            "Expected a decoder with one output; join the parameters of each value by "
             "`keras.layers.Concatenate`, in the order that the likelihood has. "
             f"Received: {_described(outputs)}"
         )
@@ -103,10 +112,10 @@ def check_outputs(outputs, x, observation):
 
 
 def _widths(name, widths, least):
-    """Widths of layers as a tuple of integers, at least so many of them.
+    """Returns widths of layers as a tuple of at least `least` integers.
 
     Raises:
-        TypeError, ValueError: if they are none.
+        TypeError, ValueError: on other values.
     """
     is_sequence = hasattr(widths, "__iter__")
     if not is_sequence or isinstance(widths, (str, bytes, dict, set)):
@@ -117,14 +126,18 @@ def _widths(name, widths, least):
     widths = tuple(validation.integer(name, n, least=1) for n in widths)
     if len(widths) < least:
         raise ValueError(
-            f"Expected `{name}` to have the width of one layer at least. "
+            f"Expected `{name}` to have the width of at least one layer. "
             f"Received: {name}={widths!r}"
         )
     return widths
 
 
 def _check_hidden(latent_dim, activation):
-    """Refuses a size of the code or an activation that are none."""
+    """Refuses a wrong size of the code or a wrong activation.
+
+    Raises:
+        TypeError, ValueError: on such a value.
+    """
     validation.integer("latent_dim", latent_dim, 1, 10**6)
     try:
         keras.activations.get(activation)
@@ -136,7 +149,7 @@ def _check_hidden(latent_dim, activation):
 
 
 def dense(input_shape, outputs_shape, latent_dim, hidden, activation):
-    """Encoder and decoder of dense layers; the decoder mirrors the encoder.
+    """Makes an encoder and a decoder of dense layers; the decoder mirrors the encoder.
 
     Raises:
         TypeError, ValueError: on a wrong argument.
@@ -165,11 +178,13 @@ def dense(input_shape, outputs_shape, latent_dim, hidden, activation):
 
 
 def convolutional(input_shape, outputs_shape, latent_dim, filters, activation):
-    """Encoder and decoder of convolutions of stride 2 on channels-last images.
+    """Makes an encoder and a decoder of convolutions on channels-last images.
+
+    The convolutions have stride 2.
 
     Raises:
-        TypeError, ValueError: on a wrong argument, if the data is no image or the
-            configuration is channels-first.
+        TypeError, ValueError: on a wrong argument, if the data are not images, or if
+            the configuration is channels-first.
     """
     filters = _widths("filters", filters, least=1)
     _check_hidden(latent_dim, activation)
@@ -216,7 +231,9 @@ def convolutional(input_shape, outputs_shape, latent_dim, filters, activation):
 def dense_with_classes(
     input_shape, outputs_shape, latent_dim, num_classes, hidden, activation
 ):
-    """Classifier, encoder and decoder of dense layers; the last two take the class.
+    """Makes a classifier, an encoder and a decoder of dense layers.
+
+    Encoder and decoder also take the class.
 
     Raises:
         TypeError, ValueError: on a wrong argument.

@@ -1,4 +1,4 @@
-"""What a decoder's outputs say of its data: log p(x | z), its mean, its draws."""
+"""Likelihoods of a decoder's outputs: log p(x | z), its mean and its draws."""
 
 import math
 
@@ -12,26 +12,26 @@ from keras_bdl.ops import likelihoods
 
 
 class Observation:
-    """The likelihood of a decoder's outputs. One subclass for each loss.
+    """The likelihood of a decoder's outputs, with one subclass for each loss.
 
     Args:
-        loss: of `keras_bdl.losses`.
+        loss: loss of `keras_bdl.losses`.
     """
 
     num_parameters = 1  # outputs of the decoder for each value
-    is_categorical = False  # whether they are logits, on an axis of their own
-    # What the decoder gives, and activations that it may end in.
-    parameters, activations = "parameters of any sign", (heads.LINEAR,)
+    is_categorical = False  # whether they are logits on an axis of their own
+    parameters = "parameters of any sign"  # the decoder's outputs in words
+    activations: tuple[str, ...] = (heads.LINEAR,)  # the decoder may end in these
 
     def __init__(self, loss):
         self.loss = loss
-        self.activation = heads.LINEAR  # that the decoder ends in
+        self.activation = heads.LINEAR  # the activation that the decoder ends in
 
     def read_head(self, decoder):
-        """Takes note of the activation that a built decoder ends in.
+        """Stores the activation that a built decoder ends in.
 
         Raises:
-            ValueError: if it does not fit.
+            ValueError: if it does not fit the likelihood.
         """
         head = heads.find(decoder)
         if head is None:
@@ -41,30 +41,35 @@ class Observation:
         self.activation = head.activation
 
     def log_prob(self, x, outputs):
-        """log p(x | z) of each row in nats, `(n,)`."""
+        """Returns log p(x | z) of each row in nats, `(n,)`."""
         return -self.loss.row_losses(x, outputs)
 
     def check(self, x):
         """Refuses NumPy data outside of the likelihood's range.
 
         Raises:
-            ValueError: if it is.
+            ValueError: on such data.
         """
         self.check_finite(x)
 
     def mean(self, outputs):
-        """Mean of p(x | z), in the shape of x."""
+        """Returns the mean of p(x | z) in the shape of x."""
         raise NotImplementedError
 
     def draw(self, outputs, seed):
-        """A draw of p(x | z), in the shape of x."""
+        """Draws from p(x | z) in the shape of x."""
         raise NotImplementedError
 
     def bias(self, mean, variance):
-        """Outputs that have this mean and variance of each value, or None."""
+        """Returns outputs with this mean and variance of each value, or None."""
         return None
 
     def check_finite(self, x):
+        """Refuses NumPy data that are NaN or infinite.
+
+        Raises:
+            ValueError: on such data.
+        """
         if not np.isfinite(x).all():
             raise ValueError(
                 "Expected finite data. Received: "
@@ -82,24 +87,28 @@ class Observation:
 
 
 class LogitsObservation(Observation):
-    """Of logits, or of what the decoder gives behind an activation."""
+    """Base of likelihoods of logits, to which an activation may have been applied."""
 
     def logits(self, outputs):
+        """Returns the logits that the outputs stand for."""
         return heads.logits(outputs, self.activation)
 
     def log_prob(self, x, outputs):
         return super().log_prob(x, self.logits(outputs))
 
     def looks_like_probabilities(self, outputs):
-        """Whether NumPy outputs `(n, ...)` of many codes are hardly logits."""
+        """Tells whether NumPy outputs `(n, ...)` of many codes are hardly logits."""
         raise NotImplementedError
 
 
 class BernoulliObservation(LogitsObservation):
-    parameters, activations = "logits, or their sigmoid", ("linear", "sigmoid")
+    """Bits, or values from 0 to 1."""
+
+    parameters = "logits, or their sigmoid"
+    activations = ("linear", "sigmoid")
 
     def looks_like_probabilities(self, outputs):
-        # Logits of no codes at all have one sign and less than 1; zeros may have.
+        # Logits of many codes hardly all lie between 0 and 1, unless all are equal.
         return bool(outputs.min() > 0.0 and outputs.max() < 1.0 and outputs.std() > 0.0)
 
     def check(self, x):
@@ -118,12 +127,14 @@ class BernoulliObservation(LogitsObservation):
 
 
 class GaussianObservation(Observation):
+    """Real values, with a learned or a given standard deviation."""
+
     def __init__(self, loss):
         super().__init__(loss)
         self.num_parameters = 2 if loss.stddev is None else 1
-        if loss.stddev is not None:  # means alone: no link follows
+        if loss.stddev is not None:  # only means, and no link follows
             self.activations = (heads.LINEAR, *heads.OF_MEANS)
-            self.parameters = f"means of any sign, or behind one of {heads.OF_MEANS}"
+            self.parameters = f"means of any sign, or after one of {heads.OF_MEANS}"
 
     def _moments(self, outputs):
         if self.loss.stddev is None:
@@ -141,13 +152,13 @@ class GaussianObservation(Observation):
     def bias(self, mean, variance):
         if self.loss.stddev is not None:
             return mean if self.activation == heads.LINEAR else None
-        # Of a constant value the noise stays visible.
+        # A value that is constant keeps some noise.
         log_stddev = 0.5 * np.log(np.maximum(variance, 1e-2 * variance.mean() + 1e-12))
         return np.concatenate([mean, log_stddev], axis=-1)
 
 
 class CategoricalObservation(LogitsObservation):
-    """x holds levels 0 ... k - 1."""
+    """Levels 0 ... k - 1."""
 
     is_categorical = True
     parameters = "logits, or their softmax"
@@ -161,11 +172,16 @@ class CategoricalObservation(LogitsObservation):
         self.check_finite(x)
         if x.size and not (x.min() >= 0 and np.array_equal(x, np.round(x))):
             raise ValueError(
-                "Expected integers from 0 for a categorical likelihood, the levels. "
+                "Expected levels, integers from 0, for a categorical likelihood. "
                 f"Received: values from {x.min():g} to {x.max():g}"
             )
 
     def check_levels(self, x, num_levels):
+        """Refuses NumPy data with levels that have no logit.
+
+        Raises:
+            ValueError: on such data.
+        """
         self._check_range(x, 0, num_levels - 1, "the decoder has a logit for each")
 
     def mean(self, outputs):
@@ -180,6 +196,8 @@ class CategoricalObservation(LogitsObservation):
 
 
 class DiscretizedLogisticObservation(Observation):
+    """Equally spaced levels, such as those of images."""
+
     num_parameters = 2
 
     def check(self, x):
@@ -209,7 +227,7 @@ class DiscretizedLogisticObservation(Observation):
         # A logistic's variance is (pi scale)^2 / 3.
         variance = np.maximum(variance, 1e-2 * variance.mean() + 1e-12)
         scale = np.sqrt(3.0 * variance) / np.pi
-        # The mean of a logistic variable that is held within low and high is
+        # The mean of a logistic variable that is clipped to low and high is
         # low + scale log((1 + e^((location - low) / scale))
         #                 / (1 + e^((location - high) / scale))), solved for location.
         low, high = self.loss.low, self.loss.high
@@ -221,7 +239,10 @@ class DiscretizedLogisticObservation(Observation):
 
 
 class TFPObservation(Observation):
-    """Its mean is NaN or infinite for parameters that leave it without one."""
+    """Values of a TensorFlow Probability distribution.
+
+    The mean is NaN or infinite for parameters without a mean.
+    """
 
     def __init__(self, loss):
         super().__init__(loss)
@@ -229,7 +250,7 @@ class TFPObservation(Observation):
         self._has_mean = self._find_mean()
 
     def _find_mean(self):
-        """Whether the distribution has a mean for the parameters of some outputs."""
+        """Tells whether the distribution has a mean for a choice of outputs."""
         outputs = np.full((1, self.num_parameters), 5.0, "float32")
         try:
             mean = self.loss.make(ops.convert_to_tensor(outputs)).mean()
@@ -241,8 +262,9 @@ class TFPObservation(Observation):
         if not self._has_mean:
             raise ValueError(
                 "TensorFlow Probability knows no mean of this distribution, which "
-                "`predict`, `decode` and `reconstruct` give; `sample(num, noise=True)` "
-                f"draws. Received: distribution={self.loss.distribution!r}"
+                "`predict`, `decode` and `reconstruct` return; draw by "
+                "`sample(num, noise=True)`. "
+                f"Received: distribution={self.loss.distribution!r}"
             )
         return self.loss.make(outputs).mean()
 
@@ -271,10 +293,10 @@ _BY_LOSS = {
 
 
 def get(likelihood):
-    """The `Observation` of a name or a loss.
+    """Returns the `Observation` of a name or a loss.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: if `likelihood` is neither.
     """
     if isinstance(likelihood, str) and likelihood in _BY_NAME:
         likelihood = _BY_NAME[likelihood]()

@@ -1,39 +1,49 @@
-"""How unlike its training data a generative model finds an input."""
+"""Scores of how unlike the training data of a generative model an input is."""
 
 import io
 import math
+from typing import Any, Self
 
 import numpy as np
 from keras import ops
 
 from keras_bdl import losses
 from keras_bdl.core import validation
+from keras_bdl.generative.base import GenerativeModel
 from keras_bdl.layers.binarization import DynamicBinarization
 
 METHODS = ("log_prob", "typicality", "complexity")
 
 
-class OutOfDomainScores:
-    """Mixin of `VAE`: scores that are higher for what is less like the training data.
+class OutOfDomainScores(GenerativeModel):
+    """Base of `VAE` with scores that are higher for inputs unlike the training data.
 
-    Its host has `log_prob(x, ...)` and calls `build_scores` when it is built.
+    A subclass has `log_prob(x, ...)` and calls `build_scores` when it is built.
     """
 
-    def build_scores(self):
-        # Mean of log p(x) over training data, and how many rows it is of: 0 before.
+    def build_scores(self) -> None:
+        """Makes the weight that `fit_ood` sets."""
+        # Mean of log p(x) over training data, and the number of rows, 0 at first.
         self.typical_log_prob = self.add_weight(
             name="typical_log_prob", shape=(2,), initializer="zeros", trainable=False
         )
 
-    def fit_ood(self, x, num_samples=100, batch_size=32, verbose="auto", seed=None):
+    def fit_ood(
+        self,
+        x: Any,
+        num_samples: int = 100,
+        batch_size: int = 32,
+        verbose: int | str = "auto",
+        seed: int | None = None,
+    ) -> Self:
         """Learns the mean of log p(x) over training data, for `ood_score`.
 
-        It is saved with the model. Without it "typicality" has nothing to go by. A
-        `DynamicBinarization` as `preprocessing` draws the bits of an array here and in
-        `ood_score`, as in training; bits stay as they are.
+        The mean is saved with the model. The method "typicality" needs it. If
+        `preprocessing` is a `DynamicBinarization`, it draws the bits of an array here
+        and in `ood_score`, as in training. Bits stay as they are.
 
         Args:
-            x: training data, or some thousand rows of it.
+            x: training data, or a few thousand rows of it.
             num_samples, batch_size, verbose, seed: as in `log_prob`.
 
         Returns:
@@ -45,7 +55,7 @@ class OutOfDomainScores:
         return self
 
     def _drawn(self, x, seed):
-        """Grey values as bits, which `preprocessing` rounds at inference."""
+        """Draws grey values as bits, because `preprocessing` rounds at inference."""
         is_drawn = isinstance(self.preprocessing, DynamicBinarization)
         if not (is_drawn and hasattr(x, "shape")):  # a data set stays as it is
             return x
@@ -56,33 +66,36 @@ class OutOfDomainScores:
 
     def ood_score(
         self,
-        x,
-        method="typicality",
-        num_samples=100,
-        batch_size=32,
-        verbose="auto",
-        seed=None,
-    ):
-        """A score of each row, `(n,)`, NumPy: the higher, the less like training data.
+        x: Any,
+        method: str = "typicality",
+        num_samples: int = 100,
+        batch_size: int = 32,
+        verbose: int | str = "auto",
+        seed: int | None = None,
+    ) -> np.ndarray:
+        """Returns a score of each row, higher for rows unlike the training data.
 
-        "log_prob": -log p(x) in nats. It fails, at an AUROC below 1/2, where the other
-        data are simpler than the training data, such as smoother images: their
-        density is higher than that of the training data itself (Nalisnick et al.).
-        "typicality": |E log p(x_train) - log p(x)| in nats; needs `fit_ood`. It sees
-        what is too likely too, and fails where log p(x) is as on training data.
-        "complexity": -log2 p(x) - the bits of x as a PNG file: what a general code
-        makes short is not held to be typical. Of images of 256 levels alone.
+        "log_prob": -log p(x) in nats. It fails, with an AUROC below 1/2, if the other
+        data are simpler than the training data, such as smoother images. Their density
+        is higher than that of the training data itself (Nalisnick et al.).
+        "typicality": |E log p(x_train) - log p(x)| in nats. It needs `fit_ood`. It also
+        finds data that are too likely, and fails if log p(x) is as on training data.
+        "complexity": -log2 p(x) minus the bits of x as a PNG file. Data that a general
+        code makes short do not count as typical. It needs images of 256 levels.
 
-        No score is best everywhere: look at all of them, in both directions.
+        No score is best everywhere. Look at all of them, in both directions.
 
         Args:
             x: array `(n, ...)`.
             method: "log_prob", "typicality" or "complexity".
             num_samples, batch_size, verbose, seed: as in `log_prob`.
 
+        Returns:
+            NumPy array `(n,)`.
+
         Raises:
-            ValueError: if `fit_ood` has not been called, or "complexity" is asked of
-                another likelihood than an 8-bit one or of data that are no images.
+            ValueError: if "typicality" is used before `fit_ood`, or "complexity" with a
+                likelihood that is not an 8-bit one or with data that are not images.
 
         Example:
 
@@ -117,10 +130,10 @@ class OutOfDomainScores:
 
 
 def to_bytes(x, observation):
-    """Images of 256 levels as `uint8`.
+    """Converts images of 256 levels to `uint8`.
 
     Raises:
-        ValueError: if they are none, by the likelihood or the shape.
+        ValueError: if the likelihood or the shape is not that of such images.
     """
     loss = observation.loss
     eight_bit = isinstance(loss, losses.DiscretizedLogisticNLL) and loss.levels == 256
@@ -141,7 +154,7 @@ def to_bytes(x, observation):
 
 
 def png_bits(images):
-    """Length of each image as a PNG file, in bits, `(n,)`."""
+    """Returns the length of each image as a PNG file in bits, `(n,)`."""
     try:
         from PIL import Image
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What a VAE's `encode`, `decode` and `log_prob` run in Keras's `predict`."""
+"""Models that `encode`, `decode` and `log_prob` of a VAE run by Keras's `predict`."""
 
 from keras import ops
 
@@ -7,14 +7,15 @@ from keras_bdl.core.cache import kept_with
 from keras_bdl.core.noise import NoiseGenerator, fold_in
 from keras_bdl.prediction.program import SeededModel
 
-# Rows of decoder outputs held at a time by the loop over codes: enough that matrix
-# products are efficient, few enough to stay in the cache (benchmarks/README.md).
+# The number of rows of decoder outputs that the loop over codes holds at a time. It is
+# large enough for efficient matrix products, and small enough for the cache
+# (benchmarks/README.md).
 ROWS = 4096
 
-# Codes held at a time where each has a draw of the decoder's weights.
+# The number of codes held at a time if each has a draw of the decoder's weights.
 _DRAWS = 8
 
-# The log of nothing, finite so that differences are.
+# The log of zero, but finite, so that differences are finite.
 _NEVER = -1e30
 
 
@@ -22,7 +23,7 @@ class Runner(SeededModel):
     """A model whose noise differs from batch to batch and repeats for a seed.
 
     Args:
-        vae: the `VAE`. Tracked, so that JAX passes its variables.
+        vae: the `VAE`. It is tracked, so that JAX passes its variables.
     """
 
     def __init__(self, vae):
@@ -42,6 +43,7 @@ class Encoding(Runner):
 
 
 def encoding(vae, inputs):
+    """Returns mean and standard deviation of q(z | x) of data, as tensors by name."""
     mean, log_stddev = vae.posterior(vae.preprocess(inputs))
     return {"mean": mean, "stddev": ops.exp(log_stddev)}
 
@@ -66,8 +68,8 @@ class Evidence(Runner):
 
     Args:
         vae: the `VAE`.
-        num_samples: codes for each row.
-        block: codes of each row that are held at a time.
+        num_samples: number of codes for each row.
+        block: number of codes of each row that are held at a time.
     """
 
     def __init__(self, vae, num_samples, block):
@@ -81,10 +83,10 @@ class Evidence(Runner):
 
 
 def codes_at_a_time(vae, num_samples, batch_size):
-    """Codes of each row to hold at a time.
+    """Returns the number of codes of each row to hold at a time.
 
-    A power of two, so that many batch sizes share a program; few where each code has
-    weights of its own; at most all of them.
+    It is a power of two, so that many batch sizes share a program, and at most
+    `num_samples`. It is small if each code has its own weights.
     """
     most = max(1, ROWS // batch_size)
     most = codes_held(vae, 1 << (most.bit_length() - 1))
@@ -92,27 +94,27 @@ def codes_at_a_time(vae, num_samples, batch_size):
 
 
 def codes_held(vae, most):
-    """Codes of each row to hold at a time: at most so many, few with weights each."""
+    """Returns `most` codes to hold at a time, or few if each has its own weights."""
     return min(most, _DRAWS) if stochastic.stochastic_layers(vae.decoder) else most
 
 
 def evidence(vae, inputs, num_samples, block, seed):
-    """log p(x) by importance sampling, and the evidence lower bound.
+    """Estimates log p(x) by importance sampling, and the evidence lower bound.
 
-    log p(x) >= E log 1/k sum_i w_i, w_i = p(x, z_i) / q(z_i | x), which tends to it
-    as k grows. The codes are drawn in blocks, of which one is held at a time. Where the
-    decoder has a posterior over weights w, each code has a draw of them: log p(x) is
-    then log E p(x | w), the posterior predictive.
+    log p(x) >= E log 1/k sum_i w_i, w_i = p(x, z_i) / q(z_i | x), and the bound tends
+    to log p(x) as k grows. The codes are drawn in blocks, of which one is held at a
+    time. If the decoder has a posterior over weights w, each code has a draw of them.
+    log p(x) is then log E p(x | w), the posterior predictive.
 
     Args:
         vae: the `VAE`.
         inputs: data `(n, ...)`.
         num_samples: k, an integer or a tensor.
-        block: codes held at a time.
-        seed: integer tensor, or words of `sampling.fold_in`.
+        block: number of codes held at a time.
+        seed: integer tensor, or words of `noise.fold_in`.
 
     Returns:
-        Dictionary of "log_prob" and "elbo", `(n,)` each.
+        Dictionary of "log_prob" and "elbo", `(n,)` each, in nats.
     """
     x = vae.preprocess(inputs)
     mean, log_stddev = vae.posterior(x)
@@ -137,6 +139,6 @@ def evidence(vae, inputs, num_samples, block, seed):
 
 
 def get(vae, cls, *options):
-    """A runner of the VAE, made once."""
+    """Returns a runner of the VAE, which is made once."""
     key = (*options, tuple(map(id, finding.flatten_layers(vae))))
     return kept_with(vae, cls.__name__, key, lambda: cls(vae, *options))

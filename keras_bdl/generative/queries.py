@@ -1,4 +1,7 @@
-"""What one does with a trained VAE."""
+"""Queries of a trained VAE: codes, samples, bounds and export."""
+
+import os
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -6,22 +9,29 @@ from keras import ops
 from keras_bdl.core import validation
 from keras_bdl.core.dtypes import to_numpy
 from keras_bdl.core.noise import NoiseGenerator
+from keras_bdl.core.typing import ArrayLike
 from keras_bdl.generative import export, initialization, programs
 from keras_bdl.generative.out_of_domain import OutOfDomainScores
 
 
 class VAEUse(OutOfDomainScores):
-    """Mixin of `VAE`: codes, samples, bounds, export."""
+    """Base of `VAE` with its codes, samples, bounds and export."""
 
     @property
-    def latent_dim(self):
-        """d, numbers of a code; None before the model is built."""
+    def latent_dim(self) -> int | None:
+        """Size d of a code, or None before the model is built."""
         return getattr(self.latent.prior, "latent_dim", None)
 
-    def encode(self, x, batch_size=None, verbose=0, return_stddev=False):
-        """Mean codes `(n, d)`, NumPy.
+    def encode(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: int | str = 0,
+        return_stddev: bool = False,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Returns the mean codes `(n, d)`, NumPy.
 
-        Posteriors over weights count by their means, here and where codes are decoded.
+        Encoding and decoding use the means of posteriors over weights.
 
         Args:
             x, batch_size, verbose: as in `keras.Model.predict`.
@@ -35,8 +45,10 @@ class VAEUse(OutOfDomainScores):
             return result["mean"], result["stddev"]
         return result["mean"]
 
-    def decode(self, z, batch_size=None, verbose=0):
-        """Mean of p(x | z), `(n, ...)`, NumPy.
+    def decode(
+        self, z: ArrayLike, batch_size: int | None = None, verbose: int | str = 0
+    ) -> np.ndarray:
+        """Returns the mean of p(x | z), `(n, ...)`, NumPy.
 
         Args:
             z: codes `(n, d)`.
@@ -44,18 +56,22 @@ class VAEUse(OutOfDomainScores):
         """
         return self._decode(self._codes(z), False, 0, batch_size, verbose)
 
-    def reconstruct(self, x, batch_size=None, verbose=0):
-        """Mean of p(x | z) at the mean code, `(n, ...)`: `decode(encode(x))`."""
+    def reconstruct(
+        self, x: Any, batch_size: int | None = None, verbose: int | str = 0
+    ) -> np.ndarray:
+        """Returns `decode(encode(x))`, `(n, ...)`, the mean at the mean code."""
         return self.decode(self.encode(x, batch_size, verbose), batch_size, verbose)
 
-    def sample(self, num, seed=None, noise=False):
-        """New data: codes from the prior, decoded. `(num, ...)`, NumPy.
+    def sample(
+        self, num: int, seed: int | None = None, noise: bool = False
+    ) -> np.ndarray:
+        """Samples new data `(num, ...)`, NumPy, by decoding codes from the prior.
 
         Args:
             num: integer.
             seed: integer for repeatable results.
-            noise: whether to draw from p(x | z), as the model says; otherwise its
-                mean, which most people look at.
+            noise: whether to draw from p(x | z), as the model does. Otherwise the
+                result is its mean, which most people look at.
         """
         num = validation.integer("num", num, least=1)
         self._check_built()
@@ -65,15 +81,15 @@ class VAEUse(OutOfDomainScores):
         codes = ops.convert_to_numpy(self.latent.prior.draw(num, generator))
         return self._decode(codes, validation.boolean("noise", noise), seed)
 
-    def interpolate(self, a, b, steps=10):
-        """Means of p(x | z) on the way between two codes, `(n, steps, ...)`.
+    def interpolate(self, a: Any, b: Any, steps: int = 10) -> np.ndarray:
+        """Returns means of p(x | z) on the line between two codes, `(n, steps, ...)`.
 
         Args:
             a, b: data `(n, ...)`.
-            steps: integer >= 2, with both ends.
+            steps: integer >= 2, the number of points with both ends.
         """
         steps = validation.integer("steps", steps, least=2)
-        first, last = self.encode(a), self.encode(b)
+        first, last = np.asarray(self.encode(a)), np.asarray(self.encode(b))
         if first.shape != last.shape:
             raise ValueError(
                 "Expected `a` and `b` of as many rows. Received: shapes "
@@ -84,29 +100,46 @@ class VAEUse(OutOfDomainScores):
         outputs = self.decode(codes.reshape(-1, codes.shape[-1]))
         return outputs.reshape(len(first), steps, *outputs.shape[1:])
 
-    def elbo(self, x, num_samples=1, batch_size=32, verbose="auto", seed=None):
-        """Evidence lower bound of each row in nats, `(n,)`, NumPy: of `log_prob`.
+    def elbo(
+        self,
+        x: Any,
+        num_samples: int = 1,
+        batch_size: int = 32,
+        verbose: int | str = "auto",
+        seed: int | None = None,
+    ) -> np.ndarray:
+        """Returns the evidence lower bound of each row, `(n,)`, in nats, NumPy.
+
+        It is a lower bound on `log_prob`.
 
         Args:
             x, batch_size, verbose: as in `keras.Model.predict`.
-            num_samples: codes to average over.
+            num_samples: number of codes to average over.
             seed: integer for repeatable results.
         """
         return self._evidence(x, num_samples, batch_size, verbose, seed)["elbo"]
 
-    def log_prob(self, x, num_samples=5000, batch_size=32, verbose="auto", seed=None):
-        """log p(x) of each row in nats, `(n,)`, NumPy.
+    def log_prob(
+        self,
+        x: Any,
+        num_samples: int = 5000,
+        batch_size: int = 32,
+        verbose: int | str = "auto",
+        seed: int | None = None,
+    ) -> np.ndarray:
+        """Estimates log p(x) of each row, `(n,)`, in nats, NumPy.
 
-        log 1/k sum_i p(x, z_i) / q(z_i | x) over k codes of the encoder: a bound in
-        expectation, the tighter the more codes. Memory does not grow with k.
+        The estimate is log 1/k sum_i p(x, z_i) / q(z_i | x) over k codes of the
+        encoder. In expectation it is a lower bound, which more codes make tighter.
+        Memory does not grow with k.
 
-        Where the decoder has a posterior over weights w, each code has a draw of them:
-        this is log E p(x | w), the posterior predictive of a row. `evaluate` gives the
-        bound on the log evidence of all data.
+        If the decoder has a posterior over weights w, each code has a draw of them.
+        The estimate is then of log E p(x | w), the posterior predictive of a row.
+        `evaluate` gives the bound on the log evidence of all data.
 
         Args:
             x, batch_size, verbose: as in `keras.Model.predict`.
-            num_samples: k.
+            num_samples: number k of codes.
             seed: integer for repeatable results.
 
         Example:
@@ -156,12 +189,18 @@ class VAEUse(OutOfDomainScores):
             )
         return z
 
-    def export(self, filepath, format="tf_saved_model", **kwargs):
-        """As `keras.Model.export`; a SavedModel has further endpoints.
+    def export(
+        self,
+        filepath: str | os.PathLike,
+        format: str = "tf_saved_model",
+        **kwargs: Any,
+    ) -> None:
+        """Exports as `keras.Model.export` does; a SavedModel has more endpoints.
 
-        `serve(x)`: the reconstruction. `encode(x)`: `mean` and `stddev`. `decode(z)`:
-        the mean of p(x | z). `sample(num, seed)`: new data. `log_prob(x, num_samples,
-        seed)`: log p(x) in nats. Seeds are integers, counts too.
+        `serve(x)` returns the reconstruction, `encode(x)` `mean` and `stddev`,
+        `decode(z)` the mean of p(x | z), `sample(num, seed)` new data, and
+        `log_prob(x, num_samples, seed)` log p(x) in nats. Seeds and counts are
+        integers.
 
         Args:
             filepath: folder or file to write.

@@ -1,10 +1,12 @@
-"""Learning from few labels: a generative model with the class as a latent variable.
+"""Learning from few labels by a generative model with the class as a latent variable.
 
 Kingma, Rezende, Mohamed and Welling, "Semi-supervised learning with deep generative
 models", 2014.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -12,62 +14,61 @@ from keras import ops
 from keras_bdl import losses
 from keras_bdl.core import dtypes, validation
 from keras_bdl.core.scopes import BoundScope
-from keras_bdl.generative import few_labels, initialization, observations
+from keras_bdl.core.typing import Activation
+from keras_bdl.generative import class_sums, few_labels, initialization, observations
 from keras_bdl.generative import networks as vae_networks
-from keras_bdl.generative.base import GenerativeModel
 from keras_bdl.generative.class_queries import SemiSupervisedUse
 from keras_bdl.generative.mixed_batches import MixedBatches
+from keras_bdl.generative.vae import VAE
 from keras_bdl.graphs import heads
-from keras_bdl.ops import estimators
+from keras_bdl.priors.codes import LatentPrior
 
 PACKAGE = "keras_bdl"
 
-# A finite log-probability of which the exponential is 0.
-_IMPOSSIBLE = -1e4
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
-    """p(x | y, z) p(y) p(z) with a class y that few examples tell; predicts classes.
+class SemiSupervisedVAE(SemiSupervisedUse):
+    """A model p(x | y, z) p(y) p(z) that predicts a class y, known for few examples.
 
     With L(x, y) = E log p(x | y, z) + log p(y) - KL(q(z | x, y) || p(z)) and uniform
-    p(y), the bound of a labelled example is L(x, y), of an unlabelled one
+    p(y), the bound of a labelled example is L(x, y), and of an unlabelled example
 
         sum_y q(y | x) (L(x, y) - log q(y | x)),
 
     the exact sum over classes. The loss is the negative bound per example plus
     `classifier_weight` times the mean cross-entropy of q(y | x) on labelled examples.
 
-    `fit(x, y)` takes labels with -1 where there is none. Of arrays it makes batches
-    with labelled examples in every one; the bound counts them at their true share.
+    `fit(x, y)` takes labels, with -1 for unknown ones. From arrays it makes batches
+    that all have labelled examples; the bound counts these at their true share.
     The log has `loss`, `reconstruction`, `kl` and `accuracy` (on labelled examples).
-    `evaluate` reports this loss of the whole data, whatever the batches.
-    `predict` and `model(x)` give q(y | x), `(n, classes)`. Where networks have a
-    posterior over weights the bound is one of log p(data), and `evaluate` draws them.
+    `evaluate` reports this loss of the whole data, independent of the batches.
+    `predict` and `model(x)` give q(y | x), `(n, classes)`. If networks have a posterior
+    over weights, the bound is one on log p(data), and `evaluate` draws weights.
 
-    With `features=vae`, x is a code of that trained VAE (M1+M2 of the paper), drawn
-    in training and its mean at inference; the VAE is frozen (`vae.trainable`).
+    With `features=vae`, x is a code of that trained VAE (M1+M2 of the paper): a draw
+    in training and the mean at inference. The VAE is frozen (`vae.trainable`).
 
     Args:
         classifier: Keras model from x to logits `(n, classes)`, or their softmax.
-        encoder: Keras model of two inputs, x and one-hot y, to mean and log standard
+        encoder: Keras model from two inputs, x and one-hot y, to mean and log standard
             deviation of the code, as in `VAE`.
-        decoder: Keras model of two inputs, codes `(n, d)` and one-hot y, to the
+        decoder: Keras model from two inputs, codes `(n, d)` and one-hot y, to the
             likelihood's parameters.
         likelihood, prior, beta, preprocessing, seed: as in `VAE`.
-        classifier_weight: float >= 0, or None: .1 examples / labelled examples.
-        labeled_share: float in (0, 1), labelled rows in a batch of `fit` on arrays.
+        classifier_weight: float >= 0, or None for .1 examples / labelled examples.
+        labeled_share: float in (0, 1), the share of labelled rows in a batch of `fit`
+            on arrays.
         summed_classes: integer, or None for all. In training, only this many classes
-            of an unlabelled example are summed, those of largest q(y | x), and one
-            drawn from q stands for all others. The gradient stays unbiased, and a
-            step takes as much less time as there are fewer classes.
+            of an unlabelled example are summed, those of largest q(y | x), and a class
+            drawn from q stands for all others. The gradient stays unbiased, and the
+            time of a step falls with the number of classes.
         features: a trained `VAE`, or None.
         num_examples: as in `VAE`.
-        **kwargs: of `keras.Model`.
+        **kwargs: as in `keras.Model`.
 
     Raises:
-        TypeError, ValueError: on a wrong argument; on labels below -1 or too large,
-            or none at all.
+        TypeError, ValueError: on a wrong argument, or on labels below -1, too large or
+            all unknown.
 
     Example:
 
@@ -85,21 +86,21 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
 
     def __init__(
         self,
-        classifier,
-        encoder,
-        decoder,
-        likelihood="bernoulli",
-        prior="standard_normal",
-        beta=1.0,
-        classifier_weight=None,
-        labeled_share=0.5,
-        summed_classes=None,
-        features=None,
-        preprocessing=None,
-        seed=None,
-        num_examples=None,
-        **kwargs,
-    ):
+        classifier: keras.Model,
+        encoder: keras.Model,
+        decoder: keras.Model,
+        likelihood: str | keras.losses.Loss = "bernoulli",
+        prior: str | LatentPrior = "standard_normal",
+        beta: float = 1.0,
+        classifier_weight: float | None = None,
+        labeled_share: float = 0.5,
+        summed_classes: int | None = None,
+        features: VAE | None = None,
+        preprocessing: keras.layers.Layer | None = None,
+        seed: int | None = None,
+        num_examples: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         networks = {"classifier": classifier, "encoder": encoder, "decoder": decoder}
         super().__init__(
             networks,
@@ -127,7 +128,7 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
         if summed_classes is not None:
             validation.integer("summed_classes", summed_classes, least=1)
         self.summed_classes = summed_classes
-        # Of the training data: the labelled examples' share, 0 before it is known.
+        # The share of labelled examples in the training data, 0 before it is known.
         self._labeled_fraction = self.add_weight(
             name="labeled_fraction", shape=(), initializer="zeros", trainable=False
         )
@@ -137,24 +138,23 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
     @classmethod
     def dense(
         cls,
-        input_shape,
-        latent_dim,
-        num_classes,
-        hidden=(500,),
-        activation="relu",
-        likelihood="bernoulli",
-        **options,
-    ):
-        """A model of dense layers.
+        input_shape: tuple[int, ...],
+        latent_dim: int,
+        num_classes: int,
+        hidden: Sequence[int] = (500,),
+        activation: Activation = "relu",
+        likelihood: str | keras.losses.Loss = "bernoulli",
+        **options: Any,
+    ) -> Self:
+        """Makes a model of dense layers.
 
         Args:
-            input_shape: tuple, shape of one example; of a code where there are
-                `features`.
-            latent_dim: d, numbers of a code.
+            input_shape: tuple, shape of one example, or of a code with `features`.
+            latent_dim: size d of a code.
             num_classes: number of classes.
             hidden: widths of the hidden layers of each network.
-            activation: of the hidden layers.
-            likelihood, **options: of `SemiSupervisedVAE`. A categorical likelihood
+            activation: activation of the hidden layers.
+            likelihood, **options: as in `SemiSupervisedVAE`. A categorical likelihood
                 needs `num_levels`.
         """
         num_classes = validation.integer("num_classes", num_classes, least=2)
@@ -162,35 +162,37 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
         outputs = vae_networks.output_shape(
             input_shape, observations.get(likelihood), levels
         )
-        networks = vae_networks.dense_with_classes(
+        classifier, encoder, decoder = vae_networks.dense_with_classes(
             input_shape, outputs, latent_dim, num_classes, hidden, activation
         )
-        return cls(*networks, likelihood, **options)
+        return cls(classifier, encoder, decoder, likelihood, **options)
 
     @classmethod
-    def on_codes(cls, vae, latent_dim, num_classes, **options):
-        """`dense` on the codes of a trained VAE: M1+M2 of the paper.
+    def on_codes(
+        cls, vae: VAE, latent_dim: int, num_classes: int, **options: Any
+    ) -> Self:
+        """Makes a `dense` model on the codes of a trained VAE: M1+M2 of the paper.
 
-        Numbers of either code that are not active are noise to this model. Choose
-        both dimensions no larger than needed: of `vae`, its `active_units`.
+        Inactive entries of either code are noise to this model. Choose both sizes no
+        larger than needed, for `vae` its `active_units`.
 
         Args:
-            vae: a trained `VAE`; it is frozen.
+            vae: a trained `VAE`, which is frozen.
             latent_dim, num_classes, **options: as in `dense`.
 
         Example:
 
         >>> model = keras_bdl.SemiSupervisedVAE.on_codes(vae, 10, num_classes=10)
         """
-        if getattr(vae, "latent_dim", None) is None:
+        code_size = getattr(vae, "latent_dim", None)
+        if code_size is None:
             raise ValueError(
                 f"Expected `vae` to be a trained `keras_bdl.VAE`. Received: vae={vae!r}"
             )
         options = {"likelihood": "gaussian", **options}
-        shape = (vae.latent_dim,)
-        return cls.dense(shape, latent_dim, num_classes, features=vae, **options)
+        return cls.dense((code_size,), latent_dim, num_classes, features=vae, **options)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         if self.built:
             return
         self.example_shape = tuple(input_shape[1:])
@@ -221,22 +223,21 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
 
     # The forward pass and the bound
 
-    def preprocess(self, inputs, training=None):
+    def preprocess(self, inputs: Any, training: bool | None = None) -> Any:
         x = super().preprocess(inputs, training)
         if self.features is None:
             return x
         mean, log_stddev = self.features.posterior(self.features.preprocess(x))
         return self.features.latent.draw(mean, log_stddev, 1)[0] if training else mean
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         x = self.preprocess(inputs, training)
         scope = BoundScope.current()
         if scope is None:
             return ops.softmax(self._logits(x, training), axis=-1)
         if scope.y is None:
             raise ValueError(
-                "Expected labels, integers that are -1 where there is none. "
-                "Received: y=None"
+                "Expected labels, integers that are -1 where unknown. Received: y=None"
             )
         labels = ops.cast(ops.reshape(scope.y, (-1,)), "int32")
         return self.mean_over_weights(
@@ -247,25 +248,25 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
         return dtypes.wide(self._made.classifier(x, training=training))
 
     def _bound(self, x, labels, training):
-        """Of each row the bound and its parts in nats, and of labels the classifier's.
+        """Returns the bound of each row and its parts in nats, and the classifier's.
 
-        The bound is linear in the terms of the classes: these need no common draw of
-        weights in training, where draws of their own have less variance.
+        The bound is linear in the terms of the classes, so that these need no common
+        draw of weights. In training, separate draws have less variance.
         """
         with self.weights_drawn_once(not training):
             log_q = ops.log_softmax(self._logits(x, training), axis=-1)
-            classes, weights = self._classes(log_q, labels, training)
+            num_summed = self.summed_classes if training else None
+            classes, weights = class_sums.terms(
+                log_q, labels, num_summed, self.latent.noise
+            )
             terms = self._terms(x, classes, training)
         labeled = ops.cast(labels >= 0, log_q.dtype)
         kl_weight = ops.cast(self.latent.current_kl_weight(training), log_q.dtype)
         bounds = -terms["reconstruction"] - kl_weight * terms["kl"]
         bounds = bounds - math.log(self.num_classes)
-        # Weights sum to one, so the origin of the bounds is free; that of a likely
-        # class gives the gradient through the weights less variance.
-        origin = ops.stop_gradient(bounds[:, :1])
-        bound = ops.sum(weights * (bounds - origin), axis=-1) + origin[:, 0]
+        bound = class_sums.weighted_sum(bounds, weights)
         entropy = -ops.sum(ops.exp(log_q) * log_q, axis=-1)
-        one_hot = self._one_hot(labels, log_q.dtype)
+        one_hot = class_sums.one_hot(labels, self.num_classes, log_q.dtype)
         hits = ops.equal(ops.cast(ops.argmax(log_q, axis=-1), "int32"), labels)
         return {
             "bound": bound + (1.0 - labeled) * entropy,
@@ -275,27 +276,8 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
             **{name: ops.sum(weights * terms[name], axis=-1) for name in terms},
         }
 
-    def _one_hot(self, labels, dtype):
-        """Rows of labels, of the first class where there is none."""
-        return ops.one_hot(ops.maximum(labels, 0), self.num_classes, dtype=dtype)
-
-    def _classes(self, log_q, labels, training):
-        """Classes that the bound sums, one-hot `(n, m, classes)`, and their weights.
-
-        The weights `(n, m)` are q(y | x), or 1 for the label where there is one.
-        """
-        log_label = _IMPOSSIBLE * (1.0 - self._one_hot(labels, log_q.dtype))
-        log_q = ops.where(ops.expand_dims(labels, -1) < 0, log_q, log_label)
-        if self.summed_classes is None or not training:
-            every = ops.eye(self.num_classes, dtype=log_q.dtype)
-            return ops.ones_like(ops.expand_dims(log_q, -1)) * every, ops.exp(log_q)
-        classes, weights = estimators.partial_enumeration(
-            log_q, self.summed_classes, self.latent.noise
-        )
-        return self._one_hot(classes, log_q.dtype), weights
-
     def _terms(self, x, classes, training):
-        """Reconstruction and KL for each class, `(n, m)`, in nats."""
+        """Returns reconstruction and KL for each class, `(n, m)`, in nats."""
         num_classes = classes.shape[1]
         y = ops.reshape(classes, (-1, self.num_classes))
         x = ops.repeat(x, num_classes, axis=0)
@@ -312,9 +294,14 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
         }
 
     def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
-        """The negative bound per example and the classifier's loss; the metrics."""
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Returns the negative bound plus the classifier's loss, updating metrics."""
         labeled = y_pred["labeled"]
         weights = ops.ones_like(labeled)
         if sample_weight is not None:
@@ -327,7 +314,7 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
             loss = loss + few_labels.classifier_loss(
                 self.classifier_weight, ops.mean(cross_entropy), share, known
             )
-        else:  # joins the loss of all batches in `get_metrics_result`
+        else:  # `get_metrics_result` adds that of all batches
             self._classifier_loss.update_state(cross_entropy, labeled, known)
         for metric, name in (
             (self._reconstruction, "reconstruction"),
@@ -337,7 +324,7 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
         self._accuracy.update_state(y_pred["hits"], weights * labeled)
         return self.add_losses(loss)
 
-    def get_metrics_result(self):
+    def get_metrics_result(self) -> dict[str, Any]:
         logs = super().get_metrics_result()
         classifier_loss = logs.pop(self._classifier_loss.name)
         if "loss" in logs:
@@ -346,15 +333,22 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
 
     # Training
 
-    def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
-        """As `keras.Model.fit`; labels are -1 where there is none.
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """Trains as `keras.Model.fit` does; unknown labels are -1.
 
         Args:
-            x: array `(n, ...)`, or a data set of pairs of x and labels, of which the
-                batches are taken as they are.
+            x: array `(n, ...)`, or a data set of pairs of x and labels, whose batches
+                are used as they are.
             y: labels `(n,)`, integers from -1.
-            batch_size, epochs, **kwargs: as in `keras.Model.fit`, but for
-                `validation_split`; `validation_data` is a pair of x and labels.
+            batch_size, epochs, **kwargs: as in `keras.Model.fit`, but without
+                `validation_split`. `validation_data` is a pair of x and labels.
 
         Raises:
             ValueError: on labels that do not fit, or `validation_split`.
@@ -383,13 +377,13 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
         few_labels.check_some(labels)
         self._labeled_fraction.assign((labels >= 0).mean())
         x, shuffle = ops.convert_to_numpy(x), kwargs.pop("shuffle", True)
-        kwargs["shuffle"] = False  # the order of batches, which Keras would shuffle
+        kwargs["shuffle"] = False  # else Keras would shuffle the batches
         return MixedBatches(
             x, labels, batch_size, self.labeled_share, shuffle, self._epoch_seed
         )
 
     def _epoch_seed(self):
-        """What sets the order of this epoch, of variables that are saved."""
+        """Returns integers that set the order of this epoch, from saved variables."""
         key = ops.convert_to_numpy(self.latent.noise.state)[0]
         return int(key), int(self.optimizer.iterations)
 
@@ -399,15 +393,15 @@ class SemiSupervisedVAE(SemiSupervisedUse, GenerativeModel):
             self.build((None, *x.shape[1:]))
         return few_labels.check_labels(x, y, self.num_classes)
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
-        """As `keras.Model.evaluate`; labels are -1 where there is none."""
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates as `keras.Model.evaluate` does; unknown labels are -1."""
         if hasattr(x, "shape") and self.built:
             y = few_labels.check_labels(x, y, self.num_classes)
         return super().evaluate(x, y, *args, **kwargs)
 
     # Serialisation
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "classifier_weight": self.classifier_weight,

@@ -1,9 +1,12 @@
-"""Variational autoencoders with any likelihood and prior, and three bounds.
+"""Variational autoencoders with a choice of likelihoods, priors and bounds.
 
 Kingma and Welling, "Auto-encoding variational Bayes", 2013; Burda, Grosse and
 Salakhutdinov, "Importance weighted autoencoders", 2015; Tucker, Lawson, Gu and
 Maddison, "Doubly reparameterized gradient estimators", 2018.
 """
+
+from collections.abc import Sequence
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -12,11 +15,12 @@ from keras import ops
 from keras_bdl import losses, metrics
 from keras_bdl.core import dtypes, validation
 from keras_bdl.core.scopes import BoundScope
+from keras_bdl.core.typing import Activation
 from keras_bdl.generative import initialization, observations
 from keras_bdl.generative import networks as vae_networks
-from keras_bdl.generative.base import GenerativeModel
 from keras_bdl.generative.queries import VAEUse
 from keras_bdl.ops import divergences, mixtures
+from keras_bdl.priors.codes import LatentPrior
 from keras_bdl.training.data import extent_of, num_training_rows
 
 PACKAGE = "keras_bdl"
@@ -24,58 +28,57 @@ GRADIENTS = ("elbo", "iwae", "dreg")
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class VAE(VAEUse, GenerativeModel):
+class VAE(VAEUse):
     """An encoder q(z | x) and a decoder p(x | z), trained by a bound on log p(x).
 
     `compile("adam")` and `fit(x)` suffice. With k importance samples z_i from the
     encoder and w_i = p(x, z_i) / q(z_i | x) the bound of an example is
 
-        gradient="elbo": mean_i log w_i (the KL in closed form where there is one);
-        gradient="iwae": log mean_i w_i, tighter;
+        gradient="elbo": mean_i log w_i (with the KL in closed form if there is one);
+        gradient="iwae": log mean_i w_i, which is tighter;
         gradient="dreg": the same, with the doubly reparameterised gradient for the
-            encoder (squared normalised weights), whose variance is lower once q is
-            near the posterior. It runs the decoder twice: without dropout there.
+            encoder (squared normalised weights), which has less variance once q is
+            near the posterior. It runs the decoder twice, so use no dropout there.
 
-    Where the networks have posteriors over weights, the mean bound of the rows less the
-    KL of the weights over their number is one on log p(data) / n: the k codes of a row
-    share a draw of the decoder's weights, and `evaluate` draws weights too.
+    If the networks have posteriors over weights, the mean bound of n rows minus the KL
+    of the weights over n is a bound on log p(data) / n. The k codes of a row share a
+    draw of the decoder's weights, and `evaluate` draws weights too.
 
     The log has `loss` (the negative bound, nats per example), `reconstruction`
-    (-E log p(x | z)), `kl` and `active_units` (numbers of the code whose mean varies
-    over the data by more than .01). `evaluate` samples codes as training does: its
-    loss is a bound, which the mean code would not give. Before the first step `fit`
-    sets the decoder's last bias, if it is zero, to the mean of the data.
+    (-E log p(x | z)), `kl` and `active_units` (the number of code entries whose mean
+    has a variance over the data above .01). `evaluate` samples codes as training does,
+    so that its loss is a bound, which the mean code would not give. Before the first
+    step `fit` sets the decoder's last bias, if it is zero, to the mean of the data.
 
     `model(x)`, `predict` and `reconstruct` give the mean of p(x | z) at the mean code.
     Images are channels-last.
 
     Args:
-        encoder: Keras model from x to mean and log standard deviation of the code:
-            one output `(n, 2 d)` or two `(n, d)`.
-        decoder: Keras model from codes `(n, d)` to the likelihood's parameters, k for
-            each value of x, on the last axis.
+        encoder: Keras model from x to mean and log standard deviation of the code,
+            with one output `(n, 2 d)` or two outputs `(n, d)`.
+        decoder: Keras model from codes `(n, d)` to the likelihood's parameters on the
+            last axis, one or more for each value of x.
         likelihood: "bernoulli" (logits, or their sigmoid), "gaussian" (mean and log
-            stddev), "categorical" (x holds levels; logits on a further axis, or their
-            softmax),
-            "discretized_logistic" (mean and log scale), or a loss:
+            stddev), "categorical" (x holds levels; logits on another axis, or their
+            softmax), "discretized_logistic" (mean and log scale), or a loss:
             `GaussianNLL(stddev)`, `DiscretizedLogisticNLL(...)`, `TFPNLL(...)`.
         prior: "standard_normal" or a `keras_bdl.layers.LatentPrior`.
-        beta: factor of the KL; the variable `latent.kl_weight`, which
-            `callbacks.KLWarmup` warms up. At 1 the loss is a bound. Above 1 it is one
-            with "elbo", which only falls; with k > 1 importance samples it is none at
-            any other beta, and may exceed log p(x) by far.
-        num_importance_samples: k.
+        beta: factor of the KL. It is the variable `latent.kl_weight`, which
+            `callbacks.KLWarmup` warms up. At 1 the loss is a bound. Above 1 it is a
+            bound with "elbo", which only falls. With k > 1 importance samples it is
+            not a bound at any other beta, and may exceed log p(x) by far.
+        num_importance_samples: number k of importance samples.
         gradient: "elbo", "iwae" or "dreg".
-        preprocessing: Keras layer applied to x, the target of the decoder too, such
-            as `keras_bdl.layers.DynamicBinarization()`; or None.
-        num_examples: number of training examples, where layers have a posterior over
-            weights; None reads it off the data.
+        preprocessing: Keras layer applied to x, also as the target of the decoder,
+            such as `keras_bdl.layers.DynamicBinarization()`; or None.
+        num_examples: number of training examples, needed if layers have a posterior
+            over weights; None reads it off the data.
         seed: integer for the noise of the codes.
         name, **kwargs: as in `keras.Model`.
 
     Raises:
-        TypeError, ValueError: on a wrong argument; if encoder, decoder and likelihood
-            do not fit together; on data outside of the likelihood's range.
+        TypeError, ValueError: on a wrong argument, if encoder, decoder and likelihood
+            do not fit together, or on data outside of the likelihood's range.
 
     Example:
 
@@ -93,18 +96,18 @@ class VAE(VAEUse, GenerativeModel):
 
     def __init__(
         self,
-        encoder,
-        decoder,
-        likelihood="bernoulli",
-        prior="standard_normal",
-        beta=1.0,
-        num_importance_samples=1,
-        gradient="elbo",
-        preprocessing=None,
-        num_examples=None,
-        seed=None,
-        **kwargs,
-    ):
+        encoder: keras.Model,
+        decoder: keras.Model,
+        likelihood: str | keras.losses.Loss = "bernoulli",
+        prior: str | LatentPrior = "standard_normal",
+        beta: float = 1.0,
+        num_importance_samples: int = 1,
+        gradient: str = "elbo",
+        preprocessing: keras.layers.Layer | None = None,
+        num_examples: int | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         networks = {"encoder": encoder, "decoder": decoder}
         super().__init__(
             networks,
@@ -121,28 +124,28 @@ class VAE(VAEUse, GenerativeModel):
             "num_importance_samples", num_importance_samples, 1, 10**6
         )
         self.gradient = validation.choice("gradient", gradient, GRADIENTS)
-        self._active_units = None  # known when built
+        self._active_units: Any = None  # made by `build`
         if preprocessing is None and encoder.built and hasattr(encoder, "input_shape"):
             self.build(encoder.input_shape)
 
     @classmethod
     def dense(
         cls,
-        input_shape,
-        latent_dim,
-        hidden=(200, 200),
-        activation="tanh",
-        likelihood="bernoulli",
-        **options,
-    ):
-        """A VAE of dense layers.
+        input_shape: tuple[int, ...],
+        latent_dim: int,
+        hidden: Sequence[int] = (200, 200),
+        activation: Activation = "tanh",
+        likelihood: str | keras.losses.Loss = "bernoulli",
+        **options: Any,
+    ) -> Self:
+        """Makes a VAE of dense layers.
 
         Args:
             input_shape: tuple, shape of one example.
-            latent_dim: d, numbers of a code.
+            latent_dim: size d of a code.
             hidden: widths of the encoder's hidden layers; the decoder's mirror them.
-            activation: of the hidden layers.
-            likelihood, **options: of `VAE`. A categorical likelihood needs
+            activation: activation of the hidden layers.
+            likelihood, **options: as in `VAE`. A categorical likelihood needs
                 `num_levels`.
 
         Example:
@@ -157,20 +160,20 @@ class VAE(VAEUse, GenerativeModel):
     @classmethod
     def convolutional(
         cls,
-        input_shape,
-        latent_dim,
-        filters=(32, 64),
-        activation="relu",
-        likelihood="bernoulli",
-        **options,
-    ):
-        """A VAE of strided convolutions; each halves height and width.
+        input_shape: tuple[int, int, int],
+        latent_dim: int,
+        filters: Sequence[int] = (32, 64),
+        activation: Activation = "relu",
+        likelihood: str | keras.losses.Loss = "bernoulli",
+        **options: Any,
+    ) -> Self:
+        """Makes a VAE of strided convolutions, each of which halves height and width.
 
         Args:
             input_shape: `(height, width, channels)`.
-            latent_dim: d, numbers of a code.
-            filters: of the encoder's convolutions; the decoder's mirror them.
-            activation: of the hidden layers.
+            latent_dim: size d of a code.
+            filters: filters of the encoder's convolutions; the decoder's mirror them.
+            activation: activation of the hidden layers.
             likelihood, **options: as in `dense`.
         """
         make = vae_networks.convolutional
@@ -188,7 +191,7 @@ class VAE(VAEUse, GenerativeModel):
         encoder, decoder = make(input_shape, outputs, latent_dim, sizes, activation)
         return cls(encoder, decoder, likelihood, **options)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         if self.built:
             return
         self.example_shape = tuple(input_shape[1:])
@@ -210,25 +213,25 @@ class VAE(VAEUse, GenerativeModel):
 
     # The forward pass and the bound
 
-    def posterior(self, x, training=None):
-        """Mean and log standard deviation of q(z | x), `(n, d)` each."""
+    def posterior(self, x: Any, training: bool | None = None) -> tuple[Any, Any]:
+        """Returns mean and log standard deviation of q(z | x), `(n, d)` each."""
         return self.latent.parameters(self.encoder(x, training=training))
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         x = self.preprocess(inputs, training)
         if BoundScope.current() is not None:
             return self.mean_over_weights(lambda: self._bound(x, training), training)
         codes = self.latent(self.encoder(x, training=training), training=training)
         return self.explained(codes, training)
 
-    def explained(self, codes, training=False):
-        """Mean of p(x | z) of codes `(n, d)`, as tensors."""
+    def explained(self, codes: Any, training: bool | None = False) -> Any:
+        """Returns the mean of p(x | z) of codes `(n, d)`, as a tensor."""
         return self.observation.mean(
             dtypes.wide(self.decoder(codes, training=training))
         )
 
-    def log_likelihood(self, x, codes, training=None):
-        """log p(x | z) of codes `(k, n, d)` in nats, `(k, n)`."""
+    def log_likelihood(self, x: Any, codes: Any, training: bool | None = None) -> Any:
+        """Returns log p(x | z) of codes `(k, n, d)` in nats, `(k, n)`."""
         num_codes = codes.shape[0]
         flat = ops.reshape(codes, (-1, *codes.shape[2:]))
         outputs = dtypes.wide(self.decoder(flat, training=training))
@@ -236,22 +239,22 @@ class VAE(VAEUse, GenerativeModel):
         values = self.observation.log_prob(x, outputs)
         return ops.reshape(values, (num_codes, -1))
 
-    def log_ratio(self, codes, mean, log_stddev):
-        """log p(z) - log q(z | x) of codes `(k, n, d)` in nats, `(k, n)`."""
+    def log_ratio(self, codes: Any, mean: Any, log_stddev: Any) -> Any:
+        """Returns log p(z) - log q(z | x) of codes `(k, n, d)` in nats, `(k, n)`."""
         log_q = ops.sum(divergences.normal_log_prob(codes, mean, log_stddev), axis=-1)
         return self.latent.prior.log_prob(codes) - log_q
 
     def _bound(self, x, training):
-        """Of each row `(n,)` the bound and its parts in nats; the mean codes."""
+        """Returns the bound of each row `(n,)`, its parts in nats, and mean codes."""
         with self.weights_drawn_once(not training):
             mean, log_stddev = self.posterior(x, training)
         kl = self.latent.kl(mean, log_stddev)
         num_codes = self.num_importance_samples
         codes = self.latent.draw(mean, log_stddev, num_codes)
         kl_weight = ops.cast(self.latent.current_kl_weight(training), mean.dtype)
-        # Inside the logarithm of a mean over codes they share the decoder's weights.
-        # A mean of logarithms has the same expectation with weights of their own, and
-        # less variance.
+        # Codes inside the logarithm of a mean share the decoder's weights. A mean of
+        # logarithms has the same expectation, and less variance, if each code has its
+        # own weights.
         is_joint = self.gradient != "elbo" and num_codes > 1
         decoder_draw = self.weights_drawn_once(is_joint or not training)
         with decoder_draw:
@@ -265,10 +268,10 @@ class VAE(VAEUse, GenerativeModel):
         if self.gradient == "dreg" and training:
             # For log w_i = log p(x | z_i) + b (log p(z_i) - log q(z_i)) and normalised
             # weights v_i, v_i d log w_i has a path through the code z_i and, of q's own
-            # parameters, -b v_i d log q(z_i). By E f d log q = E df/dz dz this last is
-            # in expectation the path of -b dv_i/dz_i = -b (v_i - v_i^2) d log w_i/dz_i:
-            # the codes' path has (1 - b) v_i + b v_i^2 in all, at b = 1 eq. 8 of Tucker
-            # et al. What else is in log w_i has v_i.
+            # parameters, -b v_i d log q(z_i). By E f d log q = E df/dz dz this term is
+            # in expectation the path of -b dv_i/dz_i = -b (v_i - v_i^2) d log w_i/dz_i.
+            # So the codes' path has the factor (1 - b) v_i + b v_i^2, at b = 1 eq. 8 of
+            # Tucker et al. All other paths of log w_i have the factor v_i.
             weights = ops.stop_gradient(ops.softmax(log_weights, axis=0))
             mean_, log_stddev_, codes_ = map(
                 ops.stop_gradient, (mean, log_stddev, codes)
@@ -289,15 +292,22 @@ class VAE(VAEUse, GenerativeModel):
 
     # Training
 
-    def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
-        """As `keras.Model.fit`, of data without targets.
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """Trains as `keras.Model.fit` does, on data without targets.
 
         Args:
-            x: array `(n, ...)`, `tf.data.Dataset`, `PyDataset` or `DataLoader`, of x
-                or of tuples with x first, of which the rest is not used.
+            x: array `(n, ...)`, `tf.data.Dataset`, `PyDataset` or `DataLoader` of x,
+                or of tuples that begin with x, whose other parts are not used.
             y: None.
-            batch_size, epochs, **kwargs: as in `keras.Model.fit`, but for
-                `class_weight`; `validation_data` is as x, or `(x, None, weights)`.
+            batch_size, epochs, **kwargs: as in `keras.Model.fit`, but without
+                `class_weight`. `validation_data` is like x, or `(x, None, weights)`.
 
         Raises:
             ValueError: on targets, or data outside of the likelihood's range.
@@ -325,14 +335,14 @@ class VAE(VAEUse, GenerativeModel):
 
     def evaluate(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        verbose="auto",
-        sample_weight=None,
-        **kwargs,
-    ):
-        """As `keras.Model.evaluate`, with sampled codes and weights."""
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Evaluates as `keras.Model.evaluate` does, with sampled codes and weights."""
         self._refuse_targets(y)
         y = None if sample_weight is None else _no_targets(x)
         return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
@@ -345,9 +355,14 @@ class VAE(VAEUse, GenerativeModel):
             )
 
     def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
-        """The negative bound, mean over examples; also updates the metrics."""
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Returns the mean negative bound over examples, and updates the metrics."""
         values = -y_pred["bound"]
         if sample_weight is not None:
             sample_weight = losses.align_weights(sample_weight, values)
@@ -362,7 +377,7 @@ class VAE(VAEUse, GenerativeModel):
 
     # Serialisation
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_importance_samples": self.num_importance_samples,
@@ -371,7 +386,7 @@ class VAE(VAEUse, GenerativeModel):
 
 
 class _NoTargets(np.ndarray):
-    """Zeros in place of targets: Keras drops the weights of rows that have none."""
+    """Zeros instead of targets, because Keras drops weights of rows without targets."""
 
 
 def _no_targets(x):
@@ -379,7 +394,7 @@ def _no_targets(x):
 
 
 def _split_off(x, kwargs):
-    """The rows to train on; those of `validation_split` become validation data."""
+    """Returns the training rows; those of `validation_split` become validation data."""
     left = num_training_rows(len(x), kwargs.pop("validation_split"))
     weights = kwargs["sample_weight"]
     kwargs["sample_weight"] = weights[:left]

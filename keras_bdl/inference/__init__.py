@@ -1,1 +1,1 @@
-"""Posteriors that are fitted around a trained network."""
+"""Posteriors that are fitted to a trained network."""

@@ -1,4 +1,4 @@
-"""Laplace's approximation of a softmax regression, of all weights jointly.
+"""Laplace's approximation of softmax regression, for all weights jointly.
 
 MacKay, "The evidence framework applied to classification networks", 1992; Bishop,
 "Pattern recognition and machine learning", 2006, eq. 4.110 (the second derivatives).
@@ -11,10 +11,10 @@ from scipy import linalg, optimize
 
 
 def add_hessian(hessian, phi, logits):
-    """Adds the second derivatives of the summed cross-entropy, by class pairs.
+    """Adds the second derivatives of the summed cross-entropy for pairs of classes.
 
     Args:
-        hessian: `(units, units, d, d)`, changed in place; of a sigmoid units is 1.
+        hessian: `(units, units, d, d)`, changed in place. A sigmoid has one unit.
         phi: features `(n, d)`.
         logits: `(n, units)`.
     """
@@ -35,15 +35,15 @@ def add_hessian(hessian, phi, logits):
 
 
 def covariance_factor(hessian, prior_precision, mean):
-    """Lower triangular C, C C' the inverse of the Hessian plus the prior's precision.
+    """Returns the lower triangular C with C C' = inverse of (Hessian + alpha I).
 
     Args:
         hessian: `(units, units, d, d)`.
-        prior_precision: alpha, or None for that of highest evidence.
+        prior_precision: alpha, or None for the alpha of highest evidence.
         mean: weights `(d, units)`.
 
     Returns:
-        `(units d, units d)`, output by output.
+        `(units d, units d)`, ordered by output.
     """
     matrix = hessian.transpose(0, 2, 1, 3).reshape(mean.size, mean.size)
     values, vectors = linalg.eigh(matrix)
@@ -56,10 +56,10 @@ def covariance_factor(hessian, prior_precision, mean):
 
 
 def best_prior_precision(values, squares):
-    """alpha that maximises -alpha/2 w'w + 1/2 sum log(alpha / (l + alpha)).
+    """Returns the alpha that maximises -alpha/2 w'w + 1/2 sum log(alpha / (l + alpha)).
 
     Args:
-        values: l, eigenvalues of the Hessian without the prior, `(P,)`.
+        values: l, the eigenvalues of the Hessian without the prior, `(P,)`.
         squares: w'w.
     """
 

@@ -1,9 +1,11 @@
-"""The posterior of a trained network's last layer, all else kept as it is.
+"""The posterior of a trained network's last layer, with all other layers unchanged.
 
 Snoek et al., "Scalable Bayesian optimization using deep neural networks", 2015
 (regression); MacKay, "The evidence framework applied to classification networks", 1992
 (classification).
 """
+
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,8 +26,8 @@ from keras_bdl.prediction.sampler import CLASSIFICATION
 from keras_bdl.training import data
 
 KINDS = ("auto", "regression", "classification")
-_MAX_WEIGHTS = 20_000  # of a joint covariance: 1.6 GB
-_BLOCK_VALUES = 2**22  # features that a regression takes at a time
+_MAX_WEIGHTS = 20_000  # whose joint covariance has 1.6 GB
+_BLOCK_VALUES = 2**22  # in the features that a regression takes at a time
 _LINKS = {
     heads.LINEAR: None,
     heads.SOFTMAX: heads.SOFTMAX,
@@ -35,71 +37,72 @@ _RESHAPERS = ("Reshape", "Permute", "Transpose", "RepeatVector")
 
 
 def fit_last_layer(
-    model,
-    x,
-    y=None,
+    model: keras.Model,
+    x: Any,
+    y: Any = None,
     *,
-    kind="auto",
-    prior_precision=EVIDENCE,
-    noise_precision=EVIDENCE,
-    probit=False,
-    num_samples=100,
-    batch_size=256,
-    verbose="auto",
-):
-    """Uncertainty for a trained Keras model, in one pass over its training data.
+    kind: str = "auto",
+    prior_precision: float | str = EVIDENCE,
+    noise_precision: float | str = EVIDENCE,
+    probit: bool = False,
+    num_samples: int = 100,
+    batch_size: int = 256,
+    verbose: int | str = "auto",
+) -> BayesianClassifier | BayesianRegressor:
+    """Gives a trained Keras model uncertainty in one pass over its training data.
 
-    The last Dense layer becomes a `BayesianLastLayer`; all before it, in inference
-    mode, gives its features phi, a one behind them where there is a bias.
+    The last Dense layer becomes a `BayesianLastLayer`. All layers before it, in
+    inference mode, give its features phi. If there is a bias, a one is appended to phi.
 
-    Regression: each output is a Bayesian linear regression on the features, the
-    posterior exact and its mean the new weights. Prior and noise precision are those
-    of highest evidence. The bias has a flat prior.
+    Regression: each output is a Bayesian linear regression on the features. Its
+    posterior is exact, and the posterior mean gives the new weights. Prior and noise
+    precision are those of highest evidence. The bias has a flat prior.
 
     Classification: Laplace's approximation at the trained weights w,
 
         N(w, (H + alpha I)^-1),  H = sum_n (diag(p_n) - p_n p_n') (x) phi_n phi_n',
 
-    of all weights jointly, without a Kronecker approximation of the sum. alpha is the
-    one of highest evidence, log p(y | w) - alpha/2 w'w + P/2 log alpha -
+    of all weights jointly, without a Kronecker approximation of the sum. alpha
+    maximises the evidence, log p(y | w) - alpha/2 w'w + P/2 log alpha -
     1/2 log det(H + alpha I), of all P weights with the bias. Laplace's approximation
-    is made for the mode of log p(y | w) - alpha/2 w'w, which a flat loss alone does not
-    show: early stopping ends before it, and without weight decay classes that can be
-    separated have none. Spreads are then those of the data around the weights as they
-    are. For the mode train to the end with `kernel_regularizer=L2(l)` and
-    `bias_regularizer` likewise on the last layer, and give `prior_precision=2 * l * n`
-    of n training examples.
+    holds at the mode of log p(y | w) - alpha/2 w'w. A flat loss alone does not show
+    that w is this mode: early stopping ends before it, and without weight decay,
+    classes that can be separated have none. The spreads are then those of the data
+    around the weights as they are. To reach the mode, train to the end with
+    `kernel_regularizer=L2(l)` and the same `bias_regularizer` on the last layer, and
+    pass `prior_precision=2 * l * n` for n training examples.
 
     Args:
-        model: trained Sequential or functional model of one output, whose last layer
-            is a Dense without activation, or with softmax or sigmoid, also as a layer
-            behind it. It is copied and not changed.
+        model: trained Sequential or functional model with one output. Its last layer is
+            a Dense without activation or with softmax or sigmoid, which may also be a
+            layer after it. The model is copied and not changed.
         x: training inputs, an array or several as the model takes them; or a
             `tf.data.Dataset` or `keras.utils.PyDataset` of batches of pairs of inputs
             and targets.
         y: targets `(n,)` or `(n, d)`; labels `(n,)`, `(n, 1)` or one-hot.
-        kind: "regression" or "classification"; "auto" takes a softmax, a sigmoid or a
-            loss that is a cross-entropy for classification, and any other loss for
-            regression.
-        prior_precision: alpha, a positive float, or "evidence". In regression with
-            noise precision beta it is that of N(0, 1 / alpha) too.
-        noise_precision: of regression: one over the noise variance, or "evidence".
-        probit: of classification: whether the mean call `model(x)` gives logits
+        kind: "regression" or "classification". "auto" means classification if the
+            model has a softmax, a sigmoid or a cross-entropy loss, and regression for
+            any other loss.
+        prior_precision: alpha, a positive float, or "evidence". In regression the
+            prior is N(0, 1 / alpha) whatever the noise precision beta.
+        noise_precision: regression only: one over the noise variance, or "evidence".
+        probit: classification only: whether the mean call `model(x)` gives logits
             whose softmax is about the predictive mean, without sampling.
-        num_samples: posterior samples of `predict` and `evaluate`.
-        batch_size: rows at a time of arrays.
+        num_samples: number of posterior samples of `predict` and `evaluate`.
+        batch_size: number of rows of arrays that are taken at a time.
         verbose: 0 for no progress bar.
 
     Returns:
-        Compiled `BayesianClassifier` or `BayesianRegressor`, to predict, evaluate,
-        save and export; `model.network.layers` ends in the `BayesianLastLayer`. Of a
-        binary model with one output the classifier has two logits, the first 0.
+        Compiled `BayesianClassifier` or `BayesianRegressor`, which can predict,
+        evaluate, save and export. `model.network.layers` ends in the
+        `BayesianLastLayer`. For a binary model with one output, the classifier has two
+        logits, of which the first is 0.
 
     Raises:
-        TypeError: if the model is no Keras model.
-        ValueError: on a model that does not end as said, targets that do not fit it,
-            features that are not finite, or more than 20,000 weights in the last layer
-            of a classifier.
+        TypeError: if the model is not a Keras model.
+        ValueError: on a model that does not end as described, targets that do not fit
+            it, features that are not finite, or more than 20,000 weights in the last
+            layer of a classifier.
 
     Example:
 
@@ -115,7 +118,7 @@ def fit_last_layer(
     num_samples = validation.integer("num_samples", num_samples, least=1)
     if validation.boolean("probit", probit) and kind == "regression":
         raise ValueError(
-            "`probit` is of classification: a regression model's mean call needs none. "
+            "`probit` is for classification: a regression model does not need it. "
             f"Received: probit={probit}"
         )
     if kind == "regression" and link is not None:
@@ -125,10 +128,10 @@ def fit_last_layer(
         )
 
     def with_last(last):
-        """A copy of the model that ends in another layer, without activation."""
+        """Returns a copy of the model that ends in `last`, without activation."""
 
         def convert(old):
-            # `Logits` of linear outputs: the identity, called with a mask or without.
+            # `Logits` of linear outputs is an identity that takes a mask or none.
             return last if old is dense else heads.Logits("linear", name=old.name)
 
         return ModelCopier([dense, *behind], convert).copy(model)
@@ -142,7 +145,7 @@ def fit_last_layer(
     else:
         if not isinstance(noise_precision, str) or noise_precision != EVIDENCE:
             raise ValueError(
-                "`noise_precision` is of regression. "
+                "`noise_precision` is for regression. "
                 f"Received: noise_precision={noise_precision!r}"
             )
         layer = _laplace(dense, features, batches, prior_precision, probit)
@@ -164,7 +167,7 @@ def fit_last_layer(
 
 
 def _last_layer(model):
-    """The last Dense, the activation behind it (None for none), and layers behind."""
+    """Returns the last Dense, its activation or None, and the layers after it."""
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"Expected `model` to be a Keras model. Received: model={model!r}"
@@ -182,7 +185,7 @@ def _last_layer(model):
     if not fits:
         raise ValueError(
             "Expected a model that ends in a Dense layer, `(batch, units)`, with at "
-            f"most a softmax or sigmoid behind it. Received: model={model.name!r}, "
+            f"most a softmax or sigmoid after it. Received: model={model.name!r}, "
             f"whose last layer is {dense!r}"
         )
     if head.activation not in _LINKS:
@@ -198,16 +201,16 @@ def _check_one_label(model, link, units):
     of_loss = link is None and (resolve_outputs(model, "auto") or "").startswith("bin")
     if units > 1 and (link == heads.SIGMOID or of_loss):
         raise ValueError(
-            "Expected one label of several classes, or of two with one unit; units "
-            "with a sigmoid each are of labels that hold independently of each other. "
-            "Make a model of each label, `Dense(1, activation='sigmoid')` with its "
-            "column of the weights on the same features, and fit the last layer of "
-            f"each. Received: model={model.name!r}, of {units} units"
+            "Expected one label of several classes, or of two classes with one unit; "
+            "several units with a sigmoid are labels that hold independently. Make a "
+            "model of each label, `Dense(1, activation='sigmoid')` with its column of "
+            "the weights on the same features, and fit the last layer of each. "
+            f"Received: model={model.name!r}, of {units} units"
         )
     if units == 1 and link == heads.SOFTMAX:
         raise ValueError(
-            "Expected a sigmoid, of which the softmax of one unit is none: it is "
-            f"always 1. Received: model={model.name!r}, of one unit"
+            "Expected a sigmoid: the softmax of one unit is always 1. "
+            f"Received: model={model.name!r}, of one unit"
         )
 
 
@@ -235,7 +238,7 @@ def _features(model, x):
     if phi.ndim != 2:
         raise ValueError(
             "Expected features `(n, d)` before the last layer; put a "
-            "`keras.layers.Flatten` before it, and none behind. "
+            "`keras.layers.Flatten` before it, and none after it. "
             f"Received: features of shape {phi.shape}"
         )
     if not np.isfinite(phi).all():
@@ -249,7 +252,7 @@ def _features(model, x):
 
 
 def _regression(dense, features, batches, prior_precision, noise_precision):
-    """The layer with the exact posterior, and the noise's standard deviations."""
+    """Returns the layer with the exact posterior and the noise standard deviations."""
     units = dense.units
     models = [
         BayesianLinearRegression(prior_precision, noise_precision, dense.use_bias)
@@ -272,7 +275,7 @@ def _regression(dense, features, batches, prior_precision, noise_precision):
             )
         held.append((phi, y))
         if sum(part.size for part, _ in held) >= _BLOCK_VALUES:
-            learn()  # in blocks: each costs an eigendecomposition
+            learn()  # in blocks, because each call costs an eigendecomposition
     if held:
         learn()
 
@@ -287,7 +290,7 @@ def _regression(dense, features, batches, prior_precision, noise_precision):
 
 
 def _laplace(dense, features, batches, prior_precision, probit):
-    """The layer with Laplace's approximation at the trained weights."""
+    """Returns the layer with Laplace's approximation at the trained weights."""
     if not isinstance(prior_precision, str) or prior_precision != EVIDENCE:
         prior_precision = validation.positive("prior_precision", prior_precision)
     weights = [ops.convert_to_numpy(w).astype("float64") for w in dense.get_weights()]
@@ -310,7 +313,7 @@ def _laplace(dense, features, batches, prior_precision, probit):
     factor = laplace.covariance_factor(
         hessian, None if prior_precision == EVIDENCE else prior_precision, mean
     )
-    if binary:  # a softmax of two logits, the first 0 for certain
+    if binary:  # a softmax of two logits, of which the first is exactly 0
         mean = np.hstack([np.zeros_like(mean), mean])
         factor = linalg.block_diag(np.zeros_like(factor), factor)
     units = mean.shape[1]
@@ -328,8 +331,8 @@ def _check_labels(y, rows, units):
     classes = max(units, 2)
     if y.size != rows and not (y.min() >= 0 and np.allclose(y.sum(-1), 1, atol=1e-3)):
         raise ValueError(
-            "Expected labels one-hot, or rows of class probabilities; labels that hold "
-            "independently of each other are not one categorical variable. "
+            "Expected labels one-hot, or rows of class probabilities; independent "
+            "labels are not one categorical variable. "
             f"Received: y with row sums from {y.sum(-1).min()} to {y.sum(-1).max()}"
         )
     whole = np.array_equal(y, np.round(y))

@@ -1,1 +1,1 @@
-"""What must touch a backend or TensorFlow Probability. Imported lazily."""
+"""Code that uses a backend or TensorFlow Probability. It is imported lazily."""

@@ -8,7 +8,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 
 def replica_id():
-    """Index of this replica as an int32 tensor, or None outside a strategy."""
+    """Returns this replica's index, an int32 tensor, or None outside a strategy."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return None
@@ -16,10 +16,10 @@ def replica_id():
 
 
 def fresh_seed():
-    """A random int32 scalar, another in every call of a traced function.
+    """Returns a random int32 scalar, a new one in every call of a traced function.
 
-    The two zeros make TensorFlow seed the operation anew in every process, whatever
-    `tf.random.set_seed` said while it was traced; it has a lock of its own.
+    The two zeros make TensorFlow seed the operation again in every process, whatever
+    seed `tf.random.set_seed` had set during tracing. The operation has its own lock.
     """
     return tf.raw_ops.RandomUniformInt(
         shape=tf.constant([], "int32"),
@@ -31,11 +31,11 @@ def fresh_seed():
 
 
 def write_saved_model(archive, filepath, verbose):
-    """Writes a `keras.export.ExportArchive` whose loaded endpoints stand alone.
+    """Writes a `keras.export.ExportArchive` whose endpoints keep their variables alive.
 
     A loaded function holds its variables and tables by weak references, so
-    `tf.saved_model.load(filepath).serve(x)` would find them deleted. Here each function
-    of the file has the loaded object as an attribute, which keeps them alive.
+    `tf.saved_model.load(filepath).serve(x)` would find them deleted. In this file each
+    function has the loaded object as an attribute, which keeps them alive.
     """
     archive.write_out(filepath, verbose=verbose)
     name = os.path.join(filepath, "saved_model.pb")
@@ -50,15 +50,15 @@ def write_saved_model(archive, filepath, verbose):
 
 
 def repeats(dataset):
-    """Whether a `tf.data.Dataset` is known to give its rows more than once."""
+    """Tells whether a `tf.data.Dataset` is known to repeat its rows."""
     if "Repeat" in type(dataset).__name__:
         return True
-    inputs = getattr(dataset, "_inputs", list)()  # not public: unknown without it
+    inputs = getattr(dataset, "_inputs", list)()  # not public, so it may be missing
     return any(map(repeats, inputs))
 
 
 def with_seed(dataset, word):
-    """A `tf.data.Dataset` as `keras_bdl.seeded_data.with_seed` gives it."""
+    """Adds a seed to a `tf.data.Dataset`; see `keras_bdl.prediction.seeded_data`."""
 
     def beside(index, batch):
         x = keras.utils.unpack_x_y_sample_weight(batch)[0]
@@ -81,9 +81,9 @@ def _num_rows(x):
 
 
 def with_size(tensor, axis, size):
-    """The tensor, whose size along an axis is checked when it runs.
+    """Returns the tensor with a known size along an axis, checked when it runs.
 
-    Keras gives up the static sizes of a traced function once it saw unequal ones.
+    Keras drops the static sizes of a traced function once it has seen unequal ones.
     """
     shape = tensor.shape.as_list()
     shape[axis] = size
@@ -91,7 +91,7 @@ def with_size(tensor, axis, size):
 
 
 def with_rank(tensor, rank):
-    """A tensor of unknown rank with this one: axes of 1 go, or come, at the end."""
+    """Gives a tensor of unknown rank this rank, by axes of size 1 at its end."""
     shape = tf.shape(tensor)
     ones = tf.ones((rank,), "int32")
     shape = tf.concat([shape, ones], axis=0)[:rank]
@@ -100,11 +100,11 @@ def with_rank(tensor, rank):
 
 
 def class_probabilities(labels, rank, num_classes):
-    """Labels of unknown rank as rows of class probabilities, of the rank of logits.
+    """Converts labels of unknown rank to class probabilities with the logits' rank.
 
     Args:
-        labels: indices, also with a last axis of 1, or one-hot.
-        rank: of the logits.
+        labels: indices, which may have a last axis of 1, or one-hot labels.
+        rank: rank of the logits.
         num_classes: number of logits.
     """
     labels = tf.cast(labels, "float32")
@@ -113,8 +113,8 @@ def class_probabilities(labels, rank, num_classes):
     rows = tf.reshape(labels, (-1, width))
     one_hot = tf.one_hot(tf.cast(rows[:, 0], "int32"), num_classes)
     whole = tf.reduce_all(rows == tf.round(rows), axis=-1, keepdims=True)
-    one_hot = tf.where(whole, one_hot, float("nan"))  # fractions are no labels
-    # Of either width: the rows of width 1 are broadcast, and not taken.
+    one_hot = tf.where(whole, one_hot, float("nan"))  # fractions are not labels
+    # Both branches need the same width. Rows of width 1 are broadcast, but not used.
     probabilities = tf.where(width == 1, one_hot, rows + tf.zeros_like(one_hot))
     shape = tf.concat([shape[: rank - 1], [num_classes]], axis=0)
     return tf.ensure_shape(
@@ -123,7 +123,7 @@ def class_probabilities(labels, rank, num_classes):
 
 
 def run_until_stopped(step, num_steps, state, about):
-    """Runs steps on rows of tensors until each row stops; on no others.
+    """Runs steps on rows of tensors, each row only until it stops.
 
     Args:
         step, num_steps, state, about: as in `keras_bdl.layers.residual`.
@@ -134,8 +134,8 @@ def run_until_stopped(step, num_steps, state, about):
     now, stops = step(0, state, about)
     if num_steps == 1:
         return now
-    # One branch around all others: rows that stop at once, the most common case of
-    # a single row, pay for no more than that.
+    # One branch skips all other steps. A single row most often stops at once, and then
+    # costs no more than this step.
     return tf.cond(
         tf.reduce_all(stops),
         lambda: now,
@@ -144,10 +144,10 @@ def run_until_stopped(step, num_steps, state, about):
 
 
 def _run_live(step, num_steps, now, about, stops):
-    """The steps from the second on, on the rows that have not stopped.
+    """Runs the steps from the second on, each on the rows that have not stopped.
 
-    They stand one after the other: each branch within a branch would capture the
-    variables of all steps that follow.
+    The branches follow one another and are not nested, because a nested branch would
+    capture the variables of all later steps.
     """
     state = now
     index = tf.range(tf.shape(stops)[0])

@@ -1,4 +1,4 @@
-"""The only module that imports TensorFlow Probability (it takes about a second)."""
+"""The only module that imports TensorFlow Probability, in about a second."""
 
 import numpy as np
 from keras import backend, ops
@@ -7,7 +7,7 @@ try:
     import tensorflow_probability as tfp
 except ImportError as error:
     raise ImportError(
-        "Distributions are those of TensorFlow Probability, which cannot be imported: "
+        "Distributions need TensorFlow Probability, which cannot be imported: "
         "`pip install 'tensorflow-probability[tf]' tensorflow`."
     ) from error
 
@@ -15,11 +15,11 @@ tfd = tfp.distributions
 
 
 def make_distribution(name, parameters, validate_args=False):
-    """A scalar TensorFlow Probability distribution by the name of its class.
+    """Makes a scalar TensorFlow Probability distribution from the name of its class.
 
     Raises:
-        ValueError: if there is no such distribution, it refuses the parameters, or
-            they are not those of one scalar.
+        ValueError: if there is no such distribution, if it refuses the parameters, or
+            if it is not one scalar distribution.
     """
     distribution = _make(name, parameters, validate_args)
     if [*distribution.batch_shape, *distribution.event_shape]:
@@ -30,7 +30,7 @@ def make_distribution(name, parameters, validate_args=False):
 
 
 def code_distribution(name, parameters, validate_args=False):
-    """A distribution of one number or of a vector.
+    """Makes a distribution of one number or of a vector.
 
     Raises:
         ValueError: as in `make_distribution`.
@@ -38,14 +38,14 @@ def code_distribution(name, parameters, validate_args=False):
     distribution = _make(name, parameters, validate_args)
     if [*distribution.batch_shape] or len(distribution.event_shape) > 1:
         raise ValueError(
-            "Expected parameters of one distribution, of a number or a vector. "
+            "Expected parameters of one distribution of a number or a vector. "
             f"Received: {parameters}"
         )
     return distribution
 
 
 def make(name, **parameters):
-    """A distribution of any shape by the name of its class.
+    """Makes a distribution of any shape from the name of its class.
 
     Raises:
         ValueError: if there is no such distribution or it refuses the parameters.
@@ -54,14 +54,15 @@ def make(name, **parameters):
 
 
 def multivariate_student_t(df, loc, scale_tril):
-    """Student-t distribution of a vector, float64.
+    """Makes a Student-t distribution of a vector, float64.
 
     Args:
         df: degrees of freedom.
         loc: `(d,)`.
-        scale_tril: `(d, d)`, lower triangular; times its transpose it is the shape.
+        scale_tril: `(d, d)`, lower triangular. The shape matrix is its product with its
+            transpose.
     """
-    # The linear operator is that of the normal distribution.
+    # The normal distribution makes the same linear operator.
     scale = tfd.MultivariateNormalTriL(loc, scale_tril).scale
     return tfd.MultivariateStudentTLinearOperator(np.float64(df), loc, scale)
 
@@ -90,15 +91,15 @@ def _distribution_class(name):
 
 
 def sample(distribution, shape, seed):
-    """Draws, reproducible by a seed of two integers."""
+    """Draws samples, which a seed of two integers makes reproducible."""
     return distribution.sample(shape, seed=ops.cast(seed, "int32"))
 
 
 def from_reals(name, reals, fixed):
-    """A distribution of which some parameters are tensors of real numbers.
+    """Makes a distribution, some of whose parameters come from real numbers.
 
-    They go through the bijector that the distribution has for each, so that what must
-    be positive is.
+    Tensors of real numbers go through the bijector that the distribution has for the
+    parameter, so that a parameter that must be positive is positive.
 
     Raises:
         ValueError: if there is no such distribution or parameter.
@@ -118,10 +119,10 @@ def from_reals(name, reals, fixed):
 
 
 def independent_normals(parameters):
-    """Joint distribution of named independent normals.
+    """Makes the joint distribution of named independent normals.
 
     Args:
-        parameters: dict of name to `(mean, log_stddev)`, tensors of any backend.
+        parameters: dict from name to `(mean, log_stddev)`, tensors of any backend.
     """
 
     def as_tensor(x):
@@ -138,7 +139,7 @@ def independent_normals(parameters):
 
 
 def bernoulli_masks(rate, shape):
-    """Joint distribution of `keep`: independent bits, 0 with probability `rate`."""
+    """Makes the distribution of `keep`, bits that are 0 with probability `rate`."""
     keep = tfd.Bernoulli(probs=np.full(shape, 1.0 - rate, "float32"))
     independent = tfd.Independent(keep, reinterpreted_batch_ndims=len(shape))
     return tfd.JointDistributionNamed({"keep": independent})

@@ -4,7 +4,7 @@ import torch
 
 
 def replica_id():
-    """Rank of this process in a group of several, or None."""
+    """Returns the rank of this process in a group of several, or None."""
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
         return None

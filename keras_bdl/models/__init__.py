@@ -1,4 +1,4 @@
-"""Model classes that know their likelihood, and the exact conjugate models."""
+"""Models that know their likelihood, and exact conjugate models."""
 
 from keras_bdl.exact.conjugate import (
     BayesianLinearRegression as BayesianLinearRegression,

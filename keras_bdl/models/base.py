@@ -1,6 +1,7 @@
-"""What the models with a likelihood of their own have in common."""
+"""The base of models that know their likelihood."""
 
-import contextlib
+import os
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -11,35 +12,44 @@ from keras_bdl.core import copies, finding, latents, recovery, validation
 from keras_bdl.layers import latent
 from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.models.batch_checks import CheckedBatches, Problem, require_targets
+from keras_bdl.models.latent_scope import latent_scope
 from keras_bdl.prediction import export, sampler
 from keras_bdl.training import num_examples
 from keras_bdl.training.data import extent_of, num_training_rows
 
 
-class LikelihoodModel(CheckedBatches, keras.Model):
+class LikelihoodModel(CheckedBatches):
     """A network and the likelihood of its outputs, trained by the evidence bound.
 
-    A subclass sets `_likelihood`, a loss of `keras_bdl.losses` of the outputs of
-    the model, and `_own_metrics`, names of those it reports unasked; and has, with
-    what `CheckedBatches` needs,
+    A subclass sets `_likelihood`, a loss of `keras_bdl.losses` on the outputs of the
+    model, and `_own_metrics`, the names of the metrics that it always reports. Besides
+    the methods that `CheckedBatches` needs, it implements
 
-        _targets(y): the targets as training takes them, checked.
-        _update_metrics(y, draws, sample_weight): from outputs of posterior
-            samples, `(samples, n, ...)`.
+        _targets(y): returns the checked targets in the form that training takes.
+        _update_metrics(y, draws, sample_weight): updates the metrics from outputs of
+            posterior samples, `(samples, n, ...)`.
 
     Args:
         network: Keras model.
-        num_samples: posterior samples of `predict` and `evaluate`.
+        num_samples: number of posterior samples of `predict` and `evaluate`.
         num_examples: number of training examples; None reads it off the data.
-        num_latent_samples: draws of discrete latent variables for each training
-            example, where layers have some with `estimator="score_function"`.
+        num_latent_samples: number of draws of discrete latent variables for each
+            training example, if layers have `estimator="score_function"`.
+        **kwargs: as in `keras.Model`.
     """
 
     mc_dropout = False  # whether plain Dropout layers are sampled
+    _likelihood: keras.losses.Loss
+    _own_metrics: tuple[str, ...]
 
     def __init__(
-        self, network, num_samples, num_examples, num_latent_samples=4, **kwargs
-    ):
+        self,
+        network: keras.Model,
+        num_samples: int,
+        num_examples: int | None,
+        num_latent_samples: int = 4,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(autocast=False, **kwargs)  # the network casts itself
         if not isinstance(network, keras.Model):
             raise TypeError(
@@ -56,7 +66,7 @@ class LikelihoodModel(CheckedBatches, keras.Model):
             "num_latent_samples", num_latent_samples, least=2
         )
         self._depth = None
-        self._reports_more = False  # than its own metrics
+        self._reports_more = False  # whether `compile` got more metrics
         self._problem = Problem()
         self._tell_num_examples()
 
@@ -65,21 +75,21 @@ class LikelihoodModel(CheckedBatches, keras.Model):
             num_examples.set_num_examples(self.network, self.num_examples)
 
     @property
-    def likelihood_network(self):
-        """The network up to what the likelihood takes."""
+    def likelihood_network(self) -> keras.Model:
+        """The network that gives the likelihood's parameters."""
         return self.network
 
     @property
-    def sampled_network(self):
-        """What `keras_bdl.predict` samples."""
+    def sampled_network(self) -> keras.Model:
+        """The model that `keras_bdl.predict` samples."""
         return self.likelihood_network
 
-    def to_keras(self, weights="mean", seed=None):
-        """As `keras_bdl.to_keras`: a plain Keras model with the outputs of this one."""
+    def to_keras(self, weights: str = "mean", seed: int | None = None) -> keras.Model:
+        """Returns a plain Keras model with these outputs; see `keras_bdl.to_keras`."""
         return convert.to_keras(self.network, weights, seed)
 
-    def prior_from_posterior(self):
-        """As `keras_bdl.prior_from_posterior`: a model like this, not compiled."""
+    def prior_from_posterior(self) -> Self:
+        """Returns a copy, not compiled, as in `keras_bdl.prior_from_posterior`."""
         network = continual.prior_from_posterior(self.network)
         config = {**self.get_config(), "num_examples": None}
         copy = type(self)(**{**config, "network": network})
@@ -90,12 +100,14 @@ class LikelihoodModel(CheckedBatches, keras.Model):
         return copy
 
     def _own_weights(self):
-        """Scales and noise: weights of the model outside of its network."""
+        """Returns weights of the model outside of its network, as scales and noise."""
         of_network = {id(w) for w in self.network.weights}
         return [w for w in self.weights if id(w) not in of_network]
 
-    def export(self, filepath, format="tf_saved_model", **kwargs):
-        """As `keras.Model.export`: what `model(x)` gives.
+    def export(
+        self, filepath: str | os.PathLike, format: str = "tf_saved_model", **kwargs: Any
+    ) -> None:
+        """Exports the outputs of `model(x)`, as in `keras.Model.export`.
 
         `keras_bdl.export` adds endpoints of the posterior predictive.
         """
@@ -112,25 +124,30 @@ class LikelihoodModel(CheckedBatches, keras.Model):
                 )
             )
             self._tell_num_examples()
-        self._latent_scope(training=True)  # refuses estimators that do not go together
+        self._latent_scope(training=True)  # refuses estimators that cannot be combined
         if self._depth is None and latent.early_exit_blocks(self.network):
             self._depth = metrics.ExpectedDepth()
 
     def compile(
-        self, optimizer="adam", loss=None, metrics=None, weighted_metrics=None, **kwargs
-    ):
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        loss: keras.losses.Loss | None = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """Configures training. The loss is the likelihood of the model.
 
         Args:
             optimizer: Keras optimizer or its name.
-            loss: None: the likelihood is part of the model.
-            metrics, weighted_metrics: more metrics (class docstring: of what). Names
-                of those that are always reported add nothing.
+            loss: None, because the likelihood is part of the model.
+            metrics, weighted_metrics: more metrics. The class docstring says which
+                outputs they see. Names of metrics that are always reported add nothing.
             **kwargs: as in `keras.Model.compile`.
 
         Raises:
-            ValueError: on another loss, `loss_weights`, or a metric object with
-                the name of one that is always reported.
+            ValueError: on another loss, on `loss_weights`, or on a metric object with
+                the name of a metric that is always reported.
         """
         if loss is not None:
             self._check_loss(loss)
@@ -152,7 +169,7 @@ class LikelihoodModel(CheckedBatches, keras.Model):
         )
 
     def _check_loss(self, loss):
-        own = self._likelihood  # which an HDF5 file gives to `compile`
+        own = self._likelihood  # an HDF5 file passes it to `compile`
         if type(loss) is type(own) and loss.get_config() == own.get_config():
             return
         raise ValueError(
@@ -162,7 +179,7 @@ class LikelihoodModel(CheckedBatches, keras.Model):
         )
 
     def _other_metrics(self, metrics):
-        """Metrics of the user's, without names that are reported anyway."""
+        """Returns the user's metrics without names that are always reported."""
         if not isinstance(metrics, (list, tuple)):
             metrics = [] if metrics is None else [metrics]
         own = self._own_metrics
@@ -174,30 +191,38 @@ class LikelihoodModel(CheckedBatches, keras.Model):
                 )
         return [m for m in metrics if not (isinstance(m, str) and m in own)] or None
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()
         config.pop("loss", None)
         config.pop("loss_weights", None)
         return config
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         config = keras.saving.deserialize_keras_object(config)
         self.compile(**config)
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
-        """As `keras.Model.fit`, after reading the number of examples off the data.
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """Trains as `keras.Model.fit` does, and reads the number of examples off x.
 
-        Targets in the forms that the class docstring names. Of arrays `class_weight`
-        weighs every label, also beside `sample_weight`.
+        Targets have the forms that the class docstring names. For arrays,
+        `class_weight` weighs every label, also together with `sample_weight`.
 
         Raises:
-            ValueError: if the number of examples cannot be told (a generator):
-                give `num_examples` to the constructor. On targets that do not fit,
-                inputs that are not finite, and weights below 0: of arrays before
-                training; of a batch of a data set, which has the loss NaN and changes
-                no weight by its gradient, at the end of the epoch, on PyTorch at once.
+            ValueError: if the number of examples is unknown (a generator); pass
+                `num_examples` to the constructor. Also on targets that do not fit,
+                inputs that are not finite, and weights below 0. Arrays are refused
+                before training. A batch of a data set has the loss NaN, and its
+                gradient changes no weight; it is refused at the end of the epoch, on
+                PyTorch at once.
         """
         class_weight = kwargs.pop("class_weight", None)
         if class_weight is not None:
@@ -217,9 +242,9 @@ class LikelihoodModel(CheckedBatches, keras.Model):
         return history
 
     def _weigh_classes(self, x, y, class_weight, kwargs):
-        """Puts the weights of classes into `sample_weight`; the rows to train on.
+        """Puts class weights into `sample_weight` and returns the training rows.
 
-        Those that `validation_split` sets apart are not weighted, as in Keras.
+        Rows that `validation_split` sets apart are not weighted, as in Keras.
         """
         weights = kwargs.get("sample_weight")
         share = kwargs.pop("validation_split", 0.0)
@@ -234,13 +259,16 @@ class LikelihoodModel(CheckedBatches, keras.Model):
         return x, y
 
     def _prepare_fit(self, x, y, extent):
-        """Called before training, when the targets are known to be right.
+        """Prepares training, once the targets have been checked.
 
-        `extent` has those arguments of `fit` that say which rows are trained on.
+        `extent` has the arguments of `fit` that determine the training rows.
         """
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
-        """As `keras.Model.evaluate`; what it reports is in the class docstring."""
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates as `keras.Model.evaluate` does.
+
+        The class docstring lists what it reports.
+        """
         names = ("batch_size", "verbose", "sample_weight")
         options = {**dict(zip(names, args)), **kwargs}
         y, _ = self._checked_arrays(x, y, options.get("sample_weight"))
@@ -249,40 +277,33 @@ class LikelihoodModel(CheckedBatches, keras.Model):
         self.raise_refused()
         return result
 
-    def train_step(self, *args):
+    def train_step(self, *args: Any) -> Any:
         with self._latent_scope(training=True):
             return super().train_step(*args)
 
-    def test_step(self, *args):
+    def test_step(self, *args: Any) -> Any:
         with self._latent_scope(training=False):
             return super().test_step(*args)
 
     def _latent_scope(self, training):
-        """Where layers with latent variables tell what `compute_loss` needs."""
-        layers = latent.latent_layers(self.network)
-        if not layers:
-            return contextlib.nullcontext()
-        estimator = latent.discrete_estimator(layers) if training else None
-        copies = 1
-        if estimator == "score_function":
-            copies = self.num_latent_samples
-        elif estimator == "enumerate":
-            copies = latent.num_combinations(
-                [x for x in layers if x.estimator == estimator]
-            )
-        return latents.LatentScope(copies, estimator)
+        return latent_scope(self.network, self.num_latent_samples, training)
 
-    def run_network(self, inputs, training):
-        """The network on the batch, or on copies of it with a state of the latents."""
+    def run_network(self, inputs: Any, training: bool | None) -> Any:
+        """Runs the network on the batch, or on copies with different latent states."""
         scope = latents.LatentScope.current()
         if scope is not None:
             inputs = scope.copy(inputs)
         return self.likelihood_network(inputs, training=training)
 
     def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
-        """Negative evidence lower bound per example; also updates the metrics."""
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Returns the negative evidence bound per example, and updates the metrics."""
         require_targets(y)
         loss = self._bound(x, y, y_pred, sample_weight, training)
         return self.refuse_batch(loss, y_pred)
@@ -299,56 +320,61 @@ class LikelihoodModel(CheckedBatches, keras.Model):
             draws = ops.expand_dims(ops.stop_gradient(y_pred), 0)
         else:
             draws = self.draw_outputs(x, self.num_samples, seed=0)
-            # Puts the expected likelihood in place of that of the mean weights.
-            # Taken last: the forward passes above clear the terms of `add_loss`.
+            # The expected likelihood replaces that of the mean weights. The draws come
+            # last, because their forward passes clear the terms of `add_loss`.
             total = total - self._likelihood(y, y_pred, sample_weight)
             total = total + self._expected_nll(y, draws, sample_weight)
         self._update_metrics(y, draws, sample_weight)
         return total
 
     def _compute_latent_loss(self, scope, x, y, y_pred, sample_weight):
-        """The loss of copies of the batch, `y_pred` of `(copies * n, ...)`."""
+        """Returns the loss of copies of the batch; `y_pred` is `(copies * n, ...)`."""
         labels = scope.copy(y)
         weights = None if sample_weight is None else scope.copy(sample_weight)
         y_pred, weights = losses.unmask(y_pred, weights)
-        if weights is not None:  # those of the mask too
+        if weights is not None:  # now with those of the mask
             sample_weight = scope.first_copy(weights)
         mean = ops.stop_gradient(scope.mean(y_pred))
-        # Here, where the probabilities of the copies are at hand.
+        # Metrics are updated here, where the probabilities of the copies are known.
         self.compute_metrics(x, y, mean, sample_weight)
         scope.metrics_are_updated = True
         self._update_metrics(y, ops.expand_dims(mean, 0), sample_weight)
         total = super().compute_loss(x, labels, y_pred, weights, training=True)
-        # Keras weighs all copies alike: their losses are put in again.
+        # Keras weighs all copies alike, so their weighted losses replace that term.
         total = total - self._likelihood(labels, y_pred, weights)
         return total + scope.loss(self._likelihood.row_losses(labels, y_pred, weights))
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """The metrics of `compile`; with copies of the batch, of their mean outputs."""
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """Returns the metrics of `compile`, of the mean outputs if there are copies."""
         scope = latents.LatentScope.current()
         if scope is not None and scope.metrics_are_updated:
             return self.get_metrics_result()
         return super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
-    def is_sampled(self):
-        """Whether posterior samples differ."""
+    def is_sampled(self) -> bool:
+        """Tells whether posterior samples differ."""
         return True
 
-    def draw_outputs(self, x, num_samples, seed):
-        """Outputs of posterior samples, `(samples, n, ...)`, as tensors."""
+    def draw_outputs(self, x: Any, num_samples: int, seed: Any) -> Any:
+        """Returns outputs of posterior samples, `(samples, n, ...)`, as tensors."""
         if not self.is_sampled():
             return ops.expand_dims(self(x, training=False), 0)
         outputs = self.make_sampler(num_samples).sample(x, seed)
         return ops.swapaxes(outputs, 0, 1)
 
-    def make_sampler(self, num_samples):
-        """What samples the outputs, made once. First outside of traced functions."""
+    def make_sampler(self, num_samples: int) -> sampler.Sampler:
+        """Returns the sampler of the outputs, which is made once.
+
+        The first call must be outside of traced functions.
+        """
         return sampler.make_sampler(
             self, num_samples, "samples", None, mc_dropout=self.mc_dropout
         )
 
     def _expected_nll(self, y, draws, sample_weight):
-        """Mean over samples, as the mean over the rows of all samples."""
+        """Returns the mean over samples as the mean over the rows of all samples."""
         y, sample_weight = (
             None if v is None else ops.concatenate([v] * self.num_samples)
             for v in (y, sample_weight)
@@ -361,12 +387,12 @@ class LikelihoodModel(CheckedBatches, keras.Model):
             return self.num_samples
         return validation.integer("num_samples", value, 1, 10**9)
 
-    def predict_on_batch(self, x):
-        """`predict` of one batch."""
+    def predict_on_batch(self, x: Any) -> Any:
+        """Calls `predict` on one batch."""
         rows = keras.tree.flatten(x)[0].shape[0]
         return self.predict(x, batch_size=rows, verbose=0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "network": keras.saving.serialize_keras_object(self.network),
@@ -376,7 +402,9 @@ class LikelihoodModel(CheckedBatches, keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         config = dict(config)
         config["network"] = keras.saving.deserialize_keras_object(
             config["network"], custom_objects=custom_objects
@@ -385,7 +413,7 @@ class LikelihoodModel(CheckedBatches, keras.Model):
 
 
 def _rows(parts, rows):
-    """The rows of a slice of every array in a nest."""
+    """Takes a slice of the rows of every array in a nest."""
     return keras.tree.map_structure(
         lambda part: None if part is None else part[rows], parts, none_is_leaf=True
     )

@@ -1,10 +1,12 @@
-"""Refusing data that a likelihood cannot take, where every batch passes.
+"""Checks of every batch for data that a likelihood cannot take.
 
-Arrays are looked at before training. What comes in batches (data sets, generators)
-shows its values inside a compiled function alone, which cannot raise an error on every
-backend: a batch that cannot be taken has the loss NaN and no gradient, so that it
-leaves the weights alone, and the model raises an error at the end of the epoch.
+Arrays are checked before training. The values of data sets and generators are known
+only inside a compiled function, which cannot raise an error on every backend. A refused
+batch therefore has the loss NaN and no gradient, so that the weights stay as they are,
+and the model raises an error at the end of the epoch.
 """
+
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,20 +15,20 @@ from keras import ops
 from keras_bdl.core import inputs, scopes
 from keras_bdl.core.recovery import weights_kept
 
-# What may be wrong with a batch, by its number from 1 on.
+# The problems that a batch may have, numbered from 1.
 PROBLEMS = (
-    "Expected finite inputs; fill missing values in before training, and give masks as "
+    "Expected finite inputs; fill in missing values before training, and give masks as "
     "booleans. Received: a batch with NaN or infinity in x",
     "Expected sample weights that are finite and at least 0. "
-    "Received: a batch with others",
+    "Received: a batch with other weights",
     "Expected whole labels from 0, below the number of the network's logits. "
-    "Received: a batch with others",
-    "Expected rows of class probabilities, at least 0 with the sum 1; labels that hold "
-    "independently of each other are not one categorical variable. "
-    "Received: a batch with others",
+    "Received: a batch with other labels",
+    "Expected rows of class probabilities, at least 0 with the sum 1; independent "
+    "labels are not one categorical variable. "
+    "Received: a batch with other rows",
     "Expected finite targets. Received: a batch with NaN or infinity in y",
     "Expected `network` to give logits. Its outputs are probabilities (at least 0, "
-    "with the sum 1); leave its last softmax out. Received: a batch with such outputs",
+    "with the sum 1); remove its last softmax. Received: a batch with such outputs",
 )
 INPUTS, WEIGHTS, LABELS, CLASS_PROBABILITIES, TARGETS, NO_LOGITS = range(
     1, len(PROBLEMS) + 1
@@ -36,7 +38,7 @@ _NOT_DENSE = ("SparseTensor", "RaggedTensor", "BCOO", "JAXSparse")
 
 
 class Problem(keras.metrics.Metric):
-    """The number of the gravest problem of the batches so far; it reports nothing."""
+    """Keeps the highest problem number of the batches so far, and reports nothing."""
 
     def __init__(self, name="problem"):
         super().__init__(name=name)
@@ -54,22 +56,27 @@ class Problem(keras.metrics.Metric):
         return int(ops.convert_to_numpy(self.number))
 
 
-class CheckedBatches:
-    """Mixin of a model with a likelihood: its steps look at every batch.
+class CheckedBatches(keras.Model):
+    """Base of models with a likelihood, whose steps check every batch.
 
-    The model has, besides `_targets(y)`, which checks arrays,
+    Besides `_targets(y)`, which checks arrays, a subclass sets `_problem`, a `Problem`,
+    and implements
 
-        _known_rank(y, sample_weight): both with the rank that its loss needs, where
-            TensorFlow has traced data of different ranks together.
-        _target_problems(y): pairs for `first_problem`.
-        _output_problems(y_pred): likewise; none unless overridden.
-        _label_weights(y, class_weight, sample_weight): weights by class of arrays.
+        _known_rank(y, sample_weight): returns both with the rank that the loss needs,
+            if TensorFlow has traced data of different ranks together.
+        _target_problems(y): returns pairs for `first_problem`.
+        _output_problems(y_pred): returns such pairs, by default none.
+        _label_weights(y, class_weight, sample_weight): returns weights of the labels
+            in an array.
     """
 
-    def train_step(self, *args):
+    built: bool
+    _problem: Problem
+
+    def train_step(self, *args: Any) -> Any:
         return self._checked_step(super().train_step, *args)
 
-    def test_step(self, *args):
+    def test_step(self, *args: Any) -> Any:
         return self._checked_step(super().test_step, *args)
 
     def _checked_step(self, step, *args):
@@ -86,8 +93,11 @@ class CheckedBatches:
         with scopes.BatchScope(problem):
             return step(*state, keras.utils.pack_x_y_sample_weight(*data))
 
-    def refuse_batch(self, loss, y_pred):
-        """The loss of a batch: NaN, and a note of why, if it cannot be taken."""
+    def refuse_batch(self, loss: Any, y_pred: Any) -> Any:
+        """Returns the loss of a batch, or NaN if the batch has a problem.
+
+        The problem is kept for `raise_refused`.
+        """
         scope = scopes.BatchScope.current()
         if scope is None:
             return loss
@@ -103,34 +113,39 @@ class CheckedBatches:
         return ()
 
     def _check_ready(self):
-        """Refuses to train on a batch what `fit` has to prepare before."""
+        """Refuses to train on a batch before `fit` has prepared the model."""
 
     def _raise_in_eager(self, problem):
-        """Raises at once where values can be seen, before the weights change."""
+        """Raises at once if values are known, before the weights change."""
         if keras.backend.backend() == "torch" and not self.jit_compile:
             number = int(ops.convert_to_numpy(problem))
             if number:
                 raise_problem(number)
 
-    def raise_refused(self):
-        """The error of batches that were refused since the metrics were reset.
+    def raise_refused(self) -> None:
+        """Raises an error if batches were refused since the metrics were reset.
 
         Raises:
-            ValueError: if there were.
+            ValueError: if there were such batches.
         """
         number = self._problem.read()
         if number:
             super().reset_metrics()
             raise_problem(number)
 
-    def reset_metrics(self):
+    def reset_metrics(self) -> None:
         self.raise_refused()  # in `fit` before the next epoch, and before validation
         super().reset_metrics()
 
     def train_on_batch(
-        self, x, y=None, sample_weight=None, class_weight=None, return_dict=False
-    ):
-        """As `keras.Model.train_on_batch`, with targets as in `fit`."""
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Trains as `keras.Model.train_on_batch` does, with targets as in `fit`."""
         self._check_ready()
         check_one_batch(x, y, sample_weight)
         y, sample_weight = self._checked_arrays(x, y, sample_weight, class_weight)
@@ -138,8 +153,14 @@ class CheckedBatches:
         self.raise_refused()
         return logs
 
-    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
-        """As `keras.Model.test_on_batch`, with targets as in `fit`."""
+    def test_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Evaluates as `keras.Model.test_on_batch` does, with targets as in `fit`."""
         check_one_batch(x, y, sample_weight)
         y, sample_weight = self._checked_arrays(x, y, sample_weight)
         with weights_kept(self):
@@ -148,7 +169,7 @@ class CheckedBatches:
         return logs
 
     def _checked_arrays(self, x, y, sample_weight, class_weight=None):
-        """Targets and weights as the steps take them."""
+        """Returns checked targets and weights in the form that the steps take."""
         if hasattr(x, "shape") or y is not None:
             require_targets(y)
         inputs.check_inputs(self.network, x)
@@ -159,11 +180,11 @@ class CheckedBatches:
 
 
 def check_one_batch(x, y=None, sample_weight=None):
-    """Refuses what is no batch of arrays with equally many rows.
+    """Refuses a batch unless it consists of arrays with equally many rows.
 
     Raises:
-        TypeError: if something is no array.
-        ValueError: if the rows are not equally many.
+        TypeError: if a part is not an array.
+        ValueError: if the numbers of rows differ.
     """
     rows = []
     for name, value in (("x", x), ("y", y), ("sample_weight", sample_weight)):
@@ -185,35 +206,35 @@ def check_one_batch(x, y=None, sample_weight=None):
 
 
 def require_targets(y):
-    """Refuses data without targets, or with several.
+    """Refuses data without targets or with several.
 
     Raises:
-        ValueError: if it is.
+        ValueError: on such data.
     """
     if y is None or isinstance(y, dict):
         raise ValueError(
-            "Expected inputs and their targets, `(x, y)`; the likelihood is of the "
+            "Expected inputs and their targets, `(x, y)`; the likelihood needs the "
             f"targets. Received: y={'None' if y is None else type(y).__name__}"
         )
 
 
 def raise_problem(number):
-    """The error of a problem.
+    """Raises the error of a problem.
 
     Raises:
         ValueError: always.
     """
-    known = number <= len(PROBLEMS)  # replicas may have added theirs up
+    known = number <= len(PROBLEMS)  # replicas may have added their numbers
     raise ValueError(
         PROBLEMS[number - 1]
         if known
         else "Expected finite inputs, labels within the classes and weights of at "
-        "least 0. Received: batches with others"
+        "least 0. Received: batches with other data"
     )
 
 
 def first_problem(*problems):
-    """The first of pairs of a bool tensor and a number that is true; 0 for none."""
+    """Returns the number of the first pair (bool tensor, number) that is true, or 0."""
     found = ops.zeros((), "int32")
     for is_wrong, number in reversed(problems):
         found = ops.where(is_wrong, number, found)
@@ -221,7 +242,7 @@ def first_problem(*problems):
 
 
 def not_finite(x):
-    """Whether some float in a nest of tensors is NaN or infinite, as a bool tensor."""
+    """Tells, as a bool tensor, whether a nest has a float that is NaN or infinite."""
     finite = ops.ones((), "bool")
     for leaf in keras.tree.flatten(x):
         if _is_dense(leaf) and keras.backend.is_float_dtype(_dtype(leaf)):
@@ -230,7 +251,7 @@ def not_finite(x):
 
 
 def wrong_weights(sample_weight):
-    """Whether some weight is negative, infinite or NaN, as a bool tensor."""
+    """Tells, as a bool tensor, whether a weight is negative, infinite or NaN."""
     if sample_weight is None:
         return ops.zeros((), "bool")
     weights = ops.cast(sample_weight, "float32")
@@ -240,7 +261,7 @@ def wrong_weights(sample_weight):
 
 
 def blank(data, problem):
-    """Zeros in place of the numbers in a nest of tensors where there is a problem."""
+    """Replaces the numbers in a nest of tensors by zeros if there is a problem."""
 
     def blanked(leaf):
         if not _is_dense(leaf) or _dtype(leaf) == "string":
@@ -251,26 +272,26 @@ def blank(data, problem):
 
 
 def without_gradient(loss, problem):
-    """A loss, or where there is a problem NaN, which no gradient passes."""
+    """Returns the loss, or NaN without a gradient if there is a problem."""
     return ops.where(problem > 0, ops.cast(float("nan"), loss.dtype), loss)
 
 
 def check_arrays(x, sample_weight):
-    """Refuses arrays of inputs that are not finite, and weights that are no weights.
+    """Refuses arrays of inputs that are not finite, and wrong sample weights.
 
     Raises:
-        ValueError: if there are.
+        TypeError, ValueError: on such arrays.
     """
     for leaf in keras.tree.flatten(x):
         if isinstance(leaf, np.ndarray):
-            # Both are NaN if one number is, without an array of booleans.
+            # If a number is NaN, so are these; no array of booleans is needed.
             ends = leaf.dtype.kind == "f" and leaf.size and (leaf.min(), leaf.max())
             wrong = bool(ends) and not np.isfinite(ends).all()
         else:
             wrong = ops.is_tensor(leaf) and bool(ops.convert_to_numpy(not_finite(leaf)))
         if wrong:
             raise ValueError(
-                "Expected finite inputs; fill missing values in before training, and "
+                "Expected finite inputs; fill in missing values before training, and "
                 "give masks as booleans. "
                 f"Received: x of shape {tuple(leaf.shape)} with NaN or infinity"
             )
@@ -278,10 +299,10 @@ def check_arrays(x, sample_weight):
 
 
 def check_weights(sample_weight):
-    """Refuses an array of weights that are no weights.
+    """Refuses an array of weights that are not numbers, infinite or below 0.
 
     Raises:
-        TypeError, ValueError: if it is.
+        TypeError, ValueError: on such an array.
     """
     if hasattr(sample_weight, "shape"):
         weights = ops.convert_to_numpy(sample_weight)

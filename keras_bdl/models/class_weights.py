@@ -1,4 +1,4 @@
-"""Weights of classes as weights of labels."""
+"""Conversion of class weights to weights of labels."""
 
 import keras
 import numpy as np
@@ -8,15 +8,15 @@ from keras_bdl.core import validation
 
 
 def check(class_weight, num_classes):
-    """A dict of class index to weight, checked.
+    """Returns a checked dict from class index to weight.
 
     Raises:
-        TypeError: if it is none.
-        ValueError: on other classes, or weights below 0.
+        TypeError: if `class_weight` is not a dict.
+        ValueError: on unknown classes, or weights below 0.
     """
     if not isinstance(class_weight, dict):
         raise TypeError(
-            "Expected `class_weight` to be a dict of class index to weight. "
+            "Expected `class_weight` to be a dict from class index to weight. "
             f"Received: class_weight={class_weight!r}"
         )
     weights = {}
@@ -32,16 +32,16 @@ def check(class_weight, num_classes):
 
 
 def of_labels(labels, class_weight, num_classes, sample_weight=None):
-    """The weight of each label, times those that there are already.
+    """Returns the weight of each label, times `sample_weight`.
 
     Args:
         labels: array of class indices, `(n, ...)`.
-        class_weight: dict; classes that it leaves out have weight 1.
-        num_classes: of the network's logits.
-        sample_weight: None, or of the rows `(n,)` or of each label `(n, ...)`.
+        class_weight: dict; classes that it omits have weight 1.
+        num_classes: number of the network's logits.
+        sample_weight: None, weights of rows `(n,)`, or weights of labels `(n, ...)`.
 
     Returns:
-        NumPy array of the shape of the indices.
+        NumPy array with the shape of the indices.
     """
     table = np.ones(num_classes, keras.config.floatx())
     for label, weight in check(class_weight, num_classes).items():

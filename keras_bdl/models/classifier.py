@@ -1,6 +1,7 @@
 """A Bayesian classifier around any network of logits."""
 
 import types
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,10 +11,12 @@ from keras_bdl import losses, metrics
 from keras_bdl.core import dtypes, finding, stochastic
 from keras_bdl.core.dtypes import to_numpy
 from keras_bdl.early_exit import depth
+from keras_bdl.early_exit.depth import DepthPosterior
 from keras_bdl.graphs import heads
 from keras_bdl.models import batch_checks, class_weights, unknown_ranks
 from keras_bdl.models.base import LikelihoodModel
 from keras_bdl.prediction import predict
+from keras_bdl.prediction.predict import ClassificationUncertainty
 
 PACKAGE = "keras_bdl"
 
@@ -27,32 +30,32 @@ class BayesianClassifier(LikelihoodModel):
     averages probabilities over posterior samples. `model(x)`, and so `export`,
     gives the logits of the posterior-mean network.
 
-    A network may end in softmax, or one unit with sigmoid for two classes; the logits
-    are then taken off its outputs, log p and (0, log p - log(1 - p)), and `to_keras`
-    gives it as it is. A network without a graph, a subclass with its own `call`, is
-    taken for one of logits, and refused in training where it gives probabilities.
+    A network may end in softmax, or in one unit with sigmoid for two classes. Its
+    logits are then computed from its outputs, as log p and (0, log p - log(1 - p)), and
+    `to_keras` gives it unchanged. A network without a graph, such as a subclass with
+    its own `call`, must give logits. Training refuses it if it gives probabilities.
 
-    `evaluate` and `val_*` report `loss`, the negative bound with sampled weights,
-    and of the posterior predictive `nll` (nats), `accuracy` and `ece` (15
-    equal-width bins). In training these are of the one sample of each step. More
+    `evaluate` and `val_*` report `loss`, the negative bound with sampled weights. They
+    also report `nll` (nats), `accuracy` and `ece` (15 equal-width bins) of the
+    posterior predictive. In training these are of the one sample of each step. More
     metrics in `compile` are of the logits of the mean network (in training, of the
     sampled one). Labels are `(n,)`, `(n, 1)`, one-hot `(n, classes)` or rows of class
-    probabilities, and such metrics see them so; of soft labels `nll` is the
+    probabilities, and such metrics see them in this form. For soft labels `nll` is the
     cross-entropy, and `accuracy` counts the likeliest class. A callback that watches
-    `val_nll`, `val_ece` or `val_accuracy` needs its `mode`, "min" or "max": Keras knows
-    it of metrics in `compile` alone.
+    `val_nll`, `val_ece` or `val_accuracy` needs its `mode`, "min" or "max", because
+    Keras knows it only for metrics in `compile`.
 
     Args:
-        network: Keras model from inputs to logits `(n, classes)`, at least two
-            classes, or their softmax, that contains keras_bdl layers.
-        num_samples: posterior samples of `predict` and `evaluate`.
+        network: Keras model from inputs to logits `(n, classes)` of at least two
+            classes, or to their softmax, that contains keras_bdl layers.
+        num_samples: number of posterior samples of `predict` and `evaluate`.
         num_examples: number of training examples; None reads it off the data.
         name, **kwargs: as in `keras.Model`.
 
     Raises:
-        TypeError: if the network is no Keras model.
-        ValueError: if nothing in the network is sampled, its logits have a single
-            class, or it ends in another activation than softmax.
+        TypeError: if the network is not a Keras model.
+        ValueError: if nothing in the network is sampled, if its logits have a single
+            class, or if it ends in another activation than softmax.
 
     Example:
 
@@ -73,13 +76,19 @@ class BayesianClassifier(LikelihoodModel):
     outputs_kind = "logits"
     _own_metrics = ("nll", "accuracy", "acc", "ece")
 
-    def __init__(self, network, num_samples=32, num_examples=None, **kwargs):
+    def __init__(
+        self,
+        network: keras.Model,
+        num_samples: int = 32,
+        num_examples: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(network, num_samples, num_examples, **kwargs)
         self._likelihood = losses.CategoricalNLL()
         self._nll = metrics.NegativeLogLikelihood(name="nll")
         self._accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         self._ece = metrics.ExpectedCalibrationError(name="ece")
-        # In a namespace, in which Keras looks for nothing to track or save.
+        # Keras does not track or save what is in a namespace.
         self._made = types.SimpleNamespace(network=network)
         if finding.is_graph(network):
             self.build(network.input_shape)
@@ -107,20 +116,20 @@ class BayesianClassifier(LikelihoodModel):
             losses.check_logits(shape[-1])
 
     @property
-    def likelihood_network(self):
-        """The network, with logits in place of the softmax or sigmoid it ends in."""
+    def likelihood_network(self) -> keras.Model:
+        """The network with logits in place of a final softmax or sigmoid."""
         return self._made.network
 
     def _logits_shape(self):
         shape = getattr(self.likelihood_network, "output_shape", None)
         return shape if isinstance(shape, tuple) else None
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self._build_network(input_shape)
         self._check_network()
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.run_network(inputs, training)
 
     def _check_loss(self, loss):
@@ -128,8 +137,8 @@ class BayesianClassifier(LikelihoodModel):
             super()._check_loss(loss)
         if loss.ignore_class is not None:
             raise ValueError(
-                "Expected labels for all rows, which is what the number of examples "
-                "counts; leave rows without a class out of the data, or give them the "
+                "Expected labels for all rows, because the number of examples counts "
+                "them; leave rows without a class out of the data, or give them the "
                 f"sample weight 0. Received: loss.ignore_class={loss.ignore_class!r}"
             )
         if loss.reduction != self._likelihood.reduction:
@@ -140,11 +149,11 @@ class BayesianClassifier(LikelihoodModel):
             )
 
     def _targets(self, y):
-        """Labels in an array as indices `(n,)`, unless they are soft.
+        """Returns the labels in an array as indices `(n,)`, unless they are soft.
 
-        One form for all calls, because Keras would trace unequal ranks as unknown;
-        but one-hot ones stay where metrics of the user's may need them so. Other data,
-        such as a `tf.data.Dataset`, passes through.
+        All calls use this form, because Keras would trace different ranks as unknown.
+        One-hot labels stay if metrics of the user may need them. Other data, such as a
+        `tf.data.Dataset`, are returned unchanged.
         """
         shape = self._logits_shape()
         if shape is None or not hasattr(y, "shape"):
@@ -163,8 +172,8 @@ class BayesianClassifier(LikelihoodModel):
             if not (labels.min(initial=0) >= 0 and np.allclose(total, 1, atol=1e-3)):
                 raise ValueError(
                     "Expected rows of class probabilities, at least 0 with the sum 1; "
-                    "labels that hold independently of each other are not one "
-                    "categorical variable. Received: labels with row sums from "
+                    "independent labels are not one categorical variable. "
+                    "Received: labels with row sums from "
                     f"{total.min()} to {total.max()}"
                 )
             soft = not ((labels == 1) | (labels == 0)).all()
@@ -189,7 +198,7 @@ class BayesianClassifier(LikelihoodModel):
         shape = self._logits_shape()
         if not hasattr(y, "shape") or shape is None:
             raise ValueError(
-                "Expected arrays of x and y beside `class_weight`, and a network that "
+                "Expected arrays x and y with `class_weight`, and a network that "
                 "knows its outputs; give the weights of labels as the third part of "
                 "each batch, or as `sample_weight`. Received: y of type "
                 f"{type(y).__name__}, class_weight={class_weight!r}"
@@ -221,14 +230,14 @@ class BayesianClassifier(LikelihoodModel):
         return ((ops.logical_not(right), batch_checks.LABELS),)
 
     def _output_problems(self, y_pred):
-        """Outputs that are a softmax's: what `heads` did not see in the graph."""
+        """Finds the outputs of a softmax that `heads` did not see in the graph."""
         wide = dtypes.wide(y_pred)
         sums = ops.abs(ops.sum(wide, axis=-1) - 1.0)
         narrow = keras.backend.standardize_dtype(y_pred.dtype) != wide.dtype
         of_softmax = ops.logical_and(
             ops.all(wide >= 0.0), ops.all(sums < (1e-2 if narrow else 1e-5))
         )
-        several = ops.size(sums) >= 8  # of a few rows it may be chance
+        several = ops.size(sums) >= 8  # with a few rows it may be chance
         return ((ops.logical_and(of_softmax, several), batch_checks.NO_LOGITS),)
 
     def _update_metrics(self, y, draws, sample_weight):
@@ -242,19 +251,19 @@ class BayesianClassifier(LikelihoodModel):
 
     def predict(
         self,
-        x,
-        batch_size=None,
-        verbose="auto",
-        steps=None,
-        callbacks=None,
-        num_samples=None,
-        seed=None,
-    ):
-        """Posterior predictive probabilities `(n, classes)`, NumPy.
+        x: Any,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        steps: int | None = None,
+        callbacks: list[keras.callbacks.Callback] | None = None,
+        num_samples: int | None = None,
+        seed: int | None = None,
+    ) -> np.ndarray:
+        """Returns posterior predictive probabilities `(n, classes)`, NumPy.
 
         Args:
             x, batch_size, verbose, steps, callbacks: as in `keras.Model.predict`.
-            num_samples: posterior samples; None takes the constructor's.
+            num_samples: number of posterior samples, or None for the constructor's.
             seed: integer for repeatable results.
         """
         return predict.predict(
@@ -268,13 +277,18 @@ class BayesianClassifier(LikelihoodModel):
             seed=seed,
         )
 
-    def predict_uncertainty(self, x, num_samples=None, **kwargs):
-        """`keras_bdl.predict_uncertainty` of this model: a named tuple.
+    def predict_uncertainty(
+        self, x: Any, num_samples: int | None = None, **kwargs: Any
+    ) -> ClassificationUncertainty:
+        """Returns the predictive and its uncertainty by source, in nats.
 
         Args:
             x: as in `keras.Model.predict`.
-            num_samples: posterior samples; None takes the constructor's.
+            num_samples: number of posterior samples, or None for the constructor's.
             **kwargs: as in `keras_bdl.predict_uncertainty`.
+
+        Returns:
+            `ClassificationUncertainty`, a named tuple of NumPy arrays.
         """
         return predict.predict_uncertainty(
             self,
@@ -284,19 +298,24 @@ class BayesianClassifier(LikelihoodModel):
         )
 
     def predict_depth_posterior(
-        self, x, batch_size=None, verbose="auto", num_samples=None, seed=None
-    ):
-        """Joint posterior of label and depth of early-exit blocks, by all depths.
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        num_samples: int | None = None,
+        seed: int | None = None,
+    ) -> DepthPosterior:
+        """Returns the joint posterior of label and depth of early-exit blocks.
 
-        p(y, z | x) is proportional to p(y | x, z) p(z), with the geometric prior of
-        each block; its marginal in z is that prior, so what adapts to the input is its
-        mode. Running unit by unit, one block may stop once the mode is known: when
-        max_y p(y | x, l) >= exp(-prior_rate) at the latest.
+        It runs all depths. p(y, z | x) is proportional to p(y | x, z) p(z), with the
+        geometric prior of each block. Its marginal in z is that prior, so only its mode
+        adapts to the input. A block that runs unit by unit may stop once the mode is
+        known, at the latest when max_y p(y | x, l) >= exp(-prior_rate).
 
         Args:
             x, batch_size, verbose: as in `keras.Model.predict`.
-            num_samples: posterior samples of weights, if there are; None takes the
-                constructor's.
+            num_samples: number of posterior samples of the weights, if they have a
+                posterior, or None for the constructor's.
             seed: integer for repeatable results.
 
         Returns:

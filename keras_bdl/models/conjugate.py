@@ -14,3 +14,5 @@ warnings.warn(
     DeprecationWarning,
     stacklevel=2,
 )
+
+__all__ = ["BayesianLinearRegression", "BetaBernoulli", "DirichletCategorical"]

@@ -1,4 +1,4 @@
-"""The noise of a regressor's targets around what its network says."""
+"""The noise of a regressor's targets around the outputs of its network."""
 
 import math
 
@@ -7,21 +7,33 @@ import numpy as np
 from keras import ops
 
 from keras_bdl import losses
+from keras_bdl.core import finding
 from keras_bdl.core.dtypes import to_numpy, wide_dtype
 from keras_bdl.graphs import heads
 from keras_bdl.ops import divergences, likelihoods, mixtures
 
 NOISES = ("heteroscedastic", "homoscedastic", "student_t")
 
-# softplus(_RAW_DF) = 3: five degrees of freedom to begin with.
+# softplus(_RAW_DF) = 3, so that training begins with five degrees of freedom.
 _RAW_DF = math.log(math.expm1(3.0))
 
 
-class ObservationNoise(keras.layers.Layer):
-    """Outputs of a network -> parameters of the noise, in the units of the targets.
+def output_shape(network, input_shape):
+    """Returns the shape of a network's outputs, or a nest of shapes."""
+    if finding.is_graph(network):
+        return network.output_shape
+    inputs = keras.tree.map_shape_structure(
+        lambda shape: keras.Input(batch_shape=shape), input_shape
+    )
+    return keras.tree.map_structure(lambda output: output.shape, network(inputs))
 
-    `(n, 2 d)` (heteroscedastic) or `(n, d)` -> `(n, 2 d)`, means and log standard
-    deviations; for Student's t `(n, 3 d)`, locations, log scales and log degrees of
+
+class ObservationNoise(keras.layers.Layer):
+    """Maps outputs of a network to parameters of the noise.
+
+    The outputs are `(n, 2 d)` for heteroscedastic noise and `(n, d)` otherwise. The
+    parameters are in the units of the targets: `(n, 2 d)` means and log standard
+    deviations, or for Student's t `(n, 3 d)` locations, log scales and log degrees of
     freedom. Scales that the network does not give are weights of this layer.
 
     Args:
@@ -79,7 +91,7 @@ class ObservationNoise(keras.layers.Layer):
         return ops.concatenate(parameters, axis=-1)
 
     def to_keras(self):
-        """The same affine map as a Dense layer that is not trained."""
+        """Returns the same affine map as a Dense layer that is not trained."""
         d = self.num_targets
         width = 2 * d if self.noise == "heteroscedastic" else d
         layer = keras.layers.Dense(
@@ -101,10 +113,10 @@ class ObservationNoise(keras.layers.Layer):
         return 2.0 + ops.softplus(self.raw_df)  # above 2: the variance is finite
 
     def check_head(self, network):
-        """Refuses a network that ends in an activation which does not fit.
+        """Refuses a network that ends in an activation which does not fit the noise.
 
         Raises:
-            ValueError: if it does.
+            ValueError: on such a network.
         """
         head = heads.find(network)
         if head is None:
@@ -121,20 +133,20 @@ class ObservationNoise(keras.layers.Layer):
         elif self.targets is not None:
             expected = "locations of standardised targets, of any sign"
         elif head.activation not in heads.OF_MEANS:
-            expected = f"locations of any sign, or behind one of {heads.OF_MEANS}"
+            expected = f"locations of any sign, or after one of {heads.OF_MEANS}"
         else:
             return
         heads.refuse(network, head, "network", expected)
 
     def columns(self, y):
-        """Targets in an array as NumPy `(n, d)`, checked.
+        """Returns the checked targets of an array as NumPy `(n, d)`.
 
         Raises:
-            ValueError: if they are no finite numbers, or of another width.
+            ValueError: if they are not finite numbers, or have another width.
         """
         y = to_numpy(y)
         try:
-            if y.dtype.kind in "cmM":  # NumPy would take a part of them
+            if y.dtype.kind in "cmM":  # NumPy would convert a part of them
                 raise TypeError
             targets = y.astype(keras.config.floatx())
         except (TypeError, ValueError) as error:
@@ -152,32 +164,33 @@ class ObservationNoise(keras.layers.Layer):
         return targets
 
     def check_width(self, shape):
-        """Refuses targets of another shape than `(n,)` or `(n, d)`.
+        """Refuses targets unless their shape is `(n,)` or `(n, d)`.
 
         Raises:
-            ValueError: if they are.
+            ValueError: on another shape.
         """
         fits = len(shape) in (1, 2)
-        width = (*shape, 1)[1] if fits else None  # None where a data set leaves it open
+        width = (*shape, 1)[1] if fits else None  # None if a data set does not tell
         known = None not in (width, self.num_targets)
         if not fits or (known and width != self.num_targets):
             raise ValueError(
-                f"Expected targets `(n, {self.num_targets or 'd'})`, of the width that "
+                f"Expected targets `(n, {self.num_targets or 'd'})`, the width that "
                 f"the network's outputs have for noise={self.noise!r}. "
                 f"Received: y.shape={tuple(shape)}"
             )
 
     def loss(self):
-        """The Keras loss of these parameters."""
+        """Returns the Keras loss that takes these parameters."""
         return (
             losses.StudentTNLL() if self.noise == "student_t" else losses.GaussianNLL()
         )
 
     def location(self, parameters):
+        """Returns the means or locations, `(..., n, d)`."""
         return parameters[..., : self.num_targets]
 
     def log_prob(self, y, parameters):
-        """log p(y | parameters), summed over targets: `(..., n)`."""
+        """Returns log p(y | parameters) in nats, summed over targets, `(..., n)`."""
         y = ops.reshape(ops.cast(y, parameters.dtype), (-1, self.num_targets))
         if self.noise == "student_t":
             parts = ops.split(parameters, 3, axis=-1)
@@ -188,21 +201,25 @@ class ObservationNoise(keras.layers.Layer):
         return ops.sum(log_probs, axis=-1)
 
     def mixture_log_prob(self, y, draws):
-        """Log density of the mixture of samples `(samples, n, .)`: `(n,)`."""
+        """Returns the log density `(n,)` of a mixture of samples `(samples, n, .)`."""
         return mixtures.log_mean_exp(self.log_prob(y, draws))
 
     def variance(self, parameters):
-        """Variance of the noise, `(..., n, d)`."""
+        """Returns the variance of the noise, `(..., n, d)`."""
         log_scale = parameters[..., self.num_targets : 2 * self.num_targets]
         variance = ops.exp(2.0 * log_scale)
-        if self.noise == "student_t":  # df / (df - 2), without the difference
+        if self.noise == "student_t":  # df / (df - 2) without a difference
             variance = variance * (1.0 + 2.0 / ops.softplus(self.raw_df))
         return variance
 
     def mixture_cdf(self, draws):
-        """Distribution function of each target under samples `(samples, n, .)`.
+        """Returns the distribution function of each target under the mixture.
 
-        A function of y `(levels, n, d)`.
+        Args:
+            draws: parameters of samples, `(samples, n, .)`.
+
+        Returns:
+            Function of y `(levels, n, d)`.
         """
         draws = ops.expand_dims(draws, 1)
         location = self.location(draws)

@@ -1,7 +1,8 @@
-"""What a regressor's predictive mixture says, batch by batch in Keras's `predict`."""
+"""Summaries of a regressor's predictive mixture, computed by Keras's `predict`."""
 
 import collections
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -20,19 +21,19 @@ Attributes:
     aleatoric_stddev: `(n, d)`, root of the mean noise variance of the samples.
     epistemic_stddev: `(n, d)`, standard deviation of the samples' means. The
         squares of both add up to the variance of the predictive.
-    quantiles: `(levels, n, d)`, of the mixture of all samples, noise included.
+    quantiles: `(levels, n, d)`, quantiles of the mixture of all samples with noise.
 """
 
 
 class Predictive(SeededModel):
-    """Summaries of the mixture of a regressor's posterior samples.
+    """Base of summaries of the mixture of a regressor's posterior samples.
 
-    Memory is bounded: draws of one batch at a time.
+    Memory is bounded, because only one batch is drawn at a time.
 
     Args:
-        regressor: a `BayesianRegressor`. Tracked, so that JAX passes its variables
-            to the compiled function.
-        num_samples: S.
+        regressor: a `BayesianRegressor`. It is tracked, so that JAX passes its
+            variables to the compiled function.
+        num_samples: number S of posterior samples.
     """
 
     def __init__(self, regressor, num_samples):
@@ -47,7 +48,7 @@ class Predictive(SeededModel):
         return self.summarize(inputs, seed)
 
     def summarize(self, inputs, seed):
-        """What the samples of a seed, an integer tensor, say of a batch."""
+        """Returns the summary of a batch for a seed, an integer tensor."""
         raise NotImplementedError
 
     def _draw(self, inputs, seed):
@@ -55,7 +56,7 @@ class Predictive(SeededModel):
 
 
 class PredictiveSpread(Predictive):
-    """Mean, standard deviations by source, and quantiles."""
+    """Mean, standard deviations by source, and quantiles of the mixture."""
 
     def __init__(self, regressor, num_samples, levels):
         super().__init__(regressor, num_samples)
@@ -75,23 +76,51 @@ class PredictiveSpread(Predictive):
             "mean": mean,
             "aleatoric_stddev": ops.sqrt(aleatoric),
             "epistemic_stddev": ops.sqrt(epistemic),
-            "quantiles": ops.swapaxes(levels, 0, 1),  # rows lead in Keras's predict
+            "quantiles": ops.swapaxes(
+                levels, 0, 1
+            ),  # rows come first in Keras's predict
         }
 
 
 class PredictiveLogLikelihood(Predictive):
-    """log of the mixture's density at the targets, `(n,)`."""
+    """Log density of the mixture at the targets, `(n,)`."""
 
     def input_network(self):
-        return None  # of pairs of x and y, which the regressor has looked at
+        return None  # the regressor has checked the pairs of x and y
 
     def summarize(self, inputs, seed):
         draws = self._draw(inputs["x"], seed)
         return self.regressor.observation_noise.mixture_log_prob(inputs["y"], draws)
 
 
+def check_pairs(x, y):
+    """Refuses x and y unless they are arrays with equally many rows.
+
+    Raises:
+        TypeError: if one of them is not an array with rows.
+        ValueError: if the numbers of rows differ.
+    """
+    for name, value in (("x", keras.tree.flatten(x)), ("y", [y])):
+        if not all(getattr(leaf, "shape", ()) for leaf in value):
+            raise TypeError(
+                f"Expected `{name}` to be an array with rows. "
+                f"Received: {name} of type {type(value[0]).__name__}"
+            )
+    rows = keras.tree.flatten(x)[0].shape[0]
+    if rows != y.shape[0]:
+        raise ValueError(
+            "Expected a target for each row of x. Received: "
+            f"{rows} rows of x, {y.shape[0]} of y"
+        )
+
+
 def quantile_levels(quantiles):
-    """Levels of quantiles as a tuple of floats."""
+    """Returns the levels of quantiles as a tuple of floats.
+
+    Raises:
+        TypeError: if they are not a sequence of numbers.
+        ValueError: if a level is not between 0 and 1.
+    """
     if not isinstance(quantiles, (list, tuple, np.ndarray)) or not len(quantiles):
         raise TypeError(
             "Expected `quantiles` to be a sequence of numbers. "
@@ -100,7 +129,7 @@ def quantile_levels(quantiles):
     levels = tuple(validation.number("quantiles", level) for level in quantiles)
     if not all(0.0 < level < 1.0 for level in levels):
         raise ValueError(
-            "Expected `quantiles` between 0 and 1, neither of them. "
+            "Expected `quantiles` above 0 and below 1. "
             f"Received: quantiles={quantiles!r}"
         )
     return levels

@@ -1,6 +1,8 @@
 """A Bayesian regressor around any network."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,14 +14,19 @@ from keras_bdl.core.cache import kept_with
 from keras_bdl.core.inputs import check_inputs
 from keras_bdl.models import batch_checks, unknown_ranks
 from keras_bdl.models.base import LikelihoodModel
-from keras_bdl.models.observation_noise import NOISES, ObservationNoise
+from keras_bdl.models.observation_noise import NOISES, ObservationNoise, output_shape
 from keras_bdl.models.predictive import (
     PredictiveLogLikelihood,
     PredictiveSpread,
     PredictiveUncertainty,
+    check_pairs,
     quantile_levels,
 )
-from keras_bdl.models.standardization import ColumnStatistics, Standardization
+from keras_bdl.models.standardization import (
+    ColumnStatistics,
+    Standardization,
+    check_one_input,
+)
 from keras_bdl.prediction import predict
 from keras_bdl.prediction.mc_dropout import dropout_layers
 from keras_bdl.training import data as data_sets
@@ -32,10 +39,10 @@ class BayesianRegressor(LikelihoodModel):
     """Likelihood of real targets over a network, with a posterior over weights.
 
     The network gives d means and d log standard deviations for each input
-    (`noise="heteroscedastic"`), or d locations, around which the noise is the same
-    for all inputs: Gaussian ("homoscedastic") or Student's t ("student_t", which
-    outliers bend less), of scales and degrees of freedom learned per target. `fit`
-    minimises the negative evidence lower bound per example,
+    (`noise="heteroscedastic"`), or d locations. Around locations the noise is the same
+    for all inputs: Gaussian ("homoscedastic") or Student's t ("student_t", on which
+    outliers have less effect), with scales and degrees of freedom learned per target.
+    `fit` minimises the negative evidence lower bound per example,
 
         -E_q log p(y | x, w) + KL(q || p) / N,
         log p(y | x, w) = sum_d log N(y_d | mean_d, stddev_d^2),  or, of df > 2,
@@ -45,13 +52,13 @@ class BayesianRegressor(LikelihoodModel):
 
         p(y | x) = 1/S sum_s p(y | x, w_s).
 
-    The network may have keras_bdl layers, plain `keras.layers.Dropout` (Monte Carlo
-    dropout; the KL is then what weight decay you give its layers), or neither: then
-    all uncertainty is noise.
+    The network may have keras_bdl layers, or plain `keras.layers.Dropout` (Monte Carlo
+    dropout, for which weight decay of its layers stands for the KL). With neither, all
+    uncertainty is noise.
 
     `model(x)`, and so `export`, gives the noise under the posterior-mean network, in
-    the units of the targets: `(n, 2 d)`, means, then log standard deviations; for
-    Student's t `(n, 3 d)`, locations, log scales, log degrees of freedom.
+    the units of the targets: `(n, 2 d)` means, then log standard deviations, or for
+    Student's t `(n, 3 d)` locations, log scales, log degrees of freedom.
 
     `evaluate` and `val_*` report `loss`, the negative bound with sampled weights, and
     of the predictive `nll` (nats per example) and `rmse` of its mean over all
@@ -61,20 +68,20 @@ class BayesianRegressor(LikelihoodModel):
     watches `val_nll` or `val_rmse` needs `mode="min"`.
 
     Args:
-        network: Keras model from inputs to `(n, 2 d)` with heteroscedastic noise, to
-            `(n, d)` otherwise, without activation at its end.
+        network: Keras model from inputs to `(n, 2 d)` with heteroscedastic noise, or
+            to `(n, d)` otherwise, that does not end in an activation.
         noise: "heteroscedastic", "homoscedastic" or "student_t".
-        num_samples: posterior samples S of `predict` and `evaluate`.
+        num_samples: number S of posterior samples of `predict` and `evaluate`.
         num_examples: number of training examples; None reads it off the data.
         normalize: whether to standardise inputs (floats, each entry of the last axis)
             and targets. The first `fit` takes means and standard deviations from its
-            training rows; they are saved with the model, and later calls of `fit`
-            keep them, so that the function that is trained on stays the same.
+            training rows. They are saved with the model. Later calls of `fit` keep
+            them, so that the trained function stays the same.
         mc_dropout: whether plain Dropout layers are sampled in prediction.
         name, **kwargs: as in `keras.Model`.
 
     Raises:
-        TypeError: if the network is no Keras model, or on an argument of wrong type.
+        TypeError: if the network is not a Keras model, or on an argument of wrong type.
         ValueError: on unknown noise, or a network whose outputs do not fit it.
 
     Example:
@@ -102,14 +109,14 @@ class BayesianRegressor(LikelihoodModel):
 
     def __init__(
         self,
-        network,
-        noise="heteroscedastic",
-        num_samples=100,
-        num_examples=None,
-        normalize=False,
-        mc_dropout=True,
-        **kwargs,
-    ):
+        network: keras.Model,
+        noise: str = "heteroscedastic",
+        num_samples: int = 100,
+        num_examples: int | None = None,
+        normalize: bool = False,
+        mc_dropout: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(network, num_samples, num_examples, **kwargs)
         self.noise = validation.choice("noise", noise, NOISES)
         self.normalize = validation.boolean("normalize", normalize)
@@ -125,77 +132,65 @@ class BayesianRegressor(LikelihoodModel):
             self.build(network.input_shape)
 
     @property
-    def outputs_kind(self):
-        """What `keras_bdl.predict_uncertainty` takes the outputs for, or None."""
+    def outputs_kind(self) -> str | None:
+        """Kind of outputs for `keras_bdl.predict_uncertainty`, or None."""
         return None if self.noise == "student_t" else "mean_and_log_stddev"
 
     @property
-    def sampled_network(self):
-        """The model as a graph, of which the part before sampling is run once."""
+    def sampled_network(self) -> keras.Model:
+        """The model as a graph, so that its part before sampling runs once."""
         if not (self.built and finding.is_graph(self.network)):
             return self
         return kept_with(self, "graph", None, self._make_graph)
 
     def _make_graph(self):
         inputs = finding.fresh_inputs(self.network)
-        # `call`: the network's layers in the graph, and not the network as one.
+        # `call` puts the network's layers into the graph, not the network as a layer.
         outputs = self.network.call(self._standardized(inputs))
         return keras.Model(inputs, self.observation_noise(outputs))
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         if self.built:
             return
         self._build_network(input_shape)
         stochastic.check_no_recurrent_cells(self.network)
         if self.mc_dropout:  # refuses what it cannot sample
             self._has_dropout = bool(dropout_layers(self.network))
-        if self.normalize:
-            self._check_one_input(input_shape)
+        if self.inputs_standardization is not None:
+            check_one_input(self.network, input_shape)
             self.inputs_standardization.build(input_shape)
         self.observation_noise.check_head(self.network)
-        self.observation_noise.build(self._output_shape(input_shape))
+        self.observation_noise.build(output_shape(self.network, input_shape))
         self.built = True
-        if self.is_sampled():  # here, because a traced function makes no variables
+        if self.is_sampled():  # here, because a traced function cannot make variables
             self.make_sampler(self.num_samples)
-
-    def _output_shape(self, input_shape):
-        if finding.is_graph(self.network):
-            return self.network.output_shape
-        inputs = keras.tree.map_shape_structure(
-            lambda shape: keras.Input(batch_shape=shape), input_shape
-        )
-        outputs = self.network(inputs)
-        return keras.tree.map_structure(lambda output: output.shape, outputs)
-
-    def _check_one_input(self, input_shape):
-        one = all(size is None or isinstance(size, int) for size in input_shape)
-        dtypes = [t.dtype for t in getattr(self.network, "inputs", None) or []]
-        if not one or any("int" in dtype for dtype in dtypes):
-            raise ValueError(
-                "`normalize=True` standardises one input of floats; standardise "
-                "others yourself, or by a `keras.layers.Normalization`. "
-                f"Received: inputs of shape {input_shape} and dtype {dtypes}"
-            )
 
     def _standardized(self, inputs):
         return self.inputs_standardization(inputs) if self.normalize else inputs
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         outputs = self.run_network(self._standardized(inputs), training)
         return self.observation_noise(outputs)
 
-    def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
-        """As `keras.Model.fit`, after reading N, and scales, off the data.
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """Trains as `keras.Model.fit` does, and reads N and scales off the data.
 
         Args:
-            x, y, batch_size, epochs, **kwargs: as in `keras.Model.fit`. With
-                `normalize` what can be read before training: arrays, a finite
+            x, y, batch_size, epochs, **kwargs: as in `keras.Model.fit`. `normalize`
+                needs data that can be read before training: arrays, a finite
                 `tf.data.Dataset` or a `PyDataset`.
 
         Raises:
-            ValueError: if the number of examples cannot be told (a generator): give
-                `num_examples` to the constructor. On targets that do not fit or are
-                not finite.
+            ValueError: if the number of examples is unknown (a generator); pass
+                `num_examples` to the constructor. Also on targets that do not fit or
+                are not finite.
         """
         self._build_for(x)
         return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
@@ -231,7 +226,7 @@ class BayesianRegressor(LikelihoodModel):
         return super()._checked_arrays(x, *args)
 
     def _targets(self, y):
-        """Targets in an array as `(n, d)`; other data passes through."""
+        """Returns targets in an array as `(n, d)`, and other data unchanged."""
         return self.observation_noise.columns(y) if hasattr(y, "shape") else y
 
     def _known_rank(self, y, sample_weight):
@@ -257,10 +252,15 @@ class BayesianRegressor(LikelihoodModel):
             )
 
     def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
-        """Negative evidence lower bound per example; also updates the metrics."""
-        # Here too, because a `tf.data.Dataset` shows its shapes only now.
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Returns the negative evidence bound per example, and updates the metrics."""
+        # Shapes are checked here too: those of a `tf.data.Dataset` are known only now.
         batch_checks.require_targets(y)
         self.observation_noise.check_width(y.shape)
         if sample_weight is not None and math.prod(sample_weight.shape[1:]) != 1:
@@ -270,23 +270,24 @@ class BayesianRegressor(LikelihoodModel):
             )
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
-    def to_keras(self, weights="mean", seed=None):
-        """As `keras_bdl.to_keras`, with scales and noise as plain layers."""
+    def to_keras(self, weights: str = "mean", seed: int | None = None) -> keras.Model:
+        """Returns a plain Keras model, with scales and noise as plain layers."""
         if not self.built:
             raise ValueError(
                 "Expected a built model; call it on a batch first. "
                 f"Received: model={self.name!r}"
             )
-        before = [self.inputs_standardization.to_keras()] if self.normalize else []
+        scales = self.inputs_standardization
+        before = [] if scales is None else [scales.to_keras()]
         layers = before, [self.observation_noise.to_keras()]
         return convert.between(layers, super().to_keras(weights, seed), self.name)
 
-    def make_predictive(self, num_samples):
-        """Function of inputs and a seed: the fields of `predict_uncertainty`."""
+    def make_predictive(self, num_samples: int | None) -> Callable:
+        """Returns a function of inputs and a seed, giving the spread and quantiles."""
         levels = quantile_levels((0.05, 0.5, 0.95))
         return self._predictive(PredictiveSpread, num_samples, levels).summarize
 
-    def is_sampled(self):
+    def is_sampled(self) -> bool:
         return self._has_dropout or bool(stochastic.stochastic_layers(self.network))
 
     def _update_metrics(self, y, draws, sample_weight):
@@ -299,30 +300,32 @@ class BayesianRegressor(LikelihoodModel):
         y = ops.reshape(ops.cast(y, mean.dtype), ops.shape(mean))
         self._rmse.update_state(y, mean, sample_weight=sample_weight)
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """The user's metrics are of the means, not of the noise's parameters."""
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """Updates the user's metrics by the means, not by the noise parameters."""
         means = self.observation_noise.location(y_pred)
         return super().compute_metrics(x, y, means, sample_weight=sample_weight)
 
     def predict(
         self,
-        x,
-        batch_size=None,
-        verbose="auto",
-        steps=None,
-        callbacks=None,
-        num_samples=None,
-        seed=None,
-    ):
-        """Mean of the posterior predictive, `(n, d)`, in the units of the targets.
+        x: Any,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        steps: int | None = None,
+        callbacks: list[keras.callbacks.Callback] | None = None,
+        num_samples: int | None = None,
+        seed: int | None = None,
+    ) -> np.ndarray:
+        """Returns the mean of the posterior predictive in the units of the targets.
 
         Args:
             x, batch_size, verbose, steps, callbacks: as in `keras.Model.predict`.
-            num_samples: posterior samples; None takes the constructor's.
+            num_samples: number of posterior samples, or None for the constructor's.
             seed: integer for repeatable results.
 
         Returns:
-            NumPy array.
+            NumPy array `(n, d)`.
         """
         options = dict(
             batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
@@ -339,21 +342,21 @@ class BayesianRegressor(LikelihoodModel):
 
     def predict_uncertainty(
         self,
-        x,
-        num_samples=None,
-        quantiles=(0.05, 0.5, 0.95),
+        x: Any,
+        num_samples: int | None = None,
+        quantiles: Sequence[float] | np.ndarray = (0.05, 0.5, 0.95),
         *,
-        batch_size=None,
-        verbose="auto",
-        steps=None,
-        callbacks=None,
-        seed=None,
-    ):
-        """Spread of the posterior predictive by source, and its quantiles.
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        steps: int | None = None,
+        callbacks: list[keras.callbacks.Callback] | None = None,
+        seed: int | None = None,
+    ) -> PredictiveUncertainty:
+        """Returns the spread of the posterior predictive by source, and quantiles.
 
         Args:
             x, batch_size, verbose, steps, callbacks: as in `keras.Model.predict`.
-            num_samples: posterior samples; None takes the constructor's.
+            num_samples: number of posterior samples, or None for the constructor's.
             quantiles: numbers between 0 and 1.
             seed: integer for repeatable results.
 
@@ -369,35 +372,31 @@ class BayesianRegressor(LikelihoodModel):
         return PredictiveUncertainty(**result)
 
     def log_likelihood(
-        self, x, y=None, num_samples=None, *, batch_size=None, verbose="auto", seed=None
-    ):
-        """log 1/S sum_s p(y | x, w_s) of each row: `(n,)`, in nats.
+        self,
+        x: Any,
+        y: Any = None,
+        num_samples: int | None = None,
+        *,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        seed: int | None = None,
+    ) -> np.ndarray:
+        """Returns log 1/S sum_s p(y | x, w_s) of each row, `(n,)`, in nats.
 
-        In the units of the targets, with all constants.
+        The density is in the units of the targets and has all constants.
 
         Args:
-            x, y: arrays (a nest of them for several inputs); or in x alone a
+            x, y: arrays (a nest of them for several inputs); or only x, a
                 `tf.data.Dataset`, `PyDataset` or `DataLoader` of batches of both.
-            num_samples: posterior samples; None takes the constructor's.
+            num_samples: number of posterior samples, or None for the constructor's.
             batch_size, verbose: as in `keras.Model.predict`.
             seed: integer for repeatable results.
         """
         if y is None and data_sets.is_data_set(x):
-            opts = {"num_samples": num_samples, "verbose": 0, "seed": seed}
+            opts: dict[str, Any] = dict(num_samples=num_samples, verbose=0, seed=seed)
             log_p = [self.log_likelihood(*b[:2], **opts) for b in data_sets.batches(x)]
             return np.concatenate(log_p)
-        for name, value in (("x", keras.tree.flatten(x)), ("y", [y])):
-            if not all(getattr(leaf, "shape", ()) for leaf in value):
-                raise TypeError(
-                    f"Expected `{name}` to be an array with rows. "
-                    f"Received: {name} of type {type(value[0]).__name__}"
-                )
-        rows = keras.tree.flatten(x)[0].shape[0]
-        if rows != y.shape[0]:
-            raise ValueError(
-                "Expected a target for each row of x. Received: "
-                f"{rows} rows of x, {y.shape[0]} of y"
-            )
+        check_pairs(x, y)
         self._build_for(x)
         check_inputs(self.network, x)
         model = self._predictive(PredictiveLogLikelihood, num_samples)
@@ -405,13 +404,13 @@ class BayesianRegressor(LikelihoodModel):
         return model.run(data, seed, batch_size, None, verbose, None)
 
     def _predictive(self, cls, num_samples, *options):
-        """The model that computes a summary, made once: a new one is traced anew."""
+        """Returns the model of a summary, kept because a new one is traced again."""
         options = (self._num_samples(num_samples), *options)
         if self.is_sampled():
             self.make_sampler(options[0])
         return kept_with(self, cls.__name__, options, lambda: cls(self, *options))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "noise": self.noise,

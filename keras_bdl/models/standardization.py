@@ -1,4 +1,4 @@
-"""Columns brought to mean 0 and standard deviation 1, as part of a model."""
+"""Standardization of columns to mean 0 and standard deviation 1, within a model."""
 
 import keras
 import numpy as np
@@ -8,10 +8,10 @@ from keras_bdl.core.dtypes import to_numpy, wide_dtype, with_channels
 
 
 class Standardization(keras.layers.Layer):
-    """(x - mean) / stddev over all axes but the last; the identity until `adapt`.
+    """Computes (x - mean) / stddev for each entry of the last axis.
 
-    Both are weights, so that they are saved with the model and read anew by a
-    compiled function.
+    It is the identity before `adapt`. Mean and stddev are weights, so that they are
+    saved with the model, and a compiled function reads them in every call.
     """
 
     def __init__(self):
@@ -25,7 +25,7 @@ class Standardization(keras.layers.Layer):
         self.num_rows = self.add_weight(name="num_rows", initializer="zeros", **options)
 
     def call(self, inputs):
-        if len(inputs.shape) > 1:  # Keras takes a single column without its axis
+        if len(inputs.shape) > 1:  # Keras drops the axis of a single column
             inputs = with_channels(inputs, self.mean.shape[0])
         elif self.mean.shape[0] != 1:
             raise ValueError(
@@ -35,19 +35,20 @@ class Standardization(keras.layers.Layer):
         return (ops.cast(inputs, self.dtype) - self.mean) / self.stddev
 
     def check(self, x):
-        """Refuses what has no columns: nothing, and inputs by name.
+        """Refuses data that have no columns: None, and inputs by name.
 
         Raises:
-            TypeError: if it has none.
+            TypeError: on such data.
         """
         if x is None or isinstance(x, dict):
             raise TypeError(
                 "Expected x to be one array `(n, columns)`, whose columns "
-                "`normalize=True` brings to one scale. "
+                "`normalize=True` standardises. "
                 f"Received: x of type {type(x).__name__}"
             )
 
     def to_keras(self):
+        """Returns the same map as a `keras.layers.Normalization`."""
         mean, stddev = map(ops.convert_to_numpy, (self.mean, self.stddev))
         return keras.layers.Normalization(
             mean=mean, variance=np.square(stddev), dtype=self.dtype
@@ -55,16 +56,34 @@ class Standardization(keras.layers.Layer):
 
     @property
     def is_adapted(self):
+        """Whether `adapt` has been called."""
         return bool(ops.convert_to_numpy(self.num_rows) > 0)
 
     def adapt(self, statistics):
+        """Sets mean and stddev from a `ColumnStatistics`."""
         self.mean.assign(statistics.mean)
         self.stddev.assign(statistics.stddev())
         self.num_rows.assign(statistics.count)
 
 
+def check_one_input(network, input_shape):
+    """Refuses a network unless it takes one input of floats.
+
+    Raises:
+        ValueError: if it has several inputs, or one of integers.
+    """
+    one = all(size is None or isinstance(size, int) for size in input_shape)
+    dtypes = [t.dtype for t in getattr(network, "inputs", None) or []]
+    if not one or any("int" in dtype for dtype in dtypes):
+        raise ValueError(
+            "`normalize=True` standardises one input of floats; standardise "
+            "others yourself, or by a `keras.layers.Normalization`. "
+            f"Received: inputs of shape {input_shape} and dtype {dtypes}"
+        )
+
+
 class ColumnStatistics:
-    """Mean and standard deviation of each column, batch by batch in one pass.
+    """Computes mean and standard deviation of each column in one pass over batches.
 
     Batches are merged as in Chan, Golub and LeVeque, "Updating formulae and a
     pairwise algorithm for computing sample variances", 1979, eq. 2.1.
@@ -77,7 +96,12 @@ class ColumnStatistics:
         self.low, self.high = np.inf, -np.inf
 
     def update(self, batch):
-        # What the model sees: a column that differs in later digits is constant.
+        """Adds the rows of a batch.
+
+        Raises:
+            ValueError: on NaN or infinity.
+        """
+        # In the model's dtype a column that differs in later digits is constant.
         rows = to_numpy(batch).astype(keras.config.floatx())
         rows = rows[:, None] if rows.ndim == 1 else rows
         rows = rows.reshape(-1, rows.shape[-1]).astype("float64")
@@ -98,7 +122,7 @@ class ColumnStatistics:
         self.high = np.maximum(self.high, rows.max(axis=0))
 
     def stddev(self):
-        """Standard deviations; 1 for a constant column."""
+        """Returns the standard deviations, with 1 for a constant column."""
         stddev = np.sqrt(self.squares / self.count)
         constant = (self.low == self.high) | (stddev < np.finfo("float32").tiny)
         return np.where(constant, 1.0, stddev)

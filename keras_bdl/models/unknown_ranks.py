@@ -1,19 +1,19 @@
-"""Targets of which TensorFlow no longer knows the rank.
+"""Targets whose rank TensorFlow no longer knows.
 
-It traces a step anew for data of another rank, and takes the rank for unknown then:
-labels `(n,)` of one call and `(n, 1)` of the next go through one function.
+For data of another rank TensorFlow traces a step again, with an unknown rank. Labels
+`(n,)` of one call and `(n, 1)` of the next then go through the same function.
 """
 
 from keras import ops
 
 
 def is_unknown(tensor):
-    """Whether a tensor has a rank that is not known while it is traced."""
+    """Tells whether the rank of a tensor is unknown during tracing."""
     return getattr(getattr(tensor, "shape", None), "rank", 0) is None
 
 
 def of_values(y, sample_weight, num_targets):
-    """Targets `(n, d)` and weights `(n,)`, of any rank."""
+    """Reshapes targets to `(n, d)` and weights to `(n,)` if their rank is unknown."""
     if is_unknown(y):
         y = ops.reshape(y, (-1, num_targets))
     if is_unknown(sample_weight):
@@ -22,7 +22,10 @@ def of_values(y, sample_weight, num_targets):
 
 
 def of_classes(y, sample_weight, logits_shape):
-    """Rows of class probabilities, one-hot of indices; weights of rows or labels."""
+    """Gives labels and weights of unknown rank the rank that the logits need.
+
+    Labels become rows of class probabilities, one-hot for indices.
+    """
     if not (is_unknown(y) or is_unknown(sample_weight)):
         return y, sample_weight
     from keras_bdl.interop import tensorflow
