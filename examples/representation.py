@@ -46,7 +46,7 @@ class Settings:
     epochs: int = 100
     batch_size: int = 64
     learning_rate: float = 2e-3
-    beta: float = 0.1  # weight of the KL: below 1 codes keep more of the image
+    kl_weight: float = 0.1  # weight of the KL: below 1 codes keep more of the image
 
 
 SETTINGS = {
@@ -59,7 +59,7 @@ SETTINGS = {
         epochs=40,
         batch_size=128,
         learning_rate=1e-3,
-        beta=1.0,
+        kl_weight=1.0,
     ),
 }
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # C: the prior variance of the weights
@@ -71,7 +71,7 @@ def train_vae(x, settings, seed):
         settings.latent_dim,
         settings.hidden,
         activation="relu",
-        beta=settings.beta,
+        kl_weight=settings.kl_weight,
         seed=seed,
     )
     steps = settings.epochs * int(np.ceil(len(x) / settings.batch_size))

@@ -121,7 +121,7 @@ MODELS = {
     "regressor": lambda: regressor("heteroscedastic", normalize=True),
     "regressor_student_t": lambda: regressor("student_t"),
     "vae": vae,
-    "vae_vamp": lambda: vae(prior=keras_bdl.layers.VampPrior(3), beta=0.5),
+    "vae_vamp": lambda: vae(prior=keras_bdl.layers.VampPrior(3), kl_weight=0.5),
     "semi_supervised_vae": lambda: keras_bdl.SemiSupervisedVAE.dense(
         (6,), 2, num_classes=3, hidden=(5,), seed=1
     ),

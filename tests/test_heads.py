@@ -416,7 +416,7 @@ def test_a_vae_with_a_link_at_its_end_is_the_vae_of_logits(likelihood):
         model = keras_bdl.VAE(encoder, decoder, likelihood, seed=0)
         model.compile(keras.optimizers.Adam(0.02))
         loss = model.fit(x, epochs=2, shuffle=False, verbose=0).history["loss"]
-        drawn = model.sample(5, seed=0, noise=True)
+        drawn = model.sample(5, seed=0, with_noise=True)
         log_prob = model.log_prob(x, num_samples=20, seed=0, verbose=0)
         answers.append(
             [*loss, *model.reconstruct(x).ravel(), *drawn.ravel(), *log_prob]

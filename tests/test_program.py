@@ -86,7 +86,7 @@ CALLS = {
         vae,
         lambda m, seed: m.log_prob(X, 4, batch_size=3, seed=seed, verbose=0),
     ),
-    "sample": (vae, lambda m, seed: m.sample(5, seed=seed, noise=True)),
+    "sample": (vae, lambda m, seed: m.sample(5, seed=seed, with_noise=True)),
     "mc_dropout": (
         holder,
         lambda m, seed: keras_bdl.predict(

@@ -36,7 +36,7 @@ class GenerativeModel(keras.Model):
     Args:
         networks: dict from name to Keras model, which become attributes.
         num_inputs: dict from name to the number of inputs of the network.
-        likelihood, prior, beta, preprocessing, seed, num_examples: as in `VAE`.
+        likelihood, prior, kl_weight, preprocessing, seed, num_examples: as in `VAE`.
         **kwargs: as in `keras.Model`.
     """
 
@@ -48,7 +48,7 @@ class GenerativeModel(keras.Model):
         num_inputs: dict[str, int],
         likelihood: str | keras.losses.Loss,
         prior: str | LatentPrior,
-        beta: float,
+        kl_weight: float,
         preprocessing: keras.layers.Layer | None,
         seed: int | None,
         num_examples: int | None,
@@ -81,7 +81,7 @@ class GenerativeModel(keras.Model):
         )
         self.latent = GaussianLatent(
             prior=prior,
-            kl_weight=validation.number("beta", beta, least=0.0),
+            kl_weight=validation.number("kl_weight", kl_weight, least=0.0),
             seed=seed,
             name="latent",
         )
@@ -285,7 +285,7 @@ class GenerativeModel(keras.Model):
             **{name: serialize(getattr(self, name)) for name in self._networks},
             "likelihood": serialize(self.observation.loss),
             "prior": serialize(self.latent.prior),
-            "beta": self.latent.full_kl_weight,
+            "kl_weight": self.latent.full_kl_weight,
             "preprocessing": serialize(self.preprocessing),
             "seed": self.seed,
             "num_examples": self.num_examples,

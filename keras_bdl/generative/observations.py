@@ -263,7 +263,7 @@ class TFPObservation(Observation):
             raise ValueError(
                 "TensorFlow Probability knows no mean of this distribution, which "
                 "`predict`, `decode` and `reconstruct` return; draw by "
-                "`sample(num, noise=True)`. "
+                "`sample(num_samples, with_noise=True)`. "
                 f"Received: distribution={self.loss.distribution!r}"
             )
         return self.loss.make(outputs).mean()

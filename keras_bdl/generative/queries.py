@@ -9,6 +9,7 @@ from keras import ops
 from keras_bdl.core import validation
 from keras_bdl.core.dtypes import to_numpy
 from keras_bdl.core.noise import NoiseGenerator
+from keras_bdl.core.renamed import renamed
 from keras_bdl.core.typing import ArrayLike
 from keras_bdl.generative import export, initialization, programs
 from keras_bdl.generative.out_of_domain import OutOfDomainScores
@@ -62,24 +63,25 @@ class VAEUse(OutOfDomainScores):
         """Returns `decode(encode(x))`, `(n, ...)`, the mean at the mean code."""
         return self.decode(self.encode(x, batch_size, verbose), batch_size, verbose)
 
+    @renamed(num="num_samples", noise="with_noise")
     def sample(
-        self, num: int, seed: int | None = None, noise: bool = False
+        self, num_samples: int, seed: int | None = None, with_noise: bool = False
     ) -> np.ndarray:
-        """Samples new data `(num, ...)`, NumPy, by decoding codes from the prior.
+        """Samples new data `(num_samples, ...)`, NumPy, by decoding codes of the prior.
 
         Args:
-            num: integer.
+            num_samples: integer.
             seed: integer for repeatable results.
-            noise: whether to draw from p(x | z), as the model does. Otherwise the
+            with_noise: whether to draw from p(x | z), as the model does. Otherwise the
                 result is its mean, which most people look at.
         """
-        num = validation.integer("num", num, least=1)
+        num_samples = validation.integer("num_samples", num_samples, least=1)
         self._check_built()
         if seed is None:
             seed = int(np.random.default_rng().integers(2**31))
         generator = NoiseGenerator(validation.integer("seed", seed), "sample")
-        codes = ops.convert_to_numpy(self.latent.prior.draw(num, generator))
-        return self._decode(codes, validation.boolean("noise", noise), seed)
+        codes = ops.convert_to_numpy(self.latent.prior.draw(num_samples, generator))
+        return self._decode(codes, validation.boolean("with_noise", with_noise), seed)
 
     def interpolate(self, a: Any, b: Any, steps: int = 10) -> np.ndarray:
         """Returns means of p(x | z) on the line between two codes, `(n, steps, ...)`.

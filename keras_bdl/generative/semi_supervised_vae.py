@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_bdl import losses
 from keras_bdl.core import dtypes, validation
+from keras_bdl.core.renamed import renamed
 from keras_bdl.core.scopes import BoundScope
 from keras_bdl.core.typing import Activation
 from keras_bdl.generative import class_sums, few_labels, initialization, observations
@@ -54,7 +55,7 @@ class SemiSupervisedVAE(SemiSupervisedUse):
             deviation of the code, as in `VAE`.
         decoder: Keras model from two inputs, codes `(n, d)` and one-hot y, to the
             likelihood's parameters.
-        likelihood, prior, beta, preprocessing, seed: as in `VAE`.
+        likelihood, prior, kl_weight, preprocessing, seed: as in `VAE`.
         classifier_weight: float >= 0, or None for .1 examples / labelled examples.
         labeled_share: float in (0, 1), the share of labelled rows in a batch of `fit`
             on arrays.
@@ -84,6 +85,7 @@ class SemiSupervisedVAE(SemiSupervisedUse):
 
     outputs_kind = "probabilities"
 
+    @renamed(beta="kl_weight")
     def __init__(
         self,
         classifier: keras.Model,
@@ -91,7 +93,7 @@ class SemiSupervisedVAE(SemiSupervisedUse):
         decoder: keras.Model,
         likelihood: str | keras.losses.Loss = "bernoulli",
         prior: str | LatentPrior = "standard_normal",
-        beta: float = 1.0,
+        kl_weight: float = 1.0,
         classifier_weight: float | None = None,
         labeled_share: float = 0.5,
         summed_classes: int | None = None,
@@ -107,7 +109,7 @@ class SemiSupervisedVAE(SemiSupervisedUse):
             {"classifier": 1, "encoder": 2, "decoder": 2},
             likelihood,
             prior,
-            beta,
+            kl_weight,
             preprocessing,
             seed,
             num_examples,

@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_bdl import losses, metrics
 from keras_bdl.core import dtypes, validation
+from keras_bdl.core.renamed import renamed
 from keras_bdl.core.scopes import BoundScope
 from keras_bdl.core.typing import Activation
 from keras_bdl.generative import initialization, observations
@@ -63,10 +64,10 @@ class VAE(VAEUse):
             softmax), "discretized_logistic" (mean and log scale), or a loss:
             `GaussianNLL(stddev)`, `DiscretizedLogisticNLL(...)`, `TFPNLL(...)`.
         prior: "standard_normal" or a `keras_bdl.layers.LatentPrior`.
-        beta: factor of the KL. It is the variable `latent.kl_weight`, which
+        kl_weight: factor of the KL. It is the variable `latent.kl_weight`, which
             `callbacks.KLWarmup` warms up. At 1 the loss is a bound. Above 1 it is a
             bound with "elbo", which only falls. With k > 1 importance samples it is
-            not a bound at any other beta, and may exceed log p(x) by far.
+            not a bound at any other weight, and may exceed log p(x) by far.
         num_importance_samples: number k of importance samples.
         gradient: "elbo", "iwae" or "dreg".
         preprocessing: Keras layer applied to x, also as the target of the decoder,
@@ -94,13 +95,14 @@ class VAE(VAEUse):
 
     outputs_kind = "mean"
 
+    @renamed(beta="kl_weight")
     def __init__(
         self,
         encoder: keras.Model,
         decoder: keras.Model,
         likelihood: str | keras.losses.Loss = "bernoulli",
         prior: str | LatentPrior = "standard_normal",
-        beta: float = 1.0,
+        kl_weight: float = 1.0,
         num_importance_samples: int = 1,
         gradient: str = "elbo",
         preprocessing: keras.layers.Layer | None = None,
@@ -114,7 +116,7 @@ class VAE(VAEUse):
             {"encoder": 1, "decoder": 1},
             likelihood,
             prior,
-            beta,
+            kl_weight,
             preprocessing,
             seed,
             num_examples,

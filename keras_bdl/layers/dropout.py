@@ -11,6 +11,7 @@ import keras
 from keras_bdl import maps
 from keras_bdl.core import validation
 from keras_bdl.core.copies import live_config
+from keras_bdl.core.renamed import renamed
 from keras_bdl.core.stochastic import StochasticLayer, register
 from keras_bdl.core.typing import Activation, Initializer
 from keras_bdl.layers.drop_in import DropInLayer
@@ -243,7 +244,7 @@ class VariationalGaussianDropout(InputNoiseLayer):
       reparameterisation, by flipout where the inputs have positions.
 
     Args:
-        rate: rate at the start, between 0 and 1.
+        initial_rate: rate at the start, between 0 and 1.
         layer: `keras.layers.Dense`, `Conv1D`, `Conv2D` or `Conv3D`, whose inputs or
             weights get the noise, or None to stand where a
             `keras.layers.GaussianDropout` stood.
@@ -272,9 +273,10 @@ class VariationalGaussianDropout(InputNoiseLayer):
 
     method = "variational_gaussian_dropout"
 
+    @renamed(rate="initial_rate")
     def __init__(
         self,
-        rate: float = 0.5,
+        initial_rate: float = 0.5,
         layer: keras.layers.Layer | None = None,
         *,
         alpha_per: str = "layer",
@@ -292,7 +294,7 @@ class VariationalGaussianDropout(InputNoiseLayer):
             seed=seed,
             **kwargs,
         )
-        self.posterior = GaussianNoise(rate, alpha_per)
+        self.posterior = GaussianNoise(initial_rate, alpha_per)
         if alpha_per == "weight" and layer is None:
             raise ValueError(
                 "`alpha_per='weight'` needs a `layer` that has weights. "

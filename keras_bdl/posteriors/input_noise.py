@@ -174,7 +174,7 @@ class GaussianNoise(InputNoise):
     has. With `alpha_per="weight"` the noise is of the weights, w ~ N(W, alpha W^2).
 
     Args:
-        rate: dropout rate at the start, alpha / (1 + alpha), between 0 and 1.
+        initial_rate: dropout rate at the start, alpha / (1 + alpha), between 0 and 1.
         alpha_per: "layer", "unit" (of the inputs) or "weight": what has an alpha of its
             own.
 
@@ -185,8 +185,8 @@ class GaussianNoise(InputNoise):
 
     own_layers = "`VariationalGaussianDropout`"
 
-    def __init__(self, rate=0.5, alpha_per="layer"):
-        super().__init__(validation.share("rate", rate))
+    def __init__(self, initial_rate=0.5, alpha_per="layer"):
+        super().__init__(initial_rate)
         self.alpha_per = validation.choice(
             "alpha_per", alpha_per, ("layer", "unit", "weight")
         )
@@ -245,4 +245,4 @@ class GaussianNoise(InputNoise):
         return tfp.independent_normals({"noise": (ones, half * ones)})
 
     def get_config(self):
-        return {"rate": self.initial_rate, "alpha_per": self.alpha_per}
+        return {"initial_rate": self.initial_rate, "alpha_per": self.alpha_per}

@@ -342,9 +342,9 @@ def test_few_labels_are_enough(rng, tmp_path, summed_classes):
     for label in (0, 1):
         means = model.sample(50, label=label, seed=0).mean(axis=0)
         assert (means[:6].mean() > 0.5) == (label == 0)
-    bits = model.sample(20, seed=1, noise=True)
+    bits = model.sample(20, seed=1, with_noise=True)
     assert set(np.unique(bits)) == {0.0, 1.0}
-    np.testing.assert_array_equal(bits, model.sample(20, seed=1, noise=True))
+    np.testing.assert_array_equal(bits, model.sample(20, seed=1, with_noise=True))
 
     model.save(tmp_path / "model.keras")
     copy = keras.models.load_model(tmp_path / "model.keras")

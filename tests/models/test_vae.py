@@ -178,7 +178,7 @@ def test_dreg_has_the_gradient_of_its_bound_at_every_beta(beta, k):
     vae = vae_of_one_number(
         [0.1, -0.3],
         [0.13, -0.13, 0.64],
-        beta=beta,
+        kl_weight=beta,
         num_importance_samples=k,
         gradient="dreg",
     )
@@ -215,7 +215,7 @@ def test_beta_beyond_one_bounds_the_elbo_alone():
     evidence = 3 * stats.norm(0.0, NOISE).logpdf(0.0)
     found = {}
     for gradient, k in (("elbo", 5), ("iwae", 1), ("iwae", 200)):
-        options = {"beta": 4.0, "gradient": gradient, "num_importance_samples": k}
+        options = {"kl_weight": 4.0, "gradient": gradient, "num_importance_samples": k}
         vae = vae_of_one_number([0.0, math.log(0.5)], [0.0, 0.0, 0.0], **options)
         vae.compile("sgd")
         loss = vae.evaluate(x, batch_size=2000, verbose=0)[0]
@@ -357,7 +357,7 @@ def test_decoded_levels_are_means():
     vae = keras_bdl.VAE(encoder, decoder, "discretized_logistic")
     decoder.set_weights([np.zeros((1, 2)), np.array([0.0, -1.0])])
     x = np.zeros((2, 1), "float32")
-    draws = vae.sample(20_000, seed=0, noise=True)
+    draws = vae.sample(20_000, seed=0, with_noise=True)
     for means in (vae.decode(x), vae.reconstruct(x), vae.predict(x, verbose=0)):
         np.testing.assert_allclose(means, 0.2315, atol=1e-3)
         assert abs(draws.mean() - means[0, 0]) < 5 * draws.std() / math.sqrt(20_000)
@@ -374,7 +374,7 @@ def test_a_distribution_without_a_mean_says_so(rng, only_tensorflow):
         assert np.isfinite(vae.fit(x, verbose=0).history["loss"]).all()
         with pytest.raises(ValueError, match="no mean.*Received"):
             vae.reconstruct(x)
-        assert vae.sample(2, seed=0, noise=True).shape == (2, 3)
+        assert vae.sample(2, seed=0, with_noise=True).shape == (2, 3)
 
 
 def vae_start_bias(vae):
@@ -483,7 +483,7 @@ def test_exported_endpoints(rng, tmp_path, only_tensorflow):
 def test_samples_are_of_the_prior_and_repeat(rng):
     vae, x, _ = linear_vae(rng)
     kernel, bias = vae.decoder.get_weights()
-    draws = vae.sample(20_000, seed=0, noise=True)
+    draws = vae.sample(20_000, seed=0, with_noise=True)
     variance = np.diag(kernel.T @ kernel) + NOISE**2
     assert_moments(draws, bias, variance)
     means = vae.sample(20_000, seed=0)
@@ -541,7 +541,12 @@ def test_a_categorical_vae(rng):
     vae.compile("adam")
     history = vae.fit(x, epochs=1, verbose=0).history
     assert np.isfinite(history["loss"]).all()
-    assert set(np.unique(vae.sample(9, seed=0, noise=True))) <= {0.0, 1.0, 2.0, 3.0}
+    assert set(np.unique(vae.sample(9, seed=0, with_noise=True))) <= {
+        0.0,
+        1.0,
+        2.0,
+        3.0,
+    }
     assert (vae.log_prob(x, 10, verbose=0) < 0).all()
     with pytest.raises(ValueError, match="values from 0 to 3.*Received"):
         vae.fit(x + 1, verbose=0)
@@ -577,7 +582,7 @@ def test_weights_with_a_posterior(rng):
 
 @pytest.mark.eager
 def test_beta_and_warm_up(rng):
-    vae, x, _ = linear_vae(rng, beta=4.0)
+    vae, x, _ = linear_vae(rng, kl_weight=4.0)
     vae.compile(keras.optimizers.SGD(0.0))
     logs = vae.fit(x, batch_size=200, verbose=0).history
     expected = logs["reconstruction"][0] + 4.0 * logs["kl"][0]
@@ -710,7 +715,7 @@ def test_wrong_arguments_are_refused():
         {"prior": "flat"},
         {"gradient": "stl"},
         {"num_importance_samples": 0},
-        {"beta": -1.0},
+        {"kl_weight": -1.0},
         {"likelihood": "gaussian"},  # needs twice as many outputs
     ):
         with pytest.raises(ValueError, match="Received"):

@@ -93,7 +93,7 @@ def test_codes_of_a_row_share_weights_of_every_kind(rng, name):
         [keras.Input((2,)), layer, keras.layers.Activation("tanh")]
     )
     decoder.add(keras.layers.Dense(3))
-    options = {"beta": 0.0, "num_importance_samples": 6, "num_examples": 8}
+    options = {"kl_weight": 0.0, "num_importance_samples": 6, "num_examples": 8}
     vae = keras_bdl.VAE(
         encoder, decoder, losses.GaussianNLL(0.3), gradient="iwae", seed=0, **options
     )
