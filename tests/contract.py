@@ -520,8 +520,8 @@ class LayerContract:
 
     @structural
     def test_jit_compiled_training(self, case):
-        if BACKEND == "torch":
-            pytest.skip("torch.compile needs a C++ toolchain and minutes")
+        if BACKEND != "tensorflow":
+            pytest.skip("JAX compiles every program; torch needs a toolchain, minutes")
         model, layer = case.model(num_examples=10)
         model.compile("sgd", "mse", jit_compile=True)
         x = case.inputs()

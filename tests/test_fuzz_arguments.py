@@ -211,7 +211,7 @@ def assert_round_trip(thing):
 # --- Layers ------------------------------------------------------------------
 
 
-# The arguments of other layers are checked by the same code: of theirs a few
+# Of other layers the arguments are checked by the same code as of these: there a few
 # values show that it is called.
 WHOLE = (
     "VariationalDense",
