@@ -1,6 +1,7 @@
 """Old names of public arguments, which work with a warning for one release."""
 
 import functools
+import inspect
 import warnings
 
 
@@ -41,6 +42,8 @@ def renamed(**names):
                 kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
+        # Keras reads the arguments of a layer's constructor, and not through a wrapper.
+        call.__signature__ = inspect.signature(function)
         return call
 
     return decorate
