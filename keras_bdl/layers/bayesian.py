@@ -27,7 +27,7 @@ _REFUSED = {
 
 
 def bayesian_layers(model: keras.layers.Layer) -> list["BayesianLayer"]:
-    """Returns all layers of a model (or of a layer) with a posterior over weights."""
+    """Returns all layers of a model (or a layer) with a posterior over weights."""
     return [
         layer for layer in flatten_layers(model) if isinstance(layer, BayesianLayer)
     ]

@@ -90,5 +90,5 @@ class WeightedLayer(StochasticLayer):
 
 
 def weighted_layers(model: keras.layers.Layer) -> list[WeightedLayer]:
-    """Returns all layers of a model (or of a layer) with a weighted term in the loss."""
+    """Returns all layers of a model (or a layer) with a weighted term in the loss."""
     return [x for x in flatten_layers(model) if isinstance(x, WeightedLayer)]

@@ -57,6 +57,7 @@ class BayesianLastLayer(PosteriorLayer, keras.layers.Dense):
 
     keras_class = keras.layers.Dense
     weight_map = Dense()
+    posterior: FullCovariance
 
     def __init__(
         self,
@@ -93,7 +94,8 @@ class BayesianLastLayer(PosteriorLayer, keras.layers.Dense):
 
     covariance = of_posterior("covariance")
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    # The shape is required, which the mixin leaves open.
+    def build(self, input_shape: Any) -> None:  # type: ignore[override]
         if len(input_shape) != 2:
             raise ValueError(
                 "Expected inputs `(batch, input_dim)`. "
