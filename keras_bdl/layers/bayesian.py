@@ -1,10 +1,12 @@
-"""The contract of a layer with a posterior over weights, kept in one place.
+"""The contract of layers with a posterior over weights, in one place.
 
-`BayesianLayer` is a mixin put before a public Keras layer. It owns the KL term and
-the number of examples.
+`BayesianLayer` is a mixin, which precedes a public Keras layer among the bases of a
+class. It owns the KL term and the number of examples.
 """
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
@@ -12,9 +14,10 @@ from keras import ops
 from keras_bdl import priors
 from keras_bdl.core import scopes, validation
 from keras_bdl.core.finding import flatten_layers
+from keras_bdl.core.typing import Tensor
 from keras_bdl.layers.kl_weight import WeightedLayer
 
-# What no layer with a posterior takes, by the end of its name, and what to do.
+# Ends of the names of arguments that no layer with a posterior takes, with advice.
 _REFUSED = {
     "_regularizer": "the prior is the regularizer: use `prior`",
     "_constraint": "a posterior has no constraint: use `prior`",
@@ -23,8 +26,8 @@ _REFUSED = {
 }
 
 
-def bayesian_layers(model):
-    """Every layer of a model (or the layer itself) with a posterior over weights."""
+def bayesian_layers(model: keras.layers.Layer) -> list["BayesianLayer"]:
+    """Returns all layers of a model (or a layer) with a posterior over weights."""
     return [
         layer for layer in flatten_layers(model) if isinstance(layer, BayesianLayer)
     ]
@@ -33,18 +36,19 @@ def bayesian_layers(model):
 class KLTerm(keras.layers.Layer):
     """Adds a KL to the loss once per forward pass, however often it is called.
 
-    It calls for the KL itself: inside it variables are read in their own dtype.
+    It computes the KL in its own `call`, where variables are read in their own dtype.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(dtype="float32", autocast=False, **kwargs)
         self.built = True
 
-    def call(self, factor, kl):
-        # Its losses are its own: no regularizer or sublayer can hide the guard.
+    def call(self, factor: Tensor, kl: Callable[[], Tensor]) -> Tensor:
+        # This layer has no regularizer and no sublayer, whose losses would look like a
+        # term that is there already.
         if not self.losses:
             value = kl()
-            # Keras adds up losses, which are in `floatx`.
+            # Keras adds up the losses in `floatx`.
             term = ops.cast(factor, value.dtype) * value
             self.add_loss(ops.cast(term, keras.config.floatx()))
         return factor
@@ -53,25 +57,28 @@ class KLTerm(keras.layers.Layer):
 class BayesianLayer(WeightedLayer):
     """Mixin of all layers with a posterior over weights.
 
-    A subclass says what its posterior is by `kl()`, beside the forward passes.
+    A subclass implements `kl()` and the forward passes.
 
     Args:
         *args: positional arguments of the Keras layer.
         prior: a `keras_bdl.priors.Prior` or its name.
-        num_examples: number N of training examples, so that the KL term added
-            to the loss is `kl_weight * kl() / N`. May be given later by
-            `keras_bdl.set_num_examples` or read off the data by a keras_bdl
-            model.
-        **kwargs: of `WeightedLayer`, such as `kl_weight`, and of the Keras layer.
+        num_examples: number N of training examples. The KL term in the loss is
+            `kl_weight * kl() / N`. `keras_bdl.set_num_examples` can set N later, and
+            a keras_bdl model can read it from the data.
+        **kwargs: arguments of `WeightedLayer`, such as `kl_weight`, and of the Keras
+            layer.
     """
+
+    # Made by `build`.
+    _prior_variables: dict[str, keras.Variable]
 
     def __init__(
         self,
-        *args,
-        prior="normal",
-        num_examples=None,
-        **kwargs,
-    ):
+        *args: Any,
+        prior: str | priors.Prior = "normal",
+        num_examples: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         for name in [name for name in vars(self) if name != "activity_regularizer"]:
             fix = next((f for end, f in _REFUSED.items() if name.endswith(end)), None)
@@ -86,20 +93,21 @@ class BayesianLayer(WeightedLayer):
             if num_examples is None
             else validation.integer("num_examples", num_examples, least=1)
         )
-        # 0 stands for unknown; an inferred N is here and not in `num_examples`.
+        # 0 stands for an unknown N. An inferred N is kept here and not in
+        # `num_examples`.
         self._num_examples = self.add_scalar("num_examples", self.num_examples or 0)
         self._num_examples_known = self.num_examples is not None
         self._kl_term = KLTerm(name="kl")
 
-    def told_variables(self):
+    def told_variables(self) -> dict[str, keras.Variable]:
         return {**super().told_variables(), "num_examples": self._num_examples}
 
-    def add_weight(self, *args, **kwargs):
+    def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
         # Posterior parameters stay in their own dtype under mixed precision.
         kwargs["autocast"] = False
         return super().add_weight(*args, **kwargs)
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
         weights = {w.name for w in self.weights}
         self.build_posterior()
@@ -110,18 +118,18 @@ class BayesianLayer(WeightedLayer):
         names = frozenset(w.name for w in self.weights)
         self._names_of_beliefs = names - weights
         if not self._num_examples_known:
-            # Called only when somebody reads `losses`: fit and evaluate.
+            # Keras calls it only to read `losses`, in `fit` and `evaluate`.
             self._guarded_variable().regularizer = self._require_num_examples
 
-    def build_posterior(self):
+    def build_posterior(self) -> None:
         """Makes the posterior's variables beside those of the Keras layer."""
 
-    def inference_weights(self):
+    def inference_weights(self) -> list[Tensor]:
         beliefs = self._names_of_beliefs if self.built else ()
         return [w for w in super().inference_weights() if w.name not in beliefs]
 
-    def prior_shapes(self):
-        """Shapes of what the prior is over, by name."""
+    def prior_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of the weights that the prior is over, by name."""
         return {}
 
     def _guarded_variable(self):
@@ -130,14 +138,14 @@ class BayesianLayer(WeightedLayer):
     def _require_num_examples(self, _):
         raise ValueError(
             f"Layer '{self.name}' does not know the number of training examples, "
-            "by which its KL term is divided. Give it in one of three ways: "
+            "which divides its KL term. Set it in one of three ways: "
             f"`{type(self).__name__}(..., num_examples=n)`, "
             "`keras_bdl.set_num_examples(model, n)`, or train a keras_bdl model "
-            "such as `keras_bdl.BayesianClassifier`, which reads it off the data. "
+            "such as `keras_bdl.BayesianClassifier`, which reads it from the data. "
             f"Received: num_examples={self.num_examples}"
         )
 
-    def set_num_examples(self, num_examples, inferred=False):
+    def set_num_examples(self, num_examples: int, inferred: bool = False) -> None:
         """Sets N. An inferred N never overrides one that the user gave."""
         num_examples = validation.integer("num_examples", num_examples, least=1)
         if inferred and self.num_examples is not None:
@@ -152,16 +160,16 @@ class BayesianLayer(WeightedLayer):
         if self.built:
             self._guarded_variable().regularizer = None
 
-    def kl(self):
-        """KL(posterior || prior) in nats, summed over weights: a float32 scalar."""
+    def kl(self) -> Tensor:
+        """Returns KL(posterior || prior) in nats over all weights, a float32 scalar."""
         raise NotImplementedError
 
-    def posterior_distribution(self):
-        """The weight posterior as a TensorFlow Probability joint distribution."""
+    def posterior_distribution(self) -> Any:
+        """Returns the posterior as a TensorFlow Probability joint distribution."""
         raise NotImplementedError
 
-    def posterior(self):
-        """The old name of `posterior_distribution`."""
+    def posterior(self) -> Any:
+        """Returns `posterior_distribution()`, whose old name this is."""
         warnings.warn(
             "`layer.posterior()` is `layer.posterior_distribution()` now.",
             DeprecationWarning,
@@ -169,7 +177,7 @@ class BayesianLayer(WeightedLayer):
         )
         return self.posterior_distribution()
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         if (
             scopes.SamplingScope.current() is None
             and scopes.KLAddedElsewhere.current() is None
@@ -181,13 +189,13 @@ class BayesianLayer(WeightedLayer):
         with scopes.SamplingScope(shared.seed, 0, num_samples=1):
             return super().call(inputs, training=training)
 
-    def measured_kl(self):
-        """`kl()` without using up training noise."""
+    def measured_kl(self) -> Tensor:
+        """Returns `kl()` without using up training noise."""
         with scopes.FrozenNoise():
             return self.kl()
 
-    def add_kl(self, training):
-        """Adds the KL term to the loss, unless this forward pass has done so."""
+    def add_kl(self, training: bool | None) -> None:
+        """Adds the KL term to the loss, at most once per forward pass."""
         if not (self.trainable and self._num_examples_known):
             return
         factor = self.current_kl_weight(training) / ops.convert_to_tensor(
@@ -195,20 +203,21 @@ class BayesianLayer(WeightedLayer):
         )
         self._kl_term(factor, kl=self.kl if training else self.measured_kl)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "prior": keras.saving.serialize_keras_object(self.prior),
             "num_examples": self.num_examples,
         }
 
-    def saved_variables(self):
-        """Variables by the name under which they are saved; the posterior's first."""
+    def saved_variables(self) -> dict[str, keras.Variable]:
+        """Returns the variables by their names in files, the posterior's first."""
         variables = {**super().saved_variables(), **self._prior_variables}
         return {name: v for name, v in variables.items() if v is not None}
 
-    def load_own_variables(self, store):
-        # Weights of another prior may be loaded, but not one that was made for them.
+    def load_own_variables(self, store: Any) -> None:
+        # A file may come from a layer with another prior, but not from one whose prior
+        # has a mean of its own for each weight.
         lost = [n for n in store.keys() if n.startswith("prior_") and "_mean" in n]
         lost = [name for name in lost if name not in self.saved_variables()]
         if self.built and lost:
@@ -221,19 +230,19 @@ class BayesianLayer(WeightedLayer):
             )
         super().load_own_variables(store)
 
-    def load_told(self, name, value):
-        # The constructor's weight holds, not that of another objective.
+    def load_told(self, name: str, value: Any) -> None:
+        # The KL weight of the constructor stays: the file may be of another objective.
         if name == "num_examples" and self.num_examples is None and value > 0:
             self._num_examples.assign(value)
             self._num_examples_now_known()
 
-    def enable_lora(self, *args, **kwargs):
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
         raise ValueError(
             f"`{type(self).__name__}` has no LoRA; convert the layer by `to_keras()` "
             f"first. Received: layer={self.name!r}"
         )
 
-    def quantize(self, mode=None, **kwargs):
+    def quantize(self, mode: Any = None, **kwargs: Any) -> None:
         raise ValueError(
             f"`{type(self).__name__}` cannot be quantized; convert the layer by "
             f"`to_keras()` first. Received: mode={mode!r}"

@@ -1,13 +1,13 @@
-"""Layers whose weights have any posterior, under any prior."""
+"""Layers that work with any posterior over their weights and any prior."""
+
+from typing import Any, Self
 
 import keras
 
 from keras_bdl import posteriors, priors
 from keras_bdl.core import validation
-from keras_bdl.core.copies import (
-    assign_copy,
-    live_config,
-)
+from keras_bdl.core.copies import assign_copy, live_config
+from keras_bdl.core.typing import Tensor
 from keras_bdl.layers.bayesian import BayesianLayer
 from keras_bdl.layers.posterior_layer import (
     ESTIMATORS,
@@ -19,22 +19,25 @@ from keras_bdl.posteriors.gaussian import check_log_stddev
 
 
 class DropInLayer(PosteriorLayer, BayesianLayer):
-    """Mixin put before a Keras layer: weights with a posterior, and its KL."""
+    """Mixin that gives the weights of a Keras layer a posterior and its KL."""
 
-    def prior_shapes(self):
+    def prior_shapes(self) -> dict[str, tuple[int, ...]]:
         return self.posterior.shapes
 
-    def kl(self):
+    def kl(self) -> Tensor:
         return self.posterior.kl(self.prior, self._prior_variables, self.noise)
 
-    def gaussians(self):
-        """Pairs (mean, log stddev) of Gaussian weights, in float32 (or float64)."""
+    def gaussians(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Returns (mean, log stddev) of Gaussian weights by name.
+
+        Both are float32 (or float64).
+        """
         return self.posterior.moments()
 
-    def inform(self, delta):
-        """Sets prior and posterior by the means, taken for trained (MOPED).
+    def inform(self, delta: float) -> None:
+        """Sets prior and posterior from the means, which count as trained (MOPED).
 
-        With `priors.NormalPerWeight`, whose means become those of the posterior.
+        The prior is a `priors.NormalPerWeight`. It takes the means of the posterior.
 
         Args:
             delta: positive float, the posterior's relative standard deviation.
@@ -46,32 +49,32 @@ class DropInLayer(PosteriorLayer, BayesianLayer):
 
 
 class VariationalLayer(DropInLayer):
-    """Mixin put before a Keras layer: weights with a posterior of one's choice.
+    """Mixin that gives the weights of a Keras layer a posterior that the user chooses.
 
     Args:
         *args: positional arguments of the Keras layer.
         posterior: a `keras_bdl.posteriors.Posterior` or its name.
         estimator: "local_reparameterization", "flipout", "reparameterization",
             or None for the layer's default.
-        initial_log_stddev: where the log standard deviations of a posterior that is
-            given by its name start; None for its own default.
-        bias_posterior: whether the bias has a posterior too.
-        **kwargs: of `BayesianLayer` and of the Keras layer.
+        initial_log_stddev: start of the log standard deviations of a posterior that is
+            given by its name, or None for its own default.
+        bias_posterior: whether the bias also has a posterior.
+        **kwargs: arguments of `BayesianLayer` and of the Keras layer.
     """
 
     method = "variational"
-    # Of posteriors that have them.
+    # Variables of the posteriors that have them.
     kernel_log_stddev = bias_log_stddev = None
 
     def __init__(
         self,
-        *args,
-        posterior="gaussian",
-        estimator=None,
-        initial_log_stddev=None,
-        bias_posterior=True,
-        **kwargs,
-    ):
+        *args: Any,
+        posterior: str | posteriors.Posterior = "gaussian",
+        estimator: str | None = None,
+        initial_log_stddev: float | None = None,
+        bias_posterior: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         options = {}
         if initial_log_stddev is not None:
@@ -102,7 +105,7 @@ class VariationalLayer(DropInLayer):
             )
         self.bias_posterior = validation.boolean("bias_posterior", bias_posterior)
 
-    def posterior_as_prior(self):
+    def posterior_as_prior(self) -> Self:
         if not self.posterior.can_be_prior:
             raise ValueError(
                 f"The posterior of layer '{self.name}' cannot become the prior of its "
@@ -121,7 +124,7 @@ class VariationalLayer(DropInLayer):
                 assign_copy(prior[part], value)
         return copy
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         posterior = self._posterior_name
         if posterior is None:
             posterior = keras.saving.serialize_keras_object(self.posterior)

@@ -1,4 +1,4 @@
-"""Residual blocks that decide for each row how many of their units to run.
+"""A residual block that decides for each row how many of its units to run.
 
 Figurnov, Sobolev and Vetrov, "Probabilistic adaptive computation time", 2017; Graves,
 "Adaptive computation time for recurrent neural networks", 2016.
@@ -6,6 +6,8 @@ Figurnov, Sobolev and Vetrov, "Probabilistic adaptive computation time", 2017; G
 
 import contextlib
 import math
+from collections.abc import Sequence
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -15,6 +17,7 @@ from keras_bdl.core.dtypes import as_floats, wide
 from keras_bdl.core.finding import flatten_layers
 from keras_bdl.core.scopes import KLAddedElsewhere
 from keras_bdl.core.stochastic import StochasticLayer, register
+from keras_bdl.core.typing import Tensor
 from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.layers.latent import LatentLayer
 from keras_bdl.layers.residual import (
@@ -37,50 +40,54 @@ _START = 0.9
 
 @register
 class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
-    """Residual units of one shape, of which each row runs the first z.
+    """Runs residual units of one shape, of which each row uses the first z.
 
     x_l = x_{l-1} + F_l(x_{l-1}) for l = 1 ... z. After unit l < L a row stops with
     probability h_l = sigmoid(head_l(x_l)), so q(z = l | x) = h_l prod_{i<l} (1 - h_i),
     and h_L = 1. The prior is the truncated geometric p(z) ~ exp(-prior_rate z).
 
-    The term of each row, averaged over the batch, goes in through `add_loss`:
-    `objective="map"` adds prior_rate * E_q z, and q grows certain; "elbo" adds
-    KL(q || p), and q stays a distribution. Raise `prior_rate` for fewer units: it is
-    the price of a unit in nats. `callbacks.KLWarmup` warms it up.
+    `add_loss` adds a term of each row, averaged over the batch. With `objective="map"`
+    it is prior_rate * E_q z, and q becomes certain. With "elbo" it is KL(q || p), and q
+    stays a distribution. A higher `prior_rate`, the price of a unit in nats, gives
+    fewer units. `callbacks.KLWarmup` warms the term up.
 
-    In training by "concrete" a relaxed draw of z weighs the units (biased, the less
-    so the lower the temperature); by "expected" the states are averaged under q
-    (biased unless all that follows is affine); "score_function" (draws; unbiased,
-    without batch normalisation) and "enumerate" (the exact expected loss, L passes)
-    need the loss of each row and so a model of `keras_bdl.models`.
+    The estimators of training are:
 
-    At inference a row stops after the first unit with h_l > exit_threshold ("map"),
-    or whose cumulative halting mass reaches exit_threshold ("elbo": by default the
-    median of q), and what has stopped is not computed: on TensorFlow live rows are
-    gathered, run and scattered back; on JAX and PyTorch a unit is skipped once no row
-    is live. There the loss of `evaluate` has the term of the units that were run,
-    prior_rate * z, or -log p(z); the models of `keras_bdl.models` evaluate that of q.
-    `keras_bdl.predict` samples z: one uniform number per sample and unit, which rows
-    share, so that a draw is one function.
+    - "concrete": a relaxed draw of z weights the units. It is biased, and less so at a
+      lower temperature.
+    - "expected": the states are averaged under q. It is biased unless all layers that
+      follow are affine.
+    - "score_function": states are drawn. It is unbiased without batch normalisation.
+    - "enumerate": the exact expected loss, in L passes. Like "score_function" it needs
+      the loss of each row and so a model of `keras_bdl.models`.
 
-    Gathering does not go with XLA, which is left off for it, nor with LiteRT: use
-    `skip=False` there. Units with `sample_at_inference` or an activity regulariser
-    are never skipped.
+    At inference a row stops after the first unit with h_l > exit_threshold ("map"), or
+    with a cumulative halting mass of at least exit_threshold ("elbo", where the default
+    is the median of q). Rows that have stopped are not computed. TensorFlow gathers
+    live rows, runs them and scatters them back. JAX and PyTorch skip a unit once no row
+    is live. The loss of `evaluate` then has the term of the units that were run,
+    prior_rate * z or -log p(z); models of `keras_bdl.models` evaluate the term of q.
+    `keras_bdl.predict` samples z with one uniform number per sample and unit for all
+    rows, so that a draw is one function.
+
+    Gathering does not work with XLA, which the layer turns off, or with LiteRT: use
+    `skip=False` there. Units with `sample_at_inference` or an activity regulariser are
+    never skipped.
 
     Args:
-        units: list of L Keras layers, the residual branches F_1 ... F_L, each with
-            outputs of the shape of its inputs, which treats every row by itself. No
-            early exits inside.
+        units: list of L Keras layers, the residual branches F_1 ... F_L. Each keeps the
+            shape of its inputs, treats every row separately and contains no early
+            exits.
         prior_rate: float >= 0, nats per unit.
         estimator: "concrete", "expected", "score_function" or "enumerate".
         objective: "map" or "elbo".
-        temperature: positive float, of "concrete".
+        temperature: positive float for "concrete".
         exit_threshold: float between 0 and 1.
-        halting_heads: list of L - 1 layers from the state x_l to one logit `(n, 1)`,
-            or None for the mean over positions and a Dense layer, which at the start
+        halting_heads: list of L - 1 layers from the state x_l to one logit `(n, 1)`.
+            None averages over positions and applies a Dense layer, which at the start
             runs all units with probability 0.9.
-        skip: whether rows that have stopped are not computed at inference.
-        kl_weight: factor of the term; a variable.
+        skip: whether inference skips rows that have stopped.
+        kl_weight: factor of the term, kept in a variable.
         sample_at_inference, seed: as in `VariationalDense`.
 
     Input and output shape: equal, `(n, ...)`.
@@ -104,17 +111,17 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
 
     def __init__(
         self,
-        units,
-        prior_rate=0.01,
+        units: Sequence[keras.layers.Layer],
+        prior_rate: float = 0.01,
         *,
-        estimator="concrete",
-        objective="map",
-        temperature=2.0 / 3.0,
-        exit_threshold=0.5,
-        halting_heads=None,
-        skip=True,
-        **kwargs,
-    ):
+        estimator: str = "concrete",
+        objective: str = "map",
+        temperature: float = 2.0 / 3.0,
+        exit_threshold: float = 0.5,
+        halting_heads: Sequence[keras.layers.Layer] | None = None,
+        skip: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.units = check_layers("units", units)
         self.num_states = len(self.units)
@@ -150,10 +157,10 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
             )
         return list(heads)
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         inputs = keras.Input(batch_shape=input_shape, dtype=self.compute_dtype)
         for index, unit in enumerate(self.units):
-            # A symbolic call builds every kind of layer and tells its output shape.
+            # A symbolic call builds any kind of layer and gives its output shape.
             shape = unit(inputs).shape
             if tuple(shape) != tuple(inputs.shape):
                 raise ValueError(
@@ -172,7 +179,7 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
                     "Expected halting heads with one logit `(n, 1)` as output. "
                     f"Received: '{head.name}' with outputs of shape {tuple(shape)}"
                 )
-        # Of this epoch's training rows: the sum of E_q z, and their number.
+        # The sum of E_q z over this epoch's training rows, and their number.
         self._depth_sums = self.add_weight(
             name="depth_sums",
             shape=(2,),
@@ -183,18 +190,22 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         )
         self.built = True
 
-    def epoch_variables(self):
+    def epoch_variables(self) -> dict[str, keras.Variable]:
         variables = super().epoch_variables()
         if self.built:
             variables["depth_sums"] = self._depth_sums
         return variables
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(
+        self, input_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
         return input_shape
 
     # The forward pass
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         inputs = as_floats(inputs, self.compute_dtype)
         latent, sampled = latents.LatentScope.current(), scopes.SamplingScope.current()
         if self.chooses(latent):
@@ -213,7 +224,7 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         return self._infer(inputs, mask, noise)
 
     def _train(self, inputs, mask, latent):
-        """Units weighted by a relaxed or expected [z >= l]."""
+        """Weights the units by a relaxed or expected [z >= l]."""
         if self.estimator in latents.DISCRETE:
             self.refuse_training()
         increments, logits = self._states(inputs, mask)
@@ -226,7 +237,7 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         return gated_sum(inputs, increments, survival)
 
     def _choose(self, inputs, mask, latent):
-        """Units up to a state that is drawn or enumerated."""
+        """Runs the units up to a state that is drawn or enumerated."""
         increments, logits = self._states(inputs, mask)
         if not latent.forced:
             self.add_term(self._term(logits))
@@ -241,7 +252,7 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         return gated_sum(inputs, increments, survival)
 
     def _report(self, inputs, mask, noise, latent):
-        """As `_infer`, with the term of q, for which all units are run."""
+        """Does what `_infer` does, with the term of q, which needs all units."""
         increments, logits = self._states(inputs, mask)
         self.add_term(self._term(logits), training=False)
         stops = self._stops(logits, halting.log_survival(logits), noise)
@@ -254,7 +265,7 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         return outputs
 
     def _infer(self, inputs, mask, noise):
-        """Units up to where each row stops, and the term of that number of units."""
+        """Runs the units until each row stops, and adds the term of their number."""
         skip = self._can_skip()
         if skip:
             for layer in bayesian_layers(self):
@@ -269,13 +280,13 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         return outputs
 
     def _term(self, logits):
-        """prior_rate * E_q z or KL(q || p) of each row, `(n,)`."""
+        """Returns prior_rate * E_q z or KL(q || p) of each row, `(n,)`."""
         if self.objective == "map":
             return self.prior_rate * halting.expected_depth(logits)
         return halting.kl_to_prior(logits, self.prior_rate)
 
     def _states(self, inputs, mask):
-        """F_l(x_{l-1}) of every unit, and the logits `(n, L - 1)` of stopping."""
+        """Returns every F_l(x_{l-1}), and the logits `(n, L - 1)` of stopping."""
         increments, logits = [], []
         x = inputs
         for index in range(self.num_states):
@@ -287,13 +298,13 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
             return increments, ops.zeros((ops.shape(inputs)[0], 0), dtype="float32")
         return increments, ops.concatenate(logits, axis=-1)
 
-    def increment(self, index, x, mask):
-        """What unit `index` adds to `x`."""
+    def increment(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns the tensor that unit `index` adds to `x`."""
         with scopes.UnitOfBlock(self, index):
             return ops.cast(call_with_mask(self.units[index], x, mask), x.dtype)
 
-    def logit(self, index, x, mask):
-        """Logit of stopping after unit `index`, `(n, 1)`, float32 or float64."""
+    def logit(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns the float32 or float64 logit `(n, 1)` of stopping after a unit."""
         head = self.halting_heads[index]
         with scopes.UnitOfBlock(self, index):
             if self._has_own_heads:
@@ -301,7 +312,7 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
             return wide(head(mean_pool(x, mask)))
 
     def _tell(self, logits, latent):
-        """Keeps the expected number of units of training rows."""
+        """Records the expected number of units of training rows."""
         depth = ops.stop_gradient(halting.expected_depth(logits))
         weights = ops.ones_like(depth)
         if latent is not None:
@@ -312,7 +323,7 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         self._depth_sums.assign(ops.convert_to_tensor(self._depth_sums) + sums)
 
     def _run(self, inputs, mask, noise, skip):
-        """Units up to where each row stops: outputs, and units run `(n,)`."""
+        """Runs units until each row stops; returns outputs and units run `(n,)`."""
         rows = ops.shape(inputs)[0]
         state = {"x": inputs, "depth": ops.zeros((rows,), dtype="int32")}
         about = {}
@@ -326,7 +337,7 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         return state["x"], state["depth"]
 
     def _step(self, index, state, about):
-        """Runs a unit on rows: their new state, and which of them stop."""
+        """Runs a unit on rows and returns their new state, and which of them stop."""
         mask = about.get("mask")
         x = state["x"] + self.increment(index, state["x"], mask)
         state = {**state, "x": x, "depth": state["depth"] + 1}
@@ -339,7 +350,7 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         return state, self._stops(logit, state.get("log_survival"), noise)
 
     def _stops(self, logits, log_survival, noise):
-        """Whether rows stop, by the rule of the objective or a sample."""
+        """Returns whether rows stop, by the rule of the objective or by a sample."""
         if noise is not None:
             return logits + ops.cast(noise, logits.dtype) > 0.0
         if self.objective == "map":
@@ -352,7 +363,7 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         return halting.logistic_noise(shape, "float32", self.noise)
 
     def _can_skip(self):
-        """Whether nothing that the units do needs to leave a branch."""
+        """Whether the units make no losses or noise, which could not leave a branch."""
         return self.skip and not any(
             getattr(layer, "activity_regularizer", None) is not None
             or getattr(layer, "sample_at_inference", False)
@@ -361,7 +372,7 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         )
 
     def _skips_samples(self):
-        # The rows of a sample share weights or masks: layers need to see them all.
+        # The rows of a sample share weights or masks, so layers need all rows.
         return self._can_skip() and not any(
             isinstance(layer, (StochasticLayer, keras.layers.Dropout))
             for part in self._parts()
@@ -371,18 +382,16 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
     def _parts(self):
         return [*self.units, *self.halting_heads]
 
-    # Use
-
-    def mean_depth(self):
-        """E_q z of the training rows since the last `reset_depth`, a float or NaN."""
+    def mean_depth(self) -> float:
+        """Returns the mean E_q z of training rows since `reset_depth`, NaN if none."""
         total, count = ops.convert_to_numpy(self._depth_sums)
         return float(total / count) if count else math.nan
 
-    def reset_depth(self):
-        """Starts the mean of `mean_depth` anew."""
+    def reset_depth(self) -> None:
+        """Starts the mean of `mean_depth` again."""
         self._depth_sums.assign(ops.zeros((2,)))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         def serialized(layers):
             return [keras.saving.serialize_keras_object(layer) for layer in layers]
 
@@ -400,7 +409,7 @@ class EarlyExitResBlock(LatentLayer, keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         config = dict(config)
         for name in ("units", "halting_heads"):
             if config[name] is not None:

@@ -3,12 +3,15 @@
 Kingma and Welling, "Auto-encoding variational Bayes", 2013, section 2.4.
 """
 
+from typing import Any
+
 import keras
 from keras import ops, random
 
 from keras_bdl.core import scopes, validation
 from keras_bdl.core.dtypes import wide
 from keras_bdl.core.stochastic import register
+from keras_bdl.core.typing import Tensor
 from keras_bdl.layers.latent import LatentLayer
 from keras_bdl.ops import divergences
 from keras_bdl.priors import codes as latent_priors
@@ -16,26 +19,26 @@ from keras_bdl.priors import codes as latent_priors
 
 @register
 class GaussianLatent(LatentLayer, keras.layers.Layer):
-    """z ~ N(mean, stddev^2) of each example, with KL(q(z | x) || p(z)) in the loss.
+    """Gives each example a code z ~ N(mean, stddev^2), and adds its KL to the loss.
 
-    In training the code is drawn, z = mean + stddev * noise, so that gradients pass
-    (reparameterisation); at inference it is the mean, and in `keras_bdl.predict` a
-    sample: one noise per sample, which rows share, so that a draw is one function.
+    In training the layer draws the code as z = mean + stddev * noise, so that gradients
+    pass (reparameterisation). At inference the code is the mean. In `keras_bdl.predict`
+    it is a sample with one noise vector for all rows, so that a draw is one function.
 
-    The KL of each example, summed over its code and averaged over the batch, goes in
-    through `add_loss`, times `kl_weight` (beta; `callbacks.KLWarmup` warms it up).
-    Where the prior has no closed form it is estimated by one draw.
+    KL(q(z | x) || p(z)) is summed over the code of each example, averaged over the
+    batch, multiplied by `kl_weight` (beta, which `callbacks.KLWarmup` warms up) and
+    added by `add_loss`. If the prior has no closed form, one draw estimates the KL.
 
     Args:
-        latent_dim: d, or None where inputs are mean and log standard deviation.
-            With d, inputs are features, of which a Dense layer makes both.
+        latent_dim: d for inputs that are features, from which a Dense layer computes
+            mean and log standard deviation. None for inputs that are both already.
         prior: "standard_normal" or a `keras_bdl.layers.LatentPrior`:
             `GaussianMixture`, `VampPrior`, `TFPLatentPrior`.
-        kl_weight: factor of the KL; a variable.
+        kl_weight: factor of the KL, kept in a variable.
         sample_at_inference, seed: as in `VariationalDense`.
 
-    Input shape: features `(n, ..., f)`; without `latent_dim` one tensor
-    `(n, ..., 2 d)`, d means and then d log standard deviations, or a pair of tensors
+    Input shape: features `(n, ..., f)`. Without `latent_dim`, one tensor
+    `(n, ..., 2 d)` of d means and then d log standard deviations, or a pair of tensors
     `(n, ..., d)`.
 
     Output shape: `(n, ..., d)`.
@@ -55,7 +58,12 @@ class GaussianLatent(LatentLayer, keras.layers.Layer):
     Reference: Kingma and Welling, "Auto-encoding variational Bayes", 2013, eq. 10.
     """
 
-    def __init__(self, latent_dim=None, prior="standard_normal", **kwargs):
+    def __init__(
+        self,
+        latent_dim: int | None = None,
+        prior: str | latent_priors.LatentPrior = "standard_normal",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.latent_dim = (
             None
@@ -68,7 +76,7 @@ class GaussianLatent(LatentLayer, keras.layers.Layer):
         if self.latent_dim is not None:
             self._dense = keras.layers.Dense(2 * self.latent_dim, name="parameters")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         shape = self.compute_output_shape(input_shape)
         if self._dense is not None:
             self._dense.build(input_shape)
@@ -79,7 +87,7 @@ class GaussianLatent(LatentLayer, keras.layers.Layer):
         self.input_spec = specs if shapes else specs[0]
         self.built = True
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         if isinstance(input_shape[0], (list, tuple)):
             mean, log_stddev = (tuple(shape) for shape in input_shape)
             if self._dense is not None or mean != log_stddev:
@@ -100,7 +108,9 @@ class GaussianLatent(LatentLayer, keras.layers.Layer):
             )
         return (*rows, width // 2)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         mean, log_stddev = self.parameters(inputs)
         scope = scopes.SamplingScope.current()
         if scope is not None:
@@ -114,8 +124,8 @@ class GaussianLatent(LatentLayer, keras.layers.Layer):
             mean = self.draw(mean, log_stddev, 1)[0]
         return ops.cast(mean, self.compute_dtype)
 
-    def parameters(self, inputs):
-        """Mean and log standard deviation of the code, `(n, ..., d)` each."""
+    def parameters(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns mean and log standard deviation of the code, `(n, ..., d)` each."""
         if isinstance(inputs, (list, tuple)):
             mean, log_stddev = inputs
         else:
@@ -123,14 +133,19 @@ class GaussianLatent(LatentLayer, keras.layers.Layer):
             mean, log_stddev = ops.split(both, 2, axis=-1)
         return wide(mean), wide(log_stddev)
 
-    def draw(self, mean, log_stddev, num_samples):
-        """Codes `(num_samples, n, ..., d)` from q(z | x)."""
+    def draw(self, mean: Tensor, log_stddev: Tensor, num_samples: int) -> Tensor:
+        """Draws codes `(num_samples, n, ..., d)` from q(z | x)."""
         shape = (num_samples, *ops.shape(mean))
         noise = random.normal(shape, dtype=mean.dtype, seed=self.noise)
         return mean + ops.exp(log_stddev) * noise
 
-    def kl(self, mean, log_stddev, mask=None):
-        """KL(q(z | x) || p(z)) of each row in nats, `(n,)`: exact or by one draw."""
+    def kl(
+        self, mean: Tensor, log_stddev: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Returns KL(q(z | x) || p(z)) of each row in nats, `(n,)`.
+
+        It is exact if the prior has a closed form, or else estimated by one draw.
+        """
         values = self.prior.kl(mean, log_stddev)
         if values is None:
             with scopes.FrozenNoise():
@@ -143,13 +158,16 @@ class GaussianLatent(LatentLayer, keras.layers.Layer):
         positions = tuple(range(1, len(values.shape)))
         return ops.sum(values, axis=positions) if positions else values
 
-    def to_keras(self, weights="mean", seed=None):
+    def to_keras(
+        self, weights: str = "mean", seed: int | None = None
+    ) -> keras.layers.Layer:
+        """Raises a `ValueError`, because there is no plain Keras counterpart."""
         raise ValueError(
             "`GaussianLatent` has no plain Keras counterpart; save or export the model "
             f"as it is. Received: layer={self.name!r}"
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "latent_dim": self.latent_dim,

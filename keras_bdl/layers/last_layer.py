@@ -1,4 +1,4 @@
-"""A last layer with a joint Gaussian posterior over its weights, and the rest plain.
+"""A last layer with a joint Gaussian posterior, for a network that is plain before it.
 
 MacKay, "The evidence framework applied to classification networks", 1992; Lu, Ie and
 Sha, "Mean-field approximation to Gaussian-softmax integral with application to
@@ -6,11 +6,13 @@ uncertainty estimation", 2020.
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_bdl.core import stochastic, validation
+from keras_bdl.core.typing import Initializer, Tensor
 from keras_bdl.layers.posterior_layer import (
     PosteriorLayer,
     check_conversion,
@@ -22,27 +24,27 @@ from keras_bdl.posteriors import FullCovariance
 
 @stochastic.register
 class BayesianLastLayer(PosteriorLayer, keras.layers.Dense):
-    """`keras.layers.Dense` of weights with a joint Gaussian posterior.
+    """`keras.layers.Dense` with a joint Gaussian posterior over its weights.
 
     The weights of all outputs, kernel above bias, are N(mean, C C') with a lower
-    triangular C: with "per_output" each output has a matrix of its own and outputs are
-    independent, with "full" one matrix holds all. `keras_bdl.fit_last_layer` sets them
-    to the exact posterior or its Laplace approximation; nothing is trained, and there
-    is no KL term. A new layer has C = I: no data.
+    triangular C. With "per_output" each output has a separate matrix and outputs are
+    independent; with "full" one matrix covers all outputs. `keras_bdl.fit_last_layer`
+    sets mean and C to the exact posterior or its Laplace approximation. Nothing is
+    trained, and there is no KL term. A new layer has C = I, as without any data.
 
     Args:
         units: positive integer, size of the output.
         use_bias, kernel_initializer, bias_initializer: as in `keras.layers.Dense`.
         covariance: "per_output" or "full".
-        probit: whether inference outside of sampling gives logits whose softmax is the
-            predictive mean to second order, in place of the mean logits.
+        probit: whether inference outside of sampling returns, in place of the mean
+            logits, logits whose softmax is the predictive mean to second order.
         sample_at_inference, seed: as in `VariationalDense`.
 
     Input shape: `(batch, input_dim)`. Output shape: `(batch, units)`.
 
     Attributes:
-        factor: C, `(units, d, d)` or `(1, units d, units d)`, float32, with d
-            `input_dim` and one more for the bias; in "full" output by output.
+        factor: C, `(units, d, d)` or `(1, units d, units d)`, float32, where d is
+            `input_dim`, plus one for the bias. "full" orders weights output by output.
 
     Raises:
         ValueError, TypeError: on a wrong argument.
@@ -55,18 +57,20 @@ class BayesianLastLayer(PosteriorLayer, keras.layers.Dense):
 
     keras_class = keras.layers.Dense
     weight_map = Dense()
+    posterior: FullCovariance
 
     def __init__(
         self,
-        units,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        covariance="per_output",
-        probit=False,
-        **kwargs,
-    ):
-        if not isinstance(use_bias, bool):  # where `keras.layers.Dense` has another
+        units: int,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        covariance: str = "per_output",
+        probit: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        # `keras.layers.Dense` takes its activation in this place.
+        if not isinstance(use_bias, bool):
             raise TypeError(
                 "Expected `use_bias` to be a bool; `BayesianLastLayer` is linear and "
                 "takes no `activation`: put a layer of it behind. "
@@ -90,7 +94,8 @@ class BayesianLastLayer(PosteriorLayer, keras.layers.Dense):
 
     covariance = of_posterior("covariance")
 
-    def build(self, input_shape):
+    # The shape is required, which the mixin leaves open.
+    def build(self, input_shape: Any) -> None:  # type: ignore[override]
         if len(input_shape) != 2:
             raise ValueError(
                 "Expected inputs `(batch, input_dim)`. "
@@ -98,7 +103,7 @@ class BayesianLastLayer(PosteriorLayer, keras.layers.Dense):
             )
         super().build(input_shape)
 
-    def call_mean(self, inputs):
+    def call_mean(self, inputs: Tensor) -> Tensor:
         outputs = super().call_mean(inputs)
         if not self.probit:
             return outputs
@@ -108,28 +113,33 @@ class BayesianLastLayer(PosteriorLayer, keras.layers.Dense):
             self.compute_dtype,
         )
 
-    def output_covariance(self, inputs):
-        """Covariance of the outputs of each row, `(n, units, units)`, float32."""
+    def output_covariance(self, inputs: Tensor) -> Tensor:
+        """Returns the covariance of the outputs of each row.
+
+        It is `(n, units, units)`, in float32.
+        """
         return self.posterior.output_covariance(inputs)
 
     # Reports, conversion and files
 
-    def to_keras(self, weights="mean", seed=None):
-        """The plain `keras.layers.Dense`, with mean or sampled weights.
+    def to_keras(
+        self, weights: str = "mean", seed: int | None = None
+    ) -> keras.layers.Layer:
+        """Returns the plain `keras.layers.Dense`, with mean or sampled weights.
 
         Raises:
             ValueError: if `weights` is neither "mean" nor "sample", the layer is not
-                built, or the mean is asked of a layer with `probit`.
+                built, or `weights` is "mean" and the layer has `probit`.
         """
         check_conversion(self, weights)
         if self.probit and weights == "mean":
             raise ValueError(
-                "A layer with `probit=True` has no plain counterpart of its mean; fit "
+                "No plain layer computes the mean of a layer with `probit=True`; fit "
                 f"with `probit=False`, or export it. Received: layer={self.name!r}"
             )
         return super().to_keras(weights, seed)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         return {
             name: config[name]
@@ -147,12 +157,12 @@ class BayesianLastLayer(PosteriorLayer, keras.layers.Dense):
         } | {"covariance": self.covariance, "probit": self.probit}
 
 
-def probit_logits(mean, covariance):
-    """Logits whose softmax is about E softmax(a), a ~ N(mean, covariance).
+def probit_logits(mean: Tensor, covariance: Tensor) -> Tensor:
+    """Returns logits whose softmax approximates E softmax(a), a ~ N(mean, covariance).
 
-    p_k is proportional to 1 / sum_j exp(-(m_k - m_j) / sqrt(1 + pi/8 v_kj)), with v_kj
-    the variance of a_k - a_j: of two classes the probit approximation, and blind, as
-    the softmax is, to what is common to all logits (Lu et al., eq. 11).
+    p_k is proportional to 1 / sum_j exp(-(m_k - m_j) / sqrt(1 + pi/8 v_kj)), where v_kj
+    is the variance of a_k - a_j (Lu et al., eq. 11). For two classes this is the probit
+    approximation. Like the softmax, it ignores what is common to all logits.
 
     Args:
         mean: `(n, classes)`.

@@ -1,9 +1,11 @@
-"""A layer whose weights have a posterior: its Keras class, a map and a posterior."""
+"""Layers with a posterior: a Keras class, a weight map and a posterior together."""
+
+from typing import Any, Self
 
 import keras
 from keras import backend, ops
 
-from keras_bdl.core import validation
+from keras_bdl.core import scopes, validation
 from keras_bdl.core.copies import (
     assign_copy,
     built_shape,
@@ -13,13 +15,16 @@ from keras_bdl.core.copies import (
 )
 from keras_bdl.core.dtypes import wide
 from keras_bdl.core.stochastic import StochasticLayer
+from keras_bdl.core.typing import Tensor
+from keras_bdl.maps import WeightMap
 from keras_bdl.ops import estimators
+from keras_bdl.posteriors import Posterior
 
 ESTIMATORS = ("local_reparameterization", "flipout", "reparameterization")
 
 
 def of_posterior(name):
-    """An argument of a layer that its posterior holds, as an attribute of the layer."""
+    """Returns a property that reads and sets an attribute of a layer's posterior."""
 
     def get(layer):
         return getattr(layer.posterior, name)
@@ -31,71 +36,75 @@ def of_posterior(name):
 
 
 def check_estimator(estimator):
-    """Returns the name of an estimator or None, or refuses it."""
+    """Returns a valid estimator or None, and raises an error for any other value."""
     if estimator is None:
         return None
     return validation.choice("estimator", estimator, (None, *ESTIMATORS))
 
 
 class PosteriorLayer(StochasticLayer):
-    """Mixin put before a Keras layer: the forward passes with weights of a posterior.
+    """Mixin that gives a Keras layer forward passes with weights from a posterior.
 
-    A subclass says `keras_class` and `weight_map`, and its constructor sets
-    `posterior`, a `keras_bdl.posteriors.Posterior` of its own.
+    A subclass sets `keras_class` and `weight_map`. Its constructor sets `posterior`, a
+    `keras_bdl.posteriors.Posterior` that no other layer has.
 
     Args:
-        *args, **kwargs: of `StochasticLayer` and of the Keras layer.
+        *args, **kwargs: arguments of `StochasticLayer` and of the Keras layer.
     """
 
-    keras_class = None
-    weight_map = None
-    estimator = None  # that training uses, or None for the default
-    bias_posterior = True
+    keras_class: Any = None
+    weight_map: WeightMap = None  # type: ignore[assignment]  # set by subclasses
+    posterior: Posterior
+    estimator: str | None = None  # for training; None stands for the default
+    bias_posterior: bool = True
     takes_shared_inputs = True
 
-    def add_weight(self, *args, **kwargs):
-        # What is believed of weights stays in its own dtype under mixed precision.
+    def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
+        # Posterior parameters stay in their own dtype under mixed precision.
         return super().add_weight(*args, **{**kwargs, "autocast": False})
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
         if not self.posterior.built:
             self.build_posterior()
         self._built_positions = self.weight_map.num_positions(self, input_shape)
 
-    def build_posterior(self):
+    def build_posterior(self) -> None:
         """Makes the posterior's variables beside those of the Keras layer."""
         means = self.weight_map.variables(self)
         if not (self.bias_posterior and self.posterior.of_biases):
-            means.pop(self.weight_map.bias, None)
+            # The bias is None in a map without one, and no weight has that name.
+            means.pop(self.weight_map.bias, None)  # type: ignore[arg-type]
         for name, variable in self.posterior.build(self.add_weight, means).items():
             setattr(self, name, variable)
 
-    def compute_output_spec(self, *args, **kwargs):
-        # Some layers of Keras have one that takes no `training`.
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        # Some Keras layers override it with a method that takes no `training`.
         return keras.layers.Layer.compute_output_spec(self, *args, **kwargs)
 
     # Weights
 
-    def own_variables(self):
-        """Variables of the weights and of what is believed of them, by saved name."""
+    def own_variables(self) -> dict[str, keras.Variable]:
+        """Returns the variables of posterior and weights by their names in files."""
         return {**self.posterior.variables(), **self.weight_map.variables(self)}
 
-    def mean_kernel(self):
-        """The kernel at inference."""
+    def mean_kernel(self) -> Tensor:
+        """Returns the kernel at inference."""
         return self.inference_means()[self.weight_map.kernel]
 
-    def inference_means(self):
-        """Weights at inference by name, float32 (or float64)."""
+    def inference_means(self) -> dict[str, Tensor]:
+        """Returns the weights at inference by name, in float32 (or float64)."""
         return self._with_points(self.posterior.mean())
 
-    def drawn_weights(self, seed, num_samples=None):
-        """Weights by name at a draw, or `(num_samples, ...)` at several."""
+    def drawn_weights(
+        self, seed: keras.random.SeedGenerator, num_samples: int | None = None
+    ) -> dict[str, Tensor]:
+        """Draws weights by name: one set, or `(num_samples, ...)` if that is given."""
         drawn = self.posterior.draw(seed, num_samples)
         return self._with_points(drawn, num_samples)
 
     def _with_points(self, weights, num_samples=None):
-        """The weights, and those that have no posterior."""
+        """Adds the weights that have no posterior."""
         for name, variable in self.weight_map.variables(self).items():
             if name not in weights:
                 value = wide(variable)
@@ -109,14 +118,14 @@ class PosteriorLayer(StochasticLayer):
 
     # The forward passes
 
-    def prepare_inputs(self, inputs):
+    def prepare_inputs(self, inputs: Tensor) -> Tensor:
         return self.weight_map.prepare(self, inputs)
 
-    def call_mean(self, inputs):
+    def call_mean(self, inputs: Tensor) -> Tensor:
         weights = self._narrow(self.inference_means())
         return self.weight_map.apply(self, inputs, weights)
 
-    def call_noisy(self, inputs):
+    def call_noisy(self, inputs: Tensor) -> Tensor:
         name = self.resolved_estimator(inputs.shape)
         directions = self._narrow(self.posterior.directions())
         if not self.posterior.has_moments or (
@@ -124,7 +133,7 @@ class PosteriorLayer(StochasticLayer):
         ):
             weights = self._narrow(self.drawn_weights(self.noise))
             return self.weight_map.apply(self, inputs, weights)
-        options = {}
+        options: dict[str, Any] = {}
         if name == "flipout":
             axes = self.weight_map.input_axes(self)
             options["channel_axis"] = axes or ()
@@ -148,7 +157,7 @@ class PosteriorLayer(StochasticLayer):
         return self.weight_map.activate(self, outputs)
 
     def _along(self, directions, inputs):
-        """Outputs along the directions of the weights, with factors for every row."""
+        """Returns noise along the directions of the weights, with factors per row."""
         outputs = self.weight_map.affine_per_sample(self, inputs, directions, True)
         count = directions[self.weight_map.kernel].shape[0]
         row = ops.shape(outputs)[1:]
@@ -158,11 +167,11 @@ class PosteriorLayer(StochasticLayer):
         return ops.sum(outputs * ops.cast(factors, outputs.dtype), axis=0)
 
     def _bias_is_own(self):
-        """Whether each output has a bias of its own, as it has weights."""
+        """Whether outputs with different weights also have different biases."""
         return self.weight_map.bias_is_own(self)
 
     def _noise_of_bias(self, outputs):
-        """A draw for every row of the noise of a bias that several outputs share."""
+        """Draws, for every row, the noise of a bias that several outputs share."""
         _, log_stddev = self.posterior.moments()[self.weight_map.bias]
         shape = self.weight_map.bias_shape(self, tuple(log_stddev.shape))
         ones = (1,) * (len(outputs.shape) - 1 - len(shape))
@@ -171,11 +180,14 @@ class PosteriorLayer(StochasticLayer):
         stddev = self.weight_map.expand_bias(self, ops.exp(log_stddev))
         return ops.cast(noise * stddev, outputs.dtype)
 
-    def resolved_estimator(self, input_shape=None):
-        """The estimator that training uses: the given one or the default.
+    def resolved_estimator(
+        self, input_shape: tuple[int | None, ...] | None = None
+    ) -> str:
+        """Returns the estimator that training uses, the given one or the default.
 
         Args:
-            input_shape: of a call; None for that which the layer was built with.
+            input_shape: shape of the inputs of a call, or None for the shape that the
+                layer was built with.
         """
         if self.estimator is not None:
             return self.estimator
@@ -189,7 +201,7 @@ class PosteriorLayer(StochasticLayer):
             return self._built_positions
         return self.weight_map.num_positions(self, input_shape)
 
-    def call_sampled(self, inputs, scope):
+    def call_sampled(self, inputs: Tensor, scope: scopes.SamplingScope) -> Tensor:
         if id(self) in scope.moment_layers:
             mean, stddev = self.moments(inputs)
             shape = (scope.num_samples, -1, *mean.shape[1:])
@@ -202,11 +214,13 @@ class PosteriorLayer(StochasticLayer):
 
     # Moments of the outputs
 
-    def supports_moments(self, input_shape=None):
+    def supports_moments(
+        self, input_shape: tuple[int | None, ...] | None = None
+    ) -> bool:
         """Whether samples can be drawn from the moments of the outputs.
 
         Args:
-            input_shape: of the call; None for that which the layer was built with.
+            input_shape: as in `resolved_estimator`.
         """
         posterior = self.posterior
         independent = posterior.has_moments and not posterior.directions()
@@ -214,18 +228,20 @@ class PosteriorLayer(StochasticLayer):
             independent = independent and self._bias_is_own()
         return independent and self._positions(input_shape) == 0
 
-    def moments(self, inputs):
-        """Mean and standard deviation of the outputs before the activation."""
+    def moments(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns mean and standard deviation of the outputs before the activation."""
         if backend.is_float_dtype(backend.standardize_dtype(inputs.dtype)):
-            inputs = ops.cast(inputs, self.compute_dtype)  # Keras did not
+            inputs = ops.cast(inputs, self.compute_dtype)  # Keras has not cast them
         return estimators.moments(
             self._linear, inputs, *self._moments_of_weights(), square=self._square
         )
 
-    def sample_moments(self, mean, stddev, scope):
-        """Draws outputs from their moments, one noise vector for all rows.
+    def sample_moments(
+        self, mean: Tensor, stddev: Tensor, scope: scopes.SamplingScope
+    ) -> Tensor:
+        """Draws outputs from their moments, with one noise vector for all rows.
 
-        Exact for each row by itself, for a layer that is called once.
+        The draws are exact for each single row of a layer that is called once.
 
         Args:
             mean, stddev: `(rows, ...)` for all samples, or `(samples, rows, ...)`.
@@ -242,11 +258,11 @@ class PosteriorLayer(StochasticLayer):
         return self.weight_map.activate(self, ops.reshape(outputs, (-1, *row)))
 
     def _row_rank(self):
-        """Number of axes of the outputs of a row without positions."""
+        """Returns the number of axes of a row of outputs, without positions."""
         return len(self.weight_map.output_axes(self))
 
     def _moments_of_weights(self):
-        """Arguments of the estimators after the inputs."""
+        """Returns the arguments of the estimators that follow the inputs."""
         weight_map, moments = self.weight_map, self.posterior.moments()
         kernel, log_stddev = moments[weight_map.kernel]
         bias, bias_log_stddev = moments.get(weight_map.bias, (None, None))
@@ -255,7 +271,7 @@ class PosteriorLayer(StochasticLayer):
         if bias is not None:
             bias = weight_map.expand_bias(self, ops.cast(bias, self.compute_dtype))
         if bias_log_stddev is not None and not self._bias_is_own():
-            bias_log_stddev = None  # drawn by itself
+            bias_log_stddev = None  # drawn separately
         if bias_log_stddev is not None:
             bias_log_stddev = weight_map.expand_bias(self, bias_log_stddev)
         return ops.cast(kernel, self.compute_dtype), log_stddev, bias, bias_log_stddev
@@ -268,37 +284,39 @@ class PosteriorLayer(StochasticLayer):
 
     # Reports, conversion and files
 
-    def inference_weights(self):
+    def inference_weights(self) -> list[Tensor]:
         if not self.built:
             return super().inference_weights()
         known = set(map(id, self.own_variables().values()))
         others = [w for w in super().inference_weights() if id(w) not in known]
         return [self.mean_kernel(), *others]
 
-    def posterior_distribution(self):
-        """The posterior over weights as a TensorFlow Probability distribution."""
+    def posterior_distribution(self) -> Any:
+        """Returns the weight posterior as a TensorFlow Probability distribution."""
         return self.posterior.distribution()
 
     @classmethod
-    def replaces(cls, layer):
+    def replaces(cls, layer: keras.layers.Layer) -> bool:
+        """Whether this class replaces the class of a plain layer."""
         return type(layer) is cls.keras_class
 
     @classmethod
-    def obstacle(cls, layer):
+    def obstacle(cls, layer: keras.layers.Layer) -> str | None:
+        """Returns why this class cannot replace a plain layer, or None."""
         return obstacle(layer)
 
     @classmethod
-    def from_keras(cls, layer, **options):
-        """This layer with the means of a built Keras layer's weights.
+    def from_keras(cls, layer: keras.layers.Layer, **options: Any) -> Self:
+        """Makes a layer of this class whose means are the weights of a Keras layer.
 
-        Regularizers are dropped: the prior takes their place.
+        The prior takes the place of regularizers, which are dropped.
 
         Args:
             layer: a built layer of the class that this one replaces.
             **options: arguments of this class, such as `num_examples`.
 
         Raises:
-            ValueError: if the layer is of another class, or not built, or has
+            ValueError: if the layer is of another class, is not built or has
                 constraints.
         """
         if not cls.replaces(layer) or not layer.built:
@@ -312,15 +330,17 @@ class PosteriorLayer(StochasticLayer):
         bayesian = cls(**{**config, **options})
         return filled(bayesian, layer, cls.weight_map, cls.weight_map.variables(layer))
 
-    def to_keras(self, weights="mean", seed=None):
-        """The plain Keras layer with posterior-mean or sampled weights.
+    def to_keras(
+        self, weights: str = "mean", seed: int | None = None
+    ) -> keras.layers.Layer:
+        """Returns the plain Keras layer with posterior-mean or sampled weights.
 
         Args:
-            weights: "mean", equal to this layer's inference exactly, or "sample".
+            weights: "mean", which equals this layer's inference exactly, or "sample".
             seed: integer for a repeatable sample, or None.
 
         Raises:
-            ValueError: if `weights` is neither, or the layer is not built.
+            ValueError: if `weights` is another value, or the layer is not built.
         """
         check_conversion(self, weights)
         if weights == "mean":
@@ -330,7 +350,7 @@ class PosteriorLayer(StochasticLayer):
         plain = self.keras_class.from_config(live_config(self.keras_class, self))
         return filled(plain, self, self.weight_map, values)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         known = self.saved_variables() if self.built else store.keys()
         weights = tuple(f"{name}_" for name in self.weight_map.attributes)
         lost = [n for n in store.keys() if n.startswith(weights) and n not in known]
@@ -342,12 +362,19 @@ class PosteriorLayer(StochasticLayer):
             )
         super().load_own_variables(store)
 
-    def saved_variables(self):
+    def saved_variables(self) -> dict[str, keras.Variable]:
         return {**self.own_variables(), **super().saved_variables()}
 
 
 def filled(copy, layer, weight_map, weights):
-    """A new layer, built as another is, with weights by name and its activation's."""
+    """Builds a new layer as another is built, and copies weights and activation to it.
+
+    Args:
+        copy: new layer.
+        layer: built layer, whose activation is copied.
+        weight_map: map of both layers.
+        weights: values for the variables of the copy, by name.
+    """
     copy.build(built_shape(layer))
     for name, variable in weight_map.variables(copy).items():
         assign_copy(variable, weights[name])
@@ -356,12 +383,12 @@ def filled(copy, layer, weight_map, weights):
 
 
 def weight_options(config, suffix):
-    """Arguments of a Keras layer that are of its weights, such as regularizers."""
+    """Returns the names of arguments for the weights of a layer, by their suffix."""
     return [n for n in config if n.endswith(suffix) and n != f"activity{suffix}"]
 
 
 def obstacle(layer):
-    """Why a plain layer cannot be given a posterior over its weights, or None."""
+    """Returns why a plain layer cannot get a posterior over its weights, or None."""
     for name in weight_options(vars(layer), "_constraint"):
         if getattr(layer, name) is not None:
             return f"has a {name}"
@@ -373,7 +400,7 @@ def obstacle(layer):
 
 
 def check_plain(layer, reason):
-    """Refuses to convert a plain layer where there is a reason against it."""
+    """Raises an error if there is a reason not to convert a plain layer."""
     if reason is not None:
         raise ValueError(
             f"Layer '{layer.name}' {reason}, which a posterior cannot keep. "
@@ -382,7 +409,7 @@ def check_plain(layer, reason):
 
 
 def check_conversion(layer, weights):
-    """Refuses to convert a layer that is not built, or to unknown weights."""
+    """Raises an error if the layer is not built or `weights` has an unknown value."""
     check_weights(weights)
     if not layer.built:
         raise ValueError(

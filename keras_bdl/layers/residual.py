@@ -1,4 +1,4 @@
-"""Residual units and the rows that they run on."""
+"""Functions that run residual units on the rows that need them."""
 
 import inspect
 
@@ -11,7 +11,7 @@ from keras_bdl.layers.latent import LatentLayer
 
 
 def mean_pool(x, mask=None):
-    """Mean over positions, `(n, ..., channels)` to `(n, channels)`, in float32."""
+    """Averages `(n, ..., channels)` over positions to `(n, channels)`, in float32."""
     channel = channel_axis(len(x.shape))
     axes = [axis for axis in range(1, len(x.shape)) if axis != channel]
     if not axes:
@@ -28,13 +28,14 @@ def mean_pool(x, mask=None):
 
 
 def channel_axis(rank):
-    # Sequences hold their channels last in both data formats.
+    """Returns the axis of the channels of a tensor of this rank."""
+    # Sequences have their channels last in both data formats.
     first = keras.config.image_data_format() == "channels_first" and rank > 3
     return 1 if first else rank - 1
 
 
 def gated_sum(inputs, increments, survival):
-    """x + sum_l [z >= l] F_l, with `survival` in place of [z >= l] for l > 1."""
+    """Returns x + sum_l [z >= l] F_l, with `survival` for [z >= l] if l > 1."""
     outputs = inputs + increments[0]
     for index, increment in enumerate(increments[1:]):
         gate = ops.cast(survival[:, index], increment.dtype)
@@ -47,13 +48,14 @@ def run_until_stopped(step, num_steps, state, about, skip):
     """Runs steps on rows until each row stops.
 
     Args:
-        step: function of its number, from 0, and of `state` and `about`, to the new
-            state and booleans `(n,)`: whether a row stops.
-        num_steps: number of steps. The first is run on every row.
+        step: function of the number of the step, from 0, of `state` and of `about`. It
+            returns the new state and booleans `(n,)`, which say whether a row stops.
+        num_steps: number of steps. The first step runs on every row.
         state: dictionary of tensors `(n, ...)`.
         about: dictionary of tensors `(n, ...)` that do not change.
-        skip: whether what has stopped is not computed. On TensorFlow a step sees live
-            rows alone; elsewhere it is left out once no row is live.
+        skip: whether to skip the computation of rows that have stopped. On TensorFlow a
+            step receives only live rows. On other backends a step is skipped once no
+            row is live.
 
     Returns:
         The state of each row when it stopped.
@@ -79,19 +81,19 @@ def run_until_stopped(step, num_steps, state, about, skip):
 
 
 def where_rows(rows, new, old):
-    """`new` in the rows where the booleans `(n,)` hold, `old` in the others."""
+    """Returns `new` in the rows where the booleans `(n,)` are true, or else `old`."""
     return ops.where(ops.reshape(rows, (-1,) + (1,) * (len(new.shape) - 1)), new, old)
 
 
 def call_with_mask(layer, x, mask):
-    """Calls a layer, with the mask if it takes one."""
+    """Calls a layer, and passes the mask if the layer takes one."""
     if mask is not None and "mask" in inspect.signature(layer.call).parameters:
         return layer(x, mask=mask)
     return layer(x)
 
 
 def check_layers(name, layers, least=1):
-    """A list of layers, or refuses it."""
+    """Returns a valid list of layers and raises an error for any other value."""
     if not isinstance(layers, (list, tuple)) or len(layers) < least:
         raise TypeError(
             f"Expected `{name}` to be a list of Keras layers. "

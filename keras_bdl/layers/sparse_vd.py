@@ -1,9 +1,11 @@
 """Sparse variational dropout: layers that learn which weights they need.
 
-q(w) = N(theta, sigma^2) under a log-uniform prior, where weights of large
+q(w) = N(theta, sigma^2) under a log-uniform prior. Weights of large
 alpha = sigma^2 / theta^2 are noise and are removed: Molchanov, Ashukha and
 Vetrov, "Variational dropout sparsifies deep neural networks", 2017.
 """
+
+from typing import Any
 
 import keras
 from keras import ops
@@ -11,28 +13,29 @@ from keras import ops
 from keras_bdl import maps
 from keras_bdl.core import validation
 from keras_bdl.core.stochastic import register
-from keras_bdl.core.typing import Activation, Initializer
+from keras_bdl.core.typing import Activation, Initializer, Tensor
 from keras_bdl.layers.drop_in import DropInLayer
 from keras_bdl.layers.posterior_layer import check_estimator, of_posterior
 from keras_bdl.posteriors import SparseVD
 
 
 class SparseVDLayer(DropInLayer):
-    """What sparse layers share: the posterior, and pruned inference."""
+    """Mixin of sparse layers, with their posterior and pruned inference."""
 
     method = "sparse_vd"
     bias_log_stddev = None  # the bias is deterministic
+    posterior: SparseVD
 
     def __init__(
         self,
-        *args,
-        kl="exact",
-        threshold=3.0,
-        prune_in_training=False,
-        estimator="local_reparameterization",
-        initial_log_stddev=-5.0,
-        **kwargs,
-    ):
+        *args: Any,
+        kl: str = "exact",
+        threshold: float = 3.0,
+        prune_in_training: bool = False,
+        estimator: str | None = "local_reparameterization",
+        initial_log_stddev: float = -5.0,
+        **kwargs: Any,
+    ) -> None:
         for name in ("prior", "posterior", "bias_posterior"):
             if name in kwargs:
                 raise ValueError(
@@ -49,23 +52,23 @@ class SparseVDLayer(DropInLayer):
         ("kl_form", "threshold", "prune_in_training", "initial_log_stddev"),
     )
 
-    def log_alpha(self):
-        """log(sigma^2 / theta^2) of every weight, float32, in the kernel's shape.
+    def log_alpha(self) -> Tensor:
+        """Returns log(sigma^2 / theta^2) of every weight, in the kernel's shape.
 
-        That of a mean of 0 is finite, above 90 for every stddev from exp(-40) on.
+        It is float32. For a mean of 0 it is finite, and above 90 if stddev >= exp(-40).
         """
         return self.posterior.log_alphas()[self.weight_map.kernel]
 
-    def pruned_kernel(self):
-        """Means of the weights, 0 where log alpha has reached the threshold."""
+    def pruned_kernel(self) -> Tensor:
+        """Returns the means, 0 if log alpha has reached the threshold."""
         return self.mean_kernel()
 
-    def sparsity(self):
-        """Share of pruned weights, from 0 to 1 (biases excluded)."""
+    def sparsity(self) -> float:
+        """Returns the share of pruned weights, from 0 to 1, without biases."""
         pruned = ops.cast(self.log_alpha() >= self.threshold, "float32")
         return float(ops.convert_to_numpy(ops.mean(pruned)))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["prior"]
         return {**config, **self.posterior.get_config(), "estimator": self.estimator}
@@ -87,7 +90,7 @@ class _Conv(SparseVDLayer):
         use_bias: bool = True,
         kernel_initializer: Initializer = "glorot_uniform",
         bias_initializer: Initializer = "zeros",
-        *args,
+        *args: Any,
         kl: str = "exact",
         threshold: float = 3.0,
         prune_in_training: bool = False,
@@ -97,8 +100,8 @@ class _Conv(SparseVDLayer):
         initial_log_stddev: float = -5.0,
         sample_at_inference: bool = False,
         seed: int | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         validation.integer("filters", filters, least=1)
         super().__init__(
             filters,
@@ -126,11 +129,12 @@ class _Conv(SparseVDLayer):
         )
 
 
-_DOC = """`keras.layers.{name}` whose weights are pruned by their own noise.
+_DOC = """`keras.layers.{name}` that prunes weights with too much noise.
 
-    Drop-in: positional arguments are those of `keras.layers.{name}`. Training
-    learns a mean theta and a variance sigma^2 per weight under a log-uniform
-    prior; weights with log(sigma^2 / theta^2) >= `threshold` are 0 at inference.
+    Positional arguments are those of `keras.layers.{name}`, which this layer can
+    replace. Training learns a mean theta and a variance sigma^2 per weight under a
+    log-uniform prior. Weights with log(sigma^2 / theta^2) >= `threshold` are 0 at
+    inference.
     Train with `callbacks.sparse_vd_schedule`, read `sparsity_report(model)`, and
     make the small plain Keras model with `compress(model)`.
 
@@ -138,13 +142,13 @@ _DOC = """`keras.layers.{name}` whose weights are pruned by their own noise.
         {arguments}: as in `keras.layers.{name}`. Regularizers and constraints
             are refused.
         kl: "exact" or "approximate", the fit of Molchanov et al. (2017), eq. 14.
-        threshold: log alpha from which a weight is pruned; 3 is alpha = 20, a
-            binary dropout rate above 0.95.
-        prune_in_training: whether the means of weights beyond the threshold are
-            0 in training too (their noise stays).
-        estimator: "local_reparameterization" (default, as in the paper; on
-            positions its noise is independent), "flipout",
-            "reparameterization", or None for the choice of `VariationalDense`.
+        threshold: smallest log alpha at which a weight is pruned; 3 is alpha = 20,
+            a binary dropout rate above 0.95.
+        prune_in_training: whether the means of pruned weights are also 0 in
+            training. Their noise stays.
+        estimator: "local_reparameterization" (default, as in the paper; its noise
+            is independent for every position), "flipout", "reparameterization",
+            or None for the choice of `VariationalDense`.
         initial_log_stddev: initial log standard deviation; -5 is log sigma^2 =
             -10.
         num_examples, kl_weight, sample_at_inference, seed: as in
@@ -152,8 +156,8 @@ _DOC = """`keras.layers.{name}` whose weights are pruned by their own noise.
 
     The bias is deterministic. `kl()` is in nats, up to the infinite constant of
     the improper prior, and falls to 0 as weights turn to noise. Samples (in
-    training, `sample_at_inference=True`, `keras_bdl.predict`) are of the whole
-    posterior, noise of pruned weights included.
+    training, with `sample_at_inference=True`, by `keras_bdl.predict`) come from the
+    whole posterior, with the noise of pruned weights.
 
     Input and output shape: as in `keras.layers.{name}`.
 
@@ -198,7 +202,7 @@ class SparseVDDense(SparseVDLayer, keras.layers.Dense):
         use_bias: bool = True,
         kernel_initializer: Initializer = "glorot_uniform",
         bias_initializer: Initializer = "zeros",
-        *args,
+        *args: Any,
         kl: str = "exact",
         threshold: float = 3.0,
         prune_in_training: bool = False,
@@ -208,8 +212,8 @@ class SparseVDDense(SparseVDLayer, keras.layers.Dense):
         initial_log_stddev: float = -5.0,
         sample_at_inference: bool = False,
         seed: int | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             units,
             activation,

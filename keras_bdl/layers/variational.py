@@ -1,5 +1,7 @@
 """Dense and convolutional layers whose weights have a posterior."""
 
+from typing import Any
+
 import keras
 
 from keras_bdl import maps
@@ -28,15 +30,15 @@ class VariationalDense(VariationalLayer, keras.layers.Dense):
         prior: a `keras_bdl.priors.Prior` or its name. Default "normal", N(0, 1).
         num_examples: number of training examples.
         kl_weight: factor of the KL term, default 1. `layer.kl_weight` is a
-            variable, of which `callbacks.KLWarmup` gives training a growing share.
+            variable. `callbacks.KLWarmup` applies a growing share of it in training.
         estimator: "local_reparameterization" (default for inputs of rank 2:
             fresh noise per row and unit), "flipout" (default for higher ranks:
-            every row one weight draw, shared by its positions) or
+            one weight draw per row, which its positions share) or
             "reparameterization" (one draw per batch).
-        posterior: a `keras_bdl.posteriors.Posterior` or its name, what is believed of
-            the weights. Default "gaussian", each weight by itself; "low_rank" has
-            weights that vary together.
-        initial_log_stddev: initial log standard deviation of every weight, of a
+        posterior: a `keras_bdl.posteriors.Posterior` over the weights, or its name.
+            Default "gaussian", with independent weights. In "low_rank" weights vary
+            together.
+        initial_log_stddev: initial log standard deviation of every weight, for a
             posterior that is given by its name; None for its own default, -5.
         bias_posterior: whether the bias has a posterior.
         sample_at_inference: whether to sample outside training too.
@@ -68,7 +70,7 @@ class VariationalDense(VariationalLayer, keras.layers.Dense):
         use_bias: bool = True,
         kernel_initializer: Initializer = "glorot_uniform",
         bias_initializer: Initializer = "zeros",
-        *args,
+        *args: Any,
         prior: str | Prior = "normal",
         posterior: str | Posterior = "gaussian",
         num_examples: int | None = None,
@@ -78,8 +80,8 @@ class VariationalDense(VariationalLayer, keras.layers.Dense):
         bias_posterior: bool = True,
         sample_at_inference: bool = False,
         seed: int | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             units,
             activation,
@@ -101,7 +103,7 @@ class VariationalDense(VariationalLayer, keras.layers.Dense):
 
 
 class _Conv(VariationalLayer):
-    """What the convolutions of every rank share."""
+    """Mixin of the convolutions of every rank."""
 
     weight_map = maps.Conv()
 
@@ -118,7 +120,7 @@ class _Conv(VariationalLayer):
         use_bias: bool = True,
         kernel_initializer: Initializer = "glorot_uniform",
         bias_initializer: Initializer = "zeros",
-        *args,
+        *args: Any,
         prior: str | Prior = "normal",
         posterior: str | Posterior = "gaussian",
         num_examples: int | None = None,
@@ -128,8 +130,8 @@ class _Conv(VariationalLayer):
         bias_posterior: bool = True,
         sample_at_inference: bool = False,
         seed: int | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         validation.integer("filters", filters, least=1)
         super().__init__(
             filters,
@@ -159,10 +161,10 @@ class _Conv(VariationalLayer):
 
 _CONV_DOC = """`keras.layers.Conv{rank}D` with a Gaussian posterior over its weights.
 
-    Drop-in: positional arguments are those of `keras.layers.Conv{rank}D`. The
-    default estimator is "flipout": every row sees one weight draw at all its
-    positions. "local_reparameterization" draws fresh noise per position, an
-    approximation that understates the variance of anything pooled over
+    Positional arguments are those of `keras.layers.Conv{rank}D`, which this layer
+    can replace. The default estimator is "flipout", where every row uses one weight
+    draw at all its positions. "local_reparameterization" draws fresh noise per
+    position, an approximation that understates the variance of anything pooled over
     positions.
 
     Args:

@@ -1,5 +1,7 @@
 """Depthwise convolutions whose weights have a posterior."""
 
+from typing import Any
+
 import keras
 
 from keras_bdl import maps
@@ -11,7 +13,7 @@ from keras_bdl.priors import Prior
 
 
 class _Depthwise(VariationalLayer):
-    """What the depthwise convolutions of every rank share."""
+    """Mixin of the depthwise convolutions of every rank."""
 
     weight_map = maps.Depthwise()
 
@@ -27,7 +29,7 @@ class _Depthwise(VariationalLayer):
         use_bias: bool = True,
         depthwise_initializer: Initializer = "glorot_uniform",
         bias_initializer: Initializer = "zeros",
-        *args,
+        *args: Any,
         prior: str | Prior = "normal",
         posterior: str | Posterior = "gaussian",
         num_examples: int | None = None,
@@ -37,8 +39,8 @@ class _Depthwise(VariationalLayer):
         bias_posterior: bool = True,
         sample_at_inference: bool = False,
         seed: int | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             kernel_size,
             strides,
@@ -66,7 +68,8 @@ class _Depthwise(VariationalLayer):
 
 _DOC = """`keras.layers.DepthwiseConv{rank}D` with a posterior over its weights.
 
-    Drop-in: positional arguments are those of `keras.layers.DepthwiseConv{rank}D`.
+    Positional arguments are those of `keras.layers.DepthwiseConv{rank}D`, which this
+    layer can replace.
 
     Args:
         kernel_size, strides, padding, depth_multiplier, data_format, dilation_rate,

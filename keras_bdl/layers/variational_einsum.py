@@ -1,4 +1,6 @@
-"""Products of any axes with a kernel that has a posterior."""
+"""Tensor products over any axes with a kernel that has a posterior."""
+
+from typing import Any
 
 import keras
 
@@ -14,14 +16,14 @@ from keras_bdl.priors import Prior
 class VariationalEinsumDense(VariationalLayer, keras.layers.EinsumDense):
     """`keras.layers.EinsumDense` with a posterior over kernel and bias.
 
-    Drop-in: positional arguments are those of `keras.layers.EinsumDense`. Axes of the
-    inputs that the kernel does not have are positions, which share a draw of the
-    weights, as in `VariationalDense`.
+    Positional arguments are those of `keras.layers.EinsumDense`, which this layer can
+    replace. Axes that are in the inputs and not in the kernel are positions. Positions
+    share a draw of the weights, as in `VariationalDense`.
 
     Args:
         equation, output_shape, activation, bias_axes, kernel_initializer,
             bias_initializer: as in `keras.layers.EinsumDense`. The first axis of inputs
-            and outputs is that of the rows, and the kernel has not that axis.
+            and outputs is that of the rows, which the kernel does not have.
             Regularizers and constraints are refused: the prior regularises.
         prior, num_examples, kl_weight, posterior, estimator, initial_log_stddev,
             bias_posterior, sample_at_inference, seed: as in `VariationalDense`.
@@ -54,7 +56,7 @@ class VariationalEinsumDense(VariationalLayer, keras.layers.EinsumDense):
         bias_axes: str | None = None,
         kernel_initializer: Initializer = "glorot_uniform",
         bias_initializer: Initializer = "zeros",
-        *args,
+        *args: Any,
         prior: str | Prior = "normal",
         posterior: str | Posterior = "gaussian",
         num_examples: int | None = None,
@@ -64,8 +66,8 @@ class VariationalEinsumDense(VariationalLayer, keras.layers.EinsumDense):
         bias_posterior: bool = True,
         sample_at_inference: bool = False,
         seed: int | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             equation,
             output_shape,

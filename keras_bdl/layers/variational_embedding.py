@@ -1,4 +1,6 @@
-"""Embeddings whose table has a posterior."""
+"""An embedding with a posterior over its table."""
+
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,7 +10,7 @@ from keras_bdl import maps
 from keras_bdl.core.copies import assign_copy
 from keras_bdl.core.scopes import SamplingScope
 from keras_bdl.core.stochastic import register
-from keras_bdl.core.typing import ArrayLike, Initializer
+from keras_bdl.core.typing import ArrayLike, Initializer, Tensor
 from keras_bdl.layers.drop_in import VariationalLayer
 from keras_bdl.posteriors import Posterior
 from keras_bdl.priors import Prior
@@ -18,10 +20,10 @@ from keras_bdl.priors import Prior
 class VariationalEmbedding(VariationalLayer, keras.layers.Embedding):
     """`keras.layers.Embedding` with a posterior over every number of its table.
 
-    In training a row of the batch sees one draw of the table at all its positions, by
-    default with signs of its own (flipout); at inference it is the table of means.
-    Indices that the data never show keep their prior, so that a draw of theirs says
-    that nothing is known of them.
+    In training each row of the batch uses one draw of the table at all its positions,
+    by default with random signs of its own (flipout). Inference uses the table of
+    means. Indices that the data never show keep their prior, so a draw for them shows
+    that nothing is known about them.
 
     Args:
         input_dim, output_dim, embeddings_initializer, mask_zero: as in
@@ -58,7 +60,7 @@ class VariationalEmbedding(VariationalLayer, keras.layers.Embedding):
         embeddings_constraint: None = None,
         mask_zero: bool = False,
         weights: ArrayLike | None = None,
-        *args,
+        *args: Any,
         prior: str | Prior = "normal",
         posterior: str | Posterior = "gaussian",
         num_examples: int | None = None,
@@ -67,8 +69,8 @@ class VariationalEmbedding(VariationalLayer, keras.layers.Embedding):
         initial_log_stddev: float | None = None,
         sample_at_inference: bool = False,
         seed: int | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             input_dim,
             output_dim,
@@ -88,7 +90,8 @@ class VariationalEmbedding(VariationalLayer, keras.layers.Embedding):
             seed=seed,
             **kwargs,
         )
-        if weights is not None:  # Keras would build before there is a posterior
+        # Keras would build the table before there is a posterior.
+        if weights is not None:
             self.build()
             assign_copy(self._embeddings, self._checked_table(weights))
 
@@ -103,14 +106,14 @@ class VariationalEmbedding(VariationalLayer, keras.layers.Embedding):
             )
         return table
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         if not self.built:
             super().build(input_shape)
 
-    def compute_mask(self, inputs, mask=None):
+    def compute_mask(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor | None:
         mask = super().compute_mask(inputs, mask)
         scope = SamplingScope.current()
         if mask is None or scope is None or id(self) not in scope.shared_layers:
             return mask
-        # The outputs are those of all samples, of inputs that these share.
+        # The outputs belong to all samples, which share the inputs.
         return ops.tile(mask, (scope.num_samples,) + (1,) * (len(mask.shape) - 1))

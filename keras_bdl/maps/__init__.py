@@ -1,4 +1,4 @@
-"""Maps of weights: what each kind of Keras layer does with its weights."""
+"""Weight maps: what each kind of Keras layer computes with its weights."""
 
 from keras_bdl.maps.base import WeightMap as WeightMap
 from keras_bdl.maps.depthwise import Depthwise as Depthwise

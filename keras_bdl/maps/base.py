@@ -1,19 +1,23 @@
-"""What a Keras layer does with its weights, with weights of one's choice."""
+"""What a Keras layer computes, with weights that the caller chooses."""
 
+import keras
 from keras import ops
 
 from keras_bdl.core.dtypes import as_floats
+from keras_bdl.core.typing import Tensor
 
 
 class WeightMap:
-    """The arithmetic of one kind of Keras layer. It has no state.
+    """The arithmetic of one kind of Keras layer, without any state.
 
     Outputs are `activation(linear(inputs, kernel) + bias)`, with `linear` linear in the
-    kernel. What follows from that (outputs with other weights, one set of weights per
-    sample, moments of outputs, flipout) serves every posterior and every kind of layer.
+    kernel. This form gives the outputs with other weights, one set of weights per
+    sample, the moments of the outputs, and flipout, for every posterior and every kind
+    of layer.
 
-    A subclass says where the variables are and what `linear` is; the rest where it
-    differs from a layer whose inputs and outputs are `(batch, *positions, channels)`.
+    A subclass names the variables and implements `linear`. It overrides the other
+    methods where it differs from a layer whose inputs and outputs are
+    `(batch, *positions, channels)`.
 
     Attributes:
         kernel: name of the weight that `linear` takes.
@@ -21,47 +25,61 @@ class WeightMap:
         attributes: attribute of the layer that holds the variable of each weight.
     """
 
-    kernel = "kernel"
-    bias = "bias"
-    attributes = {"kernel": "_kernel", "bias": "bias"}
+    kernel: str = "kernel"
+    bias: str | None = "bias"
+    attributes: dict[str, str] = {"kernel": "_kernel", "bias": "bias"}
 
-    def variables(self, layer):
-        """The variables of a built layer's weights, by name; the kernel's first."""
+    def variables(self, layer: keras.layers.Layer) -> dict[str, keras.Variable]:
+        """Returns the variables of a built layer's weights by name, kernel first."""
         found = {name: getattr(layer, a, None) for name, a in self.attributes.items()}
         return {
             name: variable for name, variable in found.items() if variable is not None
         }
 
-    def prepare(self, layer, inputs):
-        """Inputs as the arithmetic takes them: floats in the layer's compute dtype."""
+    def prepare(self, layer: keras.layers.Layer, inputs: Tensor) -> Tensor:
+        """Casts inputs that are not floats to the layer's compute dtype."""
         return as_floats(inputs, layer.compute_dtype)
 
-    def num_positions(self, layer, input_shape):
-        """Number of axes of positions, at which outputs share all weights."""
+    def num_positions(
+        self, layer: keras.layers.Layer, input_shape: tuple[int | None, ...]
+    ) -> int:
+        """Returns the number of axes of positions, whose outputs share all weights."""
         raise NotImplementedError
 
-    def input_axes(self, layer):
-        """Axes of the inputs that meet weights of their own; None: no arithmetic."""
+    def input_axes(self, layer: keras.layers.Layer) -> tuple[int, ...] | None:
+        """Returns the axes of the inputs along which the weights differ.
+
+        Returns None if the inputs take part in no arithmetic, such as indices.
+        """
         raise NotImplementedError
 
-    def output_axes(self, layer):
-        """Axes of the outputs that have weights of their own."""
-        return self.input_axes(layer)
+    def output_axes(self, layer: keras.layers.Layer) -> tuple[int, ...]:
+        """Returns the axes of the outputs along which the weights differ."""
+        # A map whose inputs have no such axes overrides this method.
+        return self.input_axes(layer)  # type: ignore[return-value]
 
-    def linear(self, layer, inputs, kernel):
-        """Outputs before the bias and the activation."""
+    def linear(
+        self, layer: keras.layers.Layer, inputs: Tensor, kernel: Tensor
+    ) -> Tensor:
+        """Returns the outputs before the bias and the activation."""
         raise NotImplementedError
 
-    def square(self, layer, inputs):
-        """What `linear` takes beside variances of the kernel: the inputs squared."""
+    def square(self, layer: keras.layers.Layer, inputs: Tensor) -> Tensor:
+        """Squares the inputs, for `linear` to take with variances of the kernel."""
         return ops.square(inputs)
 
-    def linear_per_sample(self, layer, inputs, kernels, shared):
-        """`linear` of the s-th kernel for the s-th of equal parts of the rows.
+    def linear_per_sample(
+        self,
+        layer: keras.layers.Layer,
+        inputs: Tensor,
+        kernels: Tensor,
+        shared: bool,
+    ) -> Tensor:
+        """Applies `linear` with the s-th kernel to the s-th of equal parts of the rows.
 
         Args:
             layer: Keras layer.
-            inputs: `(samples * rows, ...)`, or `(rows, ...)` where `shared`.
+            inputs: `(samples * rows, ...)`, or `(rows, ...)` if `shared`.
             kernels: `(samples, *kernel_shape)`.
             shared: whether all samples have the same inputs.
 
@@ -76,44 +94,54 @@ class WeightMap:
         outputs = [self.linear(layer, x, kernels[i]) for i, x in enumerate(parts)]
         return outputs[0] if num_samples == 1 else ops.concatenate(outputs)
 
-    def bias_is_own(self, layer):
-        """Whether outputs that have weights of their own have a bias of their own."""
+    def bias_is_own(self, layer: keras.layers.Layer) -> bool:
+        """Whether outputs with different weights also have different biases."""
         return True
 
-    def bias_shape(self, layer, shape):
-        """The bias's shape beside the outputs of one row, which it is added to."""
+    def bias_shape(
+        self, layer: keras.layers.Layer, shape: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """Returns the shape in which the bias broadcasts to the outputs of one row."""
         return shape
 
-    def expand_bias(self, layer, bias):
-        """A bias in a shape that joins the outputs."""
+    def expand_bias(self, layer: keras.layers.Layer, bias: Tensor) -> Tensor:
+        """Reshapes a bias so that it broadcasts to the outputs."""
         shape = tuple(bias.shape)
         expanded = self.bias_shape(layer, shape)
         return bias if expanded == shape else ops.reshape(bias, expanded)
 
-    def activate(self, layer, outputs):
-        """The layer's activation of its linear outputs."""
+    def activate(self, layer: keras.layers.Layer, outputs: Tensor) -> Tensor:
+        """Applies the layer's activation to its linear outputs."""
         activation = getattr(layer, "activation", None)
         return outputs if activation is None else activation(outputs)
 
-    def apply(self, layer, inputs, weights):
-        """The layer's outputs with other weights.
+    def apply(
+        self, layer: keras.layers.Layer, inputs: Tensor, weights: dict[str, Tensor]
+    ) -> Tensor:
+        """Returns the layer's outputs with other weights.
 
         Args:
             layer: Keras layer.
-            inputs: as `prepare` gives them.
-            weights: by name, in the dtype of the inputs.
+            inputs: tensor as `prepare` returns it.
+            weights: dictionary by name, in the dtype of the inputs.
         """
         outputs = self.linear(layer, inputs, weights[self.kernel])
         if self.bias in weights:
             outputs = outputs + self.expand_bias(layer, weights[self.bias])
         return self.activate(layer, outputs)
 
-    def apply_per_sample(self, layer, inputs, weights, shared=False):
-        """`apply` of the s-th set of weights for the s-th of equal parts of the rows.
+    def apply_per_sample(
+        self,
+        layer: keras.layers.Layer,
+        inputs: Tensor,
+        weights: dict[str, Tensor],
+        shared: bool = False,
+    ) -> Tensor:
+        """Calls `apply` with the s-th weights on the s-th of equal parts of the rows.
 
         Args:
             layer, inputs, shared: as in `linear_per_sample`.
-            weights: by name, `(samples, ...)`.
+            weights: dictionary by name, `(samples, ...)` each.
 
         Returns:
             Outputs `(samples * rows, ...)`.
@@ -121,8 +149,14 @@ class WeightMap:
         outputs = self.affine_per_sample(layer, inputs, weights, shared)
         return self.activate(layer, outputs)
 
-    def affine_per_sample(self, layer, inputs, weights, shared=False):
-        """`apply_per_sample` before the activation."""
+    def affine_per_sample(
+        self,
+        layer: keras.layers.Layer,
+        inputs: Tensor,
+        weights: dict[str, Tensor],
+        shared: bool = False,
+    ) -> Tensor:
+        """Returns the outputs of `apply_per_sample` before the activation."""
         kernels = weights[self.kernel]
         outputs = self.linear_per_sample(layer, inputs, kernels, shared)
         if self.bias in weights:

@@ -1,17 +1,21 @@
-"""Depthwise convolutions: every channel has kernels of its own."""
+"""Depthwise convolutions, which have separate kernels for every channel."""
 
+import keras
 from keras import ops
 
+from keras_bdl.core.typing import Tensor
 from keras_bdl.maps.base import WeightMap
 from keras_bdl.maps.linear import Conv
 
 
 class Depthwise(Conv):
-    """`keras.layers.DepthwiseConv1D` and `DepthwiseConv2D`."""
+    """Computes `keras.layers.DepthwiseConv1D` and `DepthwiseConv2D`."""
 
     attributes = {"kernel": "kernel", "bias": "bias"}
 
-    def linear(self, layer, inputs, kernel):
+    def linear(
+        self, layer: keras.layers.Layer, inputs: Tensor, kernel: Tensor
+    ) -> Tensor:
         return ops.depthwise_conv(
             inputs,
             kernel,
@@ -21,10 +25,12 @@ class Depthwise(Conv):
             data_format=layer.data_format,
         )
 
-    def linear_per_sample(self, layer, inputs, kernels, shared):
+    def linear_per_sample(
+        self, layer: keras.layers.Layer, inputs: Tensor, kernels: Tensor, shared: bool
+    ) -> Tensor:
         if not shared:
             return WeightMap.linear_per_sample(self, layer, inputs, kernels, shared)
-        # Each channel has the kernels of all samples: only more of them.
+        # One convolution gives each channel the kernels of all samples.
         num_samples, multiplier = kernels.shape[0], kernels.shape[-1]
         kernels = ops.moveaxis(kernels, 0, -2)  # (..., channels, samples, multiplier)
         kernel = ops.reshape(kernels, (*kernels.shape[:-2], num_samples * multiplier))

@@ -3,27 +3,34 @@
 import keras
 from keras import ops
 
+from keras_bdl.core.typing import Tensor
 from keras_bdl.maps.base import WeightMap
 
-# From so many filters on, one convolution for all samples costs more by its
-# transposition than it saves (measured: benchmarks/README.md).
+# With at least this many filters, one convolution for all samples loses more time to
+# its transposition than it saves (measured in benchmarks/README.md).
 _MANY_FILTERS = 16
 
 
 class Dense(WeightMap):
-    """`keras.layers.Dense`: a matrix product over the last axis."""
+    """Computes `keras.layers.Dense`, a matrix product over the last axis."""
 
-    def num_positions(self, layer, input_shape):
+    def num_positions(
+        self, layer: keras.layers.Layer, input_shape: tuple[int | None, ...]
+    ) -> int:
         return len(input_shape) - 2
 
-    def input_axes(self, layer):
+    def input_axes(self, layer: keras.layers.Layer) -> tuple[int, ...] | None:
         return (-1,)
 
-    def linear(self, layer, inputs, kernel):
-        # Keras on PyTorch gives a product of float64 in float32.
+    def linear(
+        self, layer: keras.layers.Layer, inputs: Tensor, kernel: Tensor
+    ) -> Tensor:
+        # Keras on PyTorch returns products of float64 tensors in float32.
         return ops.cast(ops.matmul(inputs, kernel), inputs.dtype)
 
-    def linear_per_sample(self, layer, inputs, kernels, shared):
+    def linear_per_sample(
+        self, layer: keras.layers.Layer, inputs: Tensor, kernels: Tensor, shared: bool
+    ) -> Tensor:
         num_samples, input_dim, units = kernels.shape
         positions = ops.shape(inputs)[1:-1]
         parts = 1 if shared else num_samples
@@ -33,15 +40,19 @@ class Dense(WeightMap):
 
 
 class Conv(WeightMap):
-    """`keras.layers.Conv1D`, `Conv2D` and `Conv3D`."""
+    """Computes `keras.layers.Conv1D`, `Conv2D` and `Conv3D`."""
 
-    def num_positions(self, layer, input_shape):
+    def num_positions(
+        self, layer: keras.layers.Layer, input_shape: tuple[int | None, ...]
+    ) -> int:
         return len(input_shape) - 2
 
-    def input_axes(self, layer):
+    def input_axes(self, layer: keras.layers.Layer) -> tuple[int, ...] | None:
         return (-1,) if layer.data_format == "channels_last" else (1,)
 
-    def linear(self, layer, inputs, kernel):
+    def linear(
+        self, layer: keras.layers.Layer, inputs: Tensor, kernel: Tensor
+    ) -> Tensor:
         padding = layer.padding
         if padding == "causal":
             left = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
@@ -57,13 +68,15 @@ class Conv(WeightMap):
             data_format=layer.data_format,
         )
 
-    def linear_per_sample(self, layer, inputs, kernels, shared):
+    def linear_per_sample(
+        self, layer: keras.layers.Layer, inputs: Tensor, kernels: Tensor, shared: bool
+    ) -> Tensor:
         if shared and layer.groups == 1 and layer.filters < _MANY_FILTERS:
             return self._samples_as_channels(layer, inputs, kernels)
         return super().linear_per_sample(layer, inputs, kernels, shared)
 
     def _samples_as_channels(self, layer, inputs, kernels):
-        """One convolution with the filters of all samples side by side."""
+        """Runs one convolution with the filters of all samples side by side."""
         kernels = ops.moveaxis(kernels, 0, -2)  # (..., channels, samples, filters)
         num_samples, filters = kernels.shape[-2:]
         kernel = ops.reshape(kernels, (*kernels.shape[:-2], num_samples * filters))
@@ -75,12 +88,14 @@ class Conv(WeightMap):
         shape[0], shape[axis] = -1, filters
         return ops.reshape(outputs, shape)
 
-    def bias_shape(self, layer, shape):
+    def bias_shape(
+        self, layer: keras.layers.Layer, shape: tuple[int, ...]
+    ) -> tuple[int, ...]:
         if layer.data_format == "channels_last":
             return shape
         return (*shape, *(1,) * layer.rank)
 
 
-def of(layer):
-    """The map of a plain Dense or convolution layer."""
+def of(layer: keras.layers.Layer) -> WeightMap:
+    """Returns the map of a plain Dense or convolution layer."""
     return Dense() if isinstance(layer, keras.layers.Dense) else Conv()

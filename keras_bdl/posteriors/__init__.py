@@ -1,7 +1,7 @@
-"""Posteriors over weights: what a Bayesian layer believes of them.
+"""Posterior distributions over the weights of a layer.
 
-`keras_bdl.VariationalDense(10, posterior="low_rank")` takes one by its name, or as an
-object with arguments of its own.
+`keras_bdl.VariationalDense(10, posterior="low_rank")` takes a posterior by its name.
+It also takes an object, which has its own arguments.
 """
 
 from keras_bdl.posteriors.base import Posterior as Posterior

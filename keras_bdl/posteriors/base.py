@@ -1,94 +1,115 @@
-"""What is believed of the weights of a layer."""
+"""The base class of posteriors over the weights of a layer."""
 
 import inspect
 import warnings
+from collections.abc import Callable
+from typing import Any, Self
 
 import keras
 
 from keras_bdl.core.dtypes import wide
 from keras_bdl.core.stochastic import PACKAGE
+from keras_bdl.core.typing import Tensor
+from keras_bdl.priors import Prior
 
 
 class Posterior:
     """Base class of posteriors over the weights of a layer, a group of tensors.
 
-    Weights go by their names in the layer, "kernel" and "bias". Their means are the
-    layer's own variables; what else is believed of them are variables that `build`
-    makes, which the layer keeps and saves under the names that `build` gives them.
+    Weights have the names that they have in the layer, "kernel" and "bias". Their
+    means are the layer's own variables. `build` makes all other variables, and the
+    layer keeps and saves these under the names that `build` gives them.
 
-    A subclass implements `add_variables`, `draw` and `kl`. Where weights are Gaussians,
-    `moments` and `directions` allow layers to train with noise of their own for every
-    row of a batch, by local reparameterisation or flipout; where there are no
-    directions, also to predict by moments of outputs. `mean` is that of the variables
-    unless overridden.
+    A subclass implements `add_variables`, `draw` and `kl`. If the weights are
+    Gaussians, `moments` and `directions` let layers train with separate noise for every
+    row of a batch, by local reparameterisation or flipout. If there are also no
+    directions, layers can predict by the moments of their outputs. `mean` returns the
+    values of the mean variables unless a subclass overrides it.
 
-    Every layer has an object of its own: `get` copies the one that it is given.
+    Every layer has a separate object: `get` copies the posterior that it receives.
 
     Attributes:
-        has_moments: whether weights are Gaussians, of `moments` and `directions`.
+        has_moments: whether the weights are Gaussians, which `moments` and
+            `directions` describe.
         of_biases: whether biases may have this posterior.
-        can_be_prior: whether it is the prior of `prior_from_posterior`.
-        takes_prior: whether it serves every prior and every layer. One that does not is
-            part of the layers that `own_layers` names.
+        can_be_prior: whether `prior_from_posterior` can make it the prior.
+        takes_prior: whether it works with every prior and every layer. If not, it
+            belongs to the layers that `own_layers` names.
+        own_layers: names of those layers for error messages, or None.
     """
 
-    has_moments = False
-    of_biases = True
-    can_be_prior = False
-    takes_prior = True
-    own_layers = None
+    has_moments: bool = False
+    of_biases: bool = True
+    can_be_prior: bool = False
+    takes_prior: bool = True
+    own_layers: str | None = None
 
-    def __init__(self):
-        self._means, self._variables = {}, {}
+    def __init__(self) -> None:
+        self._means: dict[str, keras.Variable] = {}
+        self._variables: dict[str, keras.Variable] = {}
 
-    # What a subclass says
+    # Methods that a subclass implements
 
-    def add_variables(self, add_weight, means):
-        """Makes the posterior's variables: a dict of name to variable.
+    def add_variables(
+        self, add_weight: Callable, means: dict[str, keras.Variable]
+    ) -> dict[str, keras.Variable]:
+        """Makes the posterior's variables and returns them by name.
 
         Args:
-            add_weight: of the layer that keeps them.
+            add_weight: method of the layer that keeps the variables.
             means: variables of the weights, by name.
         """
         del add_weight, means
         return {}
 
-    def draw(self, seed, num_samples=None):
-        """Weights by name, float32 (or float64): one set, or `(num_samples, ...)`.
+    def draw(
+        self, seed: keras.random.SeedGenerator, num_samples: int | None = None
+    ) -> dict[str, Tensor]:
+        """Draws weights by name, in float32 (or float64).
 
         Args:
             seed: `keras.random.SeedGenerator`.
-            num_samples: integer, or None.
+            num_samples: integer for samples `(num_samples, ...)`, or None for one set
+                of weights in their own shapes.
         """
         raise NotImplementedError
 
-    def kl(self, prior, prior_variables, seed):
-        """KL(posterior || prior) in nats, summed over all weights: a float32 scalar.
+    def kl(
+        self,
+        prior: Prior,
+        prior_variables: dict[str, keras.Variable],
+        seed: keras.random.SeedGenerator,
+    ) -> Tensor:
+        """Returns KL(posterior || prior) in nats over all weights, a float32 scalar.
 
         Args:
             prior: `keras_bdl.priors.Prior`.
-            prior_variables: what `prior.build` made.
-            seed: `keras.random.SeedGenerator`, where there is no closed form.
+            prior_variables: variables that `prior.build` made.
+            seed: `keras.random.SeedGenerator` for a KL without a closed form.
         """
         raise NotImplementedError
 
-    def moments(self):
-        """Pairs of mean and log standard deviation of independent noise, by name."""
+    def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Returns mean and log standard deviation of each weight's own noise by name.
+
+        This noise is independent for every weight.
+        """
         raise NotImplementedError
 
-    def directions(self):
-        """Directions in which weights vary together, by name, `(directions, ...)`.
+    def directions(self) -> dict[str, Tensor]:
+        """Returns the directions in which weights vary together, by name.
 
-        Each has a standard normal factor, which is one for all tensors. Empty if none.
+        Each tensor is `(directions, ...)`. Each direction has one standard normal
+        factor, which all tensors share. The dictionary is empty if there are none.
         """
         return {}
 
-    def distribution(self):
-        """The posterior as a TensorFlow Probability distribution."""
+    def distribution(self) -> Any:
+        """Returns the posterior as a TensorFlow Probability distribution."""
         raise NotImplementedError
 
-    def inform(self, delta):
-        """Sets what is believed by the means, taken for trained (MOPED).
+    def inform(self, delta: float) -> None:
+        """Sets the posterior from its means, which count as trained (MOPED).
 
         Args:
             delta: positive float, relative standard deviation.
@@ -98,57 +119,62 @@ class Posterior:
             f"Received: moped={delta!r}"
         )
 
-    # What all have in common
+    # Methods that all posteriors share
 
-    def build(self, add_weight, means):
-        """Makes the variables; see `add_variables`."""
+    def build(
+        self, add_weight: Callable, means: dict[str, keras.Variable]
+    ) -> dict[str, keras.Variable]:
+        """Keeps the means, and makes and returns the variables of `add_variables`."""
         self._means = dict(means)
         self._variables = self.add_variables(add_weight, self._means)
         return self._variables
 
     @property
-    def built(self):
+    def built(self) -> bool:
+        """Whether `build` has been called."""
         return bool(self._means)
 
     @property
-    def shapes(self):
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the weights that have this posterior, by name."""
         return {name: tuple(mean.shape) for name, mean in self._means.items()}
 
-    def variables(self):
-        """The posterior's own variables by the names that they are saved under."""
+    def variables(self) -> dict[str, keras.Variable]:
+        """Returns the posterior's own variables by the names in saved files."""
         return dict(self._variables)
 
-    def mean(self):
-        """Weights at inference, by name, float32 (or float64)."""
+    def mean(self) -> dict[str, Tensor]:
+        """Returns the weights at inference by name, in float32 (or float64)."""
         return {name: wide(mean) for name, mean in self._means.items()}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return {}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Makes a posterior from its config."""
         return cls(**config)
 
-    def __call__(self):
+    def __call__(self) -> Any:
         warnings.warn(
             "`layer.posterior()` is `layer.posterior_distribution()` now; "
-            "`layer.posterior` is the object that says what is believed.",
+            "`layer.posterior` is the object that describes the posterior.",
             DeprecationWarning,
             stacklevel=2,
         )
         return self.distribution()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
 
 
-NAMES = {}
+NAMES: dict[str, type[Posterior]] = {}
 
 
 def register(name=None):
-    """Registers a posterior, under a name by which layers take it if it has one."""
+    """Registers a posterior class, and the name by which layers take it if given."""
 
     def registered(cls):
         if name is not None:
@@ -158,8 +184,8 @@ def register(name=None):
     return registered
 
 
-def get(identifier, **options):
-    """A posterior of its own for a layer.
+def get(identifier: str | Posterior | dict[str, Any], **options: Any) -> Posterior:
+    """Returns a new posterior for a layer.
 
     Args:
         identifier: name of a posterior, a `Posterior`, which is copied, or its
@@ -167,8 +193,9 @@ def get(identifier, **options):
         **options: arguments of a posterior that is given by its name.
 
     Raises:
-        ValueError: if there is none of that name, or it takes no such argument.
-        TypeError: if it is nothing of these.
+        ValueError: if no posterior has that name, or it does not take one of the
+            options.
+        TypeError: if `identifier` is none of these.
     """
     if isinstance(identifier, dict):
         try:

@@ -1,10 +1,14 @@
-"""Weights of a last layer with a joint Gaussian posterior, which is fitted."""
+"""A joint Gaussian posterior over the weights of a last layer, set by a fit."""
+
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_bdl.core import validation
 from keras_bdl.core.dtypes import wide
+from keras_bdl.core.typing import Tensor
 from keras_bdl.posteriors.base import Posterior, register
 
 COVARIANCES = ("per_output", "full")
@@ -12,11 +16,11 @@ COVARIANCES = ("per_output", "full")
 
 @register()
 class FullCovariance(Posterior):
-    """N(mean, C C') over the kernel of a Dense layer and its bias below it.
+    """N(mean, C C') over the kernel of a Dense layer and the bias below it.
 
-    C is lower triangular: with "per_output" each output has a matrix of its own and
-    outputs are independent, with "full" one matrix holds all. It starts at the
-    identity and is not trained, so that there is no KL; see `BayesianLastLayer`.
+    C is lower triangular. With "per_output" each output has a separate matrix and
+    outputs are independent; with "full" one matrix covers all outputs. C starts at the
+    identity and is not trained, so there is no KL. See `BayesianLastLayer`.
 
     Args:
         covariance: "per_output" or "full".
@@ -25,11 +29,13 @@ class FullCovariance(Posterior):
     takes_prior = False
     own_layers = "`BayesianLastLayer`"
 
-    def __init__(self, covariance="per_output"):
+    def __init__(self, covariance: str = "per_output") -> None:
         super().__init__()
         self.covariance = validation.choice("covariance", covariance, COVARIANCES)
 
-    def add_variables(self, add_weight, means):
+    def add_variables(
+        self, add_weight: Callable, means: dict[str, keras.Variable]
+    ) -> dict[str, keras.Variable]:
         input_dim, self._units = means["kernel"].shape
         blocks, size = self._units, input_dim + ("bias" in means)
         if self.covariance == "full":
@@ -44,7 +50,9 @@ class FullCovariance(Posterior):
         )
         return {"factor": self._factor}
 
-    def draw(self, seed, num_samples=None):
+    def draw(
+        self, seed: keras.random.SeedGenerator, num_samples: int | None = None
+    ) -> dict[str, Tensor]:
         samples = 1 if num_samples is None else num_samples
         factor, means = wide(self._factor), self.mean()
         blocks, size = factor.shape[:2]
@@ -64,8 +72,11 @@ class FullCovariance(Posterior):
             return {name: weight[0] for name, weight in weights.items()}
         return weights
 
-    def output_covariance(self, inputs):
-        """Covariance of the outputs of each row, `(n, units, units)`, float32."""
+    def output_covariance(self, inputs: Tensor) -> Tensor:
+        """Returns the covariance of the outputs of each row.
+
+        It is `(n, units, units)`, in float32.
+        """
         factor = wide(self._factor)
         inputs = ops.cast(inputs, factor.dtype)
         if "bias" in self._means:
@@ -83,11 +94,11 @@ class FullCovariance(Posterior):
         rows = ops.transpose(rows, (1, 0, 2))
         return ops.matmul(rows, ops.transpose(rows, (0, 2, 1)))
 
-    def distribution(self):
-        """All weights `(units, d)`, output by output, the bias last.
+    def distribution(self) -> Any:
+        """Returns a normal of all weights, output by output, each with its bias last.
 
-        Batch shape `(units,)` with "per_output"; a flat vector `(units d,)` with
-        "full".
+        With "per_output" its batch shape is `(units,)` and its event shape `(d,)`.
+        With "full" it is over a flat vector `(units d,)`.
         """
         from keras_bdl.interop import tfp
 
@@ -101,7 +112,7 @@ class FullCovariance(Posterior):
             mean, factor = mean.reshape(-1), factor[0]
         return tfp.make("MultivariateNormalTriL", loc=mean, scale_tril=factor)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"covariance": self.covariance}
 
 

@@ -1,23 +1,29 @@
-"""A Gaussian posterior over every weight, independent per weight.
+"""A Gaussian posterior over every weight, independent of the other weights.
 
 q(w) = N(m, s^2) ("mean field"): Blundell, Cornebise, Kavukcuoglu and Wierstra,
 "Weight uncertainty in neural networks", 2015.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_bdl.core import validation
 from keras_bdl.core.dtypes import wide
+from keras_bdl.core.typing import Tensor
 from keras_bdl.ops import estimators
 from keras_bdl.posteriors.base import Posterior, register
+from keras_bdl.priors import Prior
 
-# Of weights that MOPED finds at 0, such as biases: their KL stays below 10 nats.
+# MOPED gives this standard deviation to weights whose mean is 0, such as biases. It
+# keeps the KL of each below 10 nats.
 _LEAST_STDDEV = 1e-4
 
 
 def check_log_stddev(value):
-    """Returns an `initial_log_stddev`, or refuses it."""
+    """Returns a valid `initial_log_stddev` and raises an error for any other."""
     value = validation.number("initial_log_stddev", value)
     if not -40.0 <= value <= 10.0:
         raise ValueError(
@@ -28,7 +34,12 @@ def check_log_stddev(value):
 
 
 def add_log_stddevs(add_weight, means, initial_log_stddev):
-    """Log standard deviations of all weights, by name, and by their own names."""
+    """Adds a log standard deviation for every weight.
+
+    Returns:
+        Two dictionaries of the variables: by the names of the weights, and by the names
+        of the variables themselves.
+    """
     added = {
         name: add_weight(
             name=f"{name}_log_stddev",
@@ -45,7 +56,7 @@ class Gaussian(Posterior):
     """N(mean, exp(log_stddev)^2) for every weight, independent of the others.
 
     Args:
-        initial_log_stddev: where the log standard deviations start, -40 to 10.
+        initial_log_stddev: start of the log standard deviations, from -40 to 10.
 
     Example:
 
@@ -56,42 +67,51 @@ class Gaussian(Posterior):
     has_moments = True
     can_be_prior = True
 
-    def __init__(self, initial_log_stddev=-5.0):
+    def __init__(self, initial_log_stddev: float = -5.0) -> None:
         super().__init__()
         self.initial_log_stddev = check_log_stddev(initial_log_stddev)
 
-    def add_variables(self, add_weight, means):
+    def add_variables(
+        self, add_weight: Callable, means: dict[str, keras.Variable]
+    ) -> dict[str, keras.Variable]:
         self._log_stddevs, variables = add_log_stddevs(
             add_weight, means, self.initial_log_stddev
         )
         return variables
 
-    def centre(self):
-        """Means about which draws are spread, by name."""
+    def centre(self) -> dict[str, Tensor]:
+        """Returns the means of the draws, by name."""
         return {name: wide(mean) for name, mean in self._means.items()}
 
-    def moments(self):
+    def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
         return {
             name: (centre, wide(self._log_stddevs[name]))
             for name, centre in self.centre().items()
         }
 
-    def draw(self, seed, num_samples=None):
+    def draw(
+        self, seed: keras.random.SeedGenerator, num_samples: int | None = None
+    ) -> dict[str, Tensor]:
         return {
             name: centre
             + estimators.gaussian_noise(log_stddev, centre.dtype, seed, num_samples)
             for name, (centre, log_stddev) in self.moments().items()
         }
 
-    def kl(self, prior, prior_variables, seed):
-        total = 0.0
+    def kl(
+        self,
+        prior: Prior,
+        prior_variables: dict[str, keras.Variable],
+        seed: keras.random.SeedGenerator,
+    ) -> Tensor:
+        total: Tensor = 0.0
         for name, (mean, log_stddev) in self.moments().items():
             variables = prior.of(name, prior_variables)
             total = total + ops.sum(prior.kl(mean, log_stddev, variables, seed))
         return total
 
-    def inform(self, delta):
-        """Sets the standard deviations to delta |mean|, and at least 1e-4.
+    def inform(self, delta: float) -> None:
+        """Sets the standard deviations to delta |mean|, but not below 1e-4.
 
         Reference: Krishnan, Subedar and Tickoo, "Specifying weight priors in Bayesian
         deep neural networks with empirical Bayes", 2020, eq. 6.
@@ -100,10 +120,10 @@ class Gaussian(Posterior):
             stddev = ops.maximum(delta * ops.abs(mean), _LEAST_STDDEV)
             self._log_stddevs[name].assign(ops.log(stddev))
 
-    def distribution(self):
+    def distribution(self) -> Any:
         from keras_bdl.interop import tfp
 
         return tfp.independent_normals(self.moments())
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"initial_log_stddev": self.initial_log_stddev}

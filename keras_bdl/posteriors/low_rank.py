@@ -5,6 +5,8 @@ neural networks", 2020.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,25 +14,28 @@ from keras import ops, random
 
 from keras_bdl.core import validation
 from keras_bdl.core.dtypes import wide
+from keras_bdl.core.typing import Tensor
 from keras_bdl.posteriors.base import Posterior, register
 from keras_bdl.posteriors.gaussian import add_log_stddevs, check_log_stddev
+from keras_bdl.priors import Prior
 
 
 @register("low_rank")
 class LowRank(Posterior):
     """N(mean, D + V' V) over all weights of a layer together.
 
-    D is diagonal, and V has `rank` rows, each a direction in which kernel and bias
-    vary together: w = mean + s eps + sum_k z_k V_k, with independent standard normal
-    eps (one per weight) and z (one per direction). With V = 0 it is `Gaussian`.
+    D is diagonal. V has `rank` rows, each a direction in which kernel and bias vary
+    together: w = mean + s eps + sum_k z_k V_k, with D = diag(s^2) and independent
+    standard normal eps (one per weight) and z (one per direction). V = 0 gives
+    `Gaussian`.
 
-    For a prior of independent weights the KL is that of independent Gaussians with the
-    same variances, plus what the correlations take from the entropy, which is closed by
-    the determinant lemma: log |D + V' V| = log |D| + log |I + V D^-1 V'|.
+    For a prior of independent weights, the KL is that of independent Gaussians with the
+    same variances, plus the entropy that is lost to correlations. The determinant lemma
+    gives this loss in closed form: log |D + V' V| = log |D| + log |I + V D^-1 V'|.
 
     Args:
         rank: positive integer, the number of directions.
-        initial_log_stddev: where the log standard deviations s start. The directions
+        initial_log_stddev: start of the logarithms of s, from -40 to 10. The directions
             start at random with the same total variance.
 
     Example:
@@ -44,12 +49,14 @@ class LowRank(Posterior):
 
     has_moments = True
 
-    def __init__(self, rank=2, initial_log_stddev=-5.0):
+    def __init__(self, rank: int = 2, initial_log_stddev: float = -5.0) -> None:
         super().__init__()
         self.rank = validation.integer("rank", rank, least=1, most=10**4)
         self.initial_log_stddev = check_log_stddev(initial_log_stddev)
 
-    def add_variables(self, add_weight, means):
+    def add_variables(
+        self, add_weight: Callable, means: dict[str, keras.Variable]
+    ) -> dict[str, keras.Variable]:
         self._log_stddevs, variables = add_log_stddevs(
             add_weight, means, self.initial_log_stddev
         )
@@ -64,23 +71,25 @@ class LowRank(Posterior):
         }
         return variables | {f"{n}_factor": v for n, v in self._factors.items()}
 
-    def moments(self):
+    def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
         return {
             name: (mean, wide(self._log_stddevs[name]))
             for name, mean in self.mean().items()
         }
 
-    def directions(self):
+    def directions(self) -> dict[str, Tensor]:
         return {name: wide(factor) for name, factor in self._factors.items()}
 
     def _flat_factor(self, name):
         return ops.reshape(wide(self._factors[name]), (self.rank, -1))
 
-    def draw(self, seed, num_samples=None):
+    def draw(
+        self, seed: keras.random.SeedGenerator, num_samples: int | None = None
+    ) -> dict[str, Tensor]:
         samples = 1 if num_samples is None else num_samples
         weights, z = {}, None
         for name, mean in self.mean().items():
-            if z is None:  # shared by the tensors of the layer
+            if z is None:  # all tensors of the layer share these factors
                 z = random.normal((samples, self.rank), dtype=mean.dtype, seed=seed)
             shape = (samples, *mean.shape)
             noise = random.normal(shape, dtype=mean.dtype, seed=seed)
@@ -89,7 +98,12 @@ class LowRank(Posterior):
             weights[name] = mean + (noise[0] if num_samples is None else noise)
         return weights
 
-    def kl(self, prior, prior_variables, seed):
+    def kl(
+        self,
+        prior: Prior,
+        prior_variables: dict[str, keras.Variable],
+        seed: keras.random.SeedGenerator,
+    ) -> Tensor:
         total, scaled = 0.0, []
         for name, mean in self.mean().items():
             log_stddev = wide(self._log_stddevs[name])
@@ -100,14 +114,14 @@ class LowRank(Posterior):
             independent = prior.kl(mean, log_spread, variables, seed)
             total = total + ops.sum(independent + log_spread - log_stddev)
             scaled.append(ops.reshape(factor * ops.exp(-log_stddev), (self.rank, -1)))
-        # |I + A A'| by the triangle of [I, A]', which loses no digits to a square.
+        # The triangle of [I, A]' gives |I + A A'| without losing digits to a square.
         identity = ops.eye(self.rank, dtype=scaled[0].dtype)
         tall = ops.transpose(ops.concatenate([identity, *scaled], axis=-1))
         _, triangle = ops.qr(tall)
         return total - ops.sum(ops.log(ops.abs(ops.diagonal(triangle))))
 
-    def distribution(self):
-        """All weights in one vector, kernel first: a TensorFlow Probability normal."""
+    def distribution(self) -> Any:
+        """Returns a TensorFlow Probability normal over one vector, kernel first."""
         from keras_bdl.interop import tfp
 
         def flat(tensors):
@@ -123,5 +137,5 @@ class LowRank(Posterior):
             cov_perturb_factor=np.concatenate(factor, axis=-1).T,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"rank": self.rank, "initial_log_stddev": self.initial_log_stddev}
