@@ -1,7 +1,7 @@
 """Types of public arguments."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -9,3 +9,4 @@ import numpy as np
 Activation: TypeAlias = str | Callable | None
 Initializer: TypeAlias = str | keras.initializers.Initializer | Callable
 ArrayLike: TypeAlias = np.ndarray | keras.KerasTensor | Sequence
+Tensor: TypeAlias = Any
