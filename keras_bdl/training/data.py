@@ -80,7 +80,7 @@ def _refuse_endless(data):
 
 
 class TrainingPairs:
-    """Iterator over batches of inputs and targets in NumPy, with a progress bar.
+    """Batches of inputs and targets in NumPy, read once and with a progress bar.
 
     Args:
         x, y, batch_size, verbose: as in `keras_bdl.fit_last_layer`.
