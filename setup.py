@@ -41,6 +41,14 @@ setup(
         "jax": ["jax"],
         "torch": ["torch"],
         "examples": EXAMPLES,
-        "test": [*EXAMPLES, "hypothesis", "pandas", "pytest", "pytest-xdist", "ruff"],
+        "test": [
+            *EXAMPLES,
+            "hypothesis",
+            "mypy",
+            "pandas",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+        ],
     },
 )

@@ -1,6 +1,7 @@
-"""Callbacks for Bayesian models, to be given to `model.fit(callbacks=[...])`."""
+"""Callbacks for Bayesian models, for `model.fit(callbacks=[...])`."""
 
 import warnings
+from typing import Any, TypeAlias
 
 import keras
 from keras import ops
@@ -20,43 +21,46 @@ __all__ = [
     "sparse_vd_schedule",
 ]
 
+_Logs: TypeAlias = dict[str, Any] | None
+_Layer: TypeAlias = keras.layers.Layer
+
 
 class KLWarmup(keras.callbacks.Callback):
     """Raises the weight of the KL term linearly from 0 to its full value.
 
-    Before `start_epoch` the weight is 0; it grows by equal steps at the begin of
-    each epoch and is full from epoch `start_epoch + epochs` on (epochs count
-    from 0). Full is each layer's own `layer.kl_weight`, which stays as it is: the
-    share is `layer.kl_warm_up`, a variable of one epoch that training alone sees, and
-    no file. It is a function of the epoch alone, so resumed training continues it,
-    and `val_loss` is a bound.
+    Before `start_epoch` the weight is 0. It grows by equal steps at the start of each
+    epoch, and has its full value from epoch `start_epoch + epochs` on (epochs count
+    from 0). The full value is each layer's own `layer.kl_weight`, which does not
+    change. The share is `layer.kl_warm_up`, a variable of one epoch that only training
+    uses and no file holds. It depends on the epoch alone, so resumed training continues
+    it, and `val_loss` is a bound.
 
-    A `fit` that is interrupted leaves no warm-up behind: Keras resets the metrics of
-    layers before each epoch, evaluation and `train_on_batch`, and the share with them.
-    A model whose own `metrics` leaves out those of its layers is warned of. A training
-    loop of your own calls `model.reset_metrics()` first.
+    The share does not survive an interrupted `fit`: Keras resets the metrics of layers
+    before each epoch, evaluation and `train_on_batch`, and this resets the share. If
+    the `metrics` of a model omit those of its layers, a warning says so. A custom
+    training loop calls `model.reset_metrics()` first.
 
-    Adds `kl`, the unweighted KL of all posteriors over weights in nats per data set,
-    and `kl_weight`, the share of the full weight, to the training log. The log has
-    `nll` where the model compiles it as a metric, as `BayesianClassifier` does; for
-    other models give
+    The callback adds two values to the training log: `kl`, the unweighted KL of all
+    posteriors over weights in nats per data set, and `kl_weight`, the share of the full
+    weight. The log has `nll` if the model compiles it as a metric, as
+    `BayesianClassifier` does. For other models give
     `metrics=[keras_bdl.metrics.NegativeLogLikelihood(from_logits=..., name="nll")]`.
 
     Args:
         epochs: positive integer, length of the warm-up.
-        start_epoch: integer >= 0, first epoch with a weight above 0, less one.
+        start_epoch: integer >= 0, the last epoch whose weight is 0.
 
     Example:
 
     >>> model.fit(x, y, epochs=20, callbacks=[keras_bdl.callbacks.KLWarmup(epochs=5)])
     """
 
-    def __init__(self, epochs, start_epoch=0):
+    def __init__(self, epochs: int, start_epoch: int = 0) -> None:
         super().__init__()
         self.epochs = validation.integer("epochs", epochs, least=1)
         self.start_epoch = validation.integer("start_epoch", start_epoch, least=0)
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         self._layers = weighted_layers(model)
         if not self._layers:
@@ -68,32 +72,32 @@ class KLWarmup(keras.callbacks.Callback):
         self._factor = 1.0
         self._warned = False
 
-    def factor(self, epoch):
-        """Share of the full KL weight in an epoch, from 0 to 1."""
+    def factor(self, epoch: int) -> float:
+        """Returns the share of the full KL weight in an epoch, from 0 to 1."""
         return min(max(epoch - self.start_epoch, 0) / self.epochs, 1.0)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: _Logs = None) -> None:
         self._set(1.0)
         self.model.reset_metrics()
         if self._warming_up():
             self._undo()
             warnings.warn(
-                "`reset_metrics` of this model leaves out the metrics of its layers, "
-                "which end an interrupted warm-up: after an error in `fit` later "
-                "training may keep a smaller KL weight. Let `metrics` return "
+                "`reset_metrics` of this model omits the metrics of its layers, which "
+                "end an interrupted warm-up: after an error in `fit` later training "
+                "may keep a smaller KL weight. Make `metrics` return "
                 "`[..., *super().metrics]`.",
                 stacklevel=2,
             )
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: _Logs = None) -> None:
         self._factor = self.factor(epoch)
         self._set(self._factor)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: _Logs = None) -> None:
         if len(self._warming_up()) < len(self._layers):  # `evaluate` has undone it
             self._set(self._factor)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: _Logs = None) -> None:
         self._undo()
         if logs is None:
             return
@@ -106,7 +110,7 @@ class KLWarmup(keras.callbacks.Callback):
         if self._posteriors and "nll" not in logs and not self._warned:
             self._warned = True
             warnings.warn(
-                "The log has no `nll`, because the model compiles no such metric: add "
+                "The log has no `nll`, because the model compiles no such metric. Add "
                 "`metrics=[keras_bdl.metrics.NegativeLogLikelihood(from_logits=True, "
                 "name='nll')]` (False for probabilities) to `compile` to see the "
                 "likelihood apart from the KL.",
@@ -126,20 +130,20 @@ class KLWarmup(keras.callbacks.Callback):
 
 
 class OptimizerReset(keras.callbacks.Callback):
-    """Starts the optimizer's moments and step count anew at the begin of one epoch.
+    """Resets the moments and the step count of the optimizer at the start of one epoch.
 
-    Moments that were gathered under another objective, such as one without its
-    KL term, mislead the first steps under the new one.
+    Moments from another objective, such as one without its KL term, mislead the first
+    steps under the new objective.
 
     Args:
-        epoch: integer >= 0, epochs count from 0.
+        epoch: integer >= 0; epochs count from 0.
 
     Raises:
-        ValueError: in `fit`, if the learning rate is a schedule of the optimizer's
-            step count, which would start anew too.
+        ValueError: in `fit`, if the learning rate is a schedule of the step count of
+            the optimizer, which the reset would restart too.
     """
 
-    def __init__(self, epoch):
+    def __init__(self, epoch: int) -> None:
         super().__init__()
         self.epoch = validation.integer("epoch", epoch, least=0)
 
@@ -147,7 +151,7 @@ class OptimizerReset(keras.callbacks.Callback):
         optimizer = self.model.optimizer
         return getattr(optimizer, "inner_optimizer", optimizer)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: _Logs = None) -> None:
         rate = self._optimizer().get_config()["learning_rate"]
         if isinstance(rate, dict):
             raise ValueError(
@@ -157,7 +161,7 @@ class OptimizerReset(keras.callbacks.Callback):
                 f"Received: learning_rate={rate['class_name']}"
             )
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: _Logs = None) -> None:
         if epoch != self.epoch:
             return
         optimizer = self._optimizer()
@@ -171,11 +175,11 @@ class OptimizerReset(keras.callbacks.Callback):
 class _LayerLogger(keras.callbacks.Callback):
     """Adds a number of each layer of one kind to the log.
 
-    Subclasses say which: `layers_of(model)`, what they are called in the plural,
-    `kind`, and the number, `value(layer)`, with `prefix` before the layer's name.
+    Subclasses define the layers, `layers_of(model)`; their name in the plural, `kind`;
+    the number, `value(layer)`; and the `prefix` before the name of the layer.
     """
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         self._layers = self.layers_of(model)
         if not self._layers:
@@ -184,7 +188,7 @@ class _LayerLogger(keras.callbacks.Callback):
                 f"Received: model={model!r}"
             )
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: _Logs = None) -> None:
         if logs is None:
             return
         for name, layer in zip(_log_names(self._layers), self._layers):
@@ -192,7 +196,10 @@ class _LayerLogger(keras.callbacks.Callback):
 
 
 def _log_names(layers):
-    """Names of built layers; where they are equal, paths, numbered if need be."""
+    """Returns names of built layers.
+
+    Layers of equal names get their paths instead, with a number if these are equal.
+    """
     names, paths = [x.name for x in layers], [x.path for x in layers]
     return [
         name
@@ -205,10 +212,10 @@ def _log_names(layers):
 class SparsityLogger(_LayerLogger):
     """Adds the sparsity of each sparse layer, and the compression, to the log.
 
-    `sparsity_<layer>` is the share of pruned weights of a layer; `compression`
-    is weights / non-zero weights of the model (see `sparsity_report`; not for
-    subclassed models). Put it before `keras.callbacks.TensorBoard` in the list
-    of callbacks, and TensorBoard shows both.
+    `sparsity_<layer>` is the share of pruned weights of a layer. `compression` is
+    weights / non-zero weights of the model (see `sparsity_report`), except for
+    subclassed models. Put this callback before `keras.callbacks.TensorBoard` in the
+    list, and TensorBoard shows both.
 
     Example:
 
@@ -219,16 +226,16 @@ class SparsityLogger(_LayerLogger):
     prefix = "sparsity"
 
     @staticmethod
-    def layers_of(model):
+    def layers_of(model: keras.Model) -> list[_Layer]:
         return [
             x for x in stochastic.stochastic_layers(model) if hasattr(x, "sparsity")
         ]
 
     @staticmethod
-    def value(layer):
+    def value(layer: _Layer) -> float:
         return layer.sparsity()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: _Logs = None) -> None:
         super().on_epoch_end(epoch, logs)
         network = getattr(self.model, "sampled_network", self.model)
         if logs is not None and finding.is_graph(network):
@@ -238,8 +245,8 @@ class SparsityLogger(_LayerLogger):
 class DropoutRateLogger(_LayerLogger):
     """Adds the learned rate of each dropout layer to the log, as `rate_<layer>`.
 
-    Put it before `keras.callbacks.TensorBoard` in the list of callbacks, and
-    TensorBoard shows them.
+    Put this callback before `keras.callbacks.TensorBoard` in the list, and TensorBoard
+    shows the rates.
 
     Example:
 
@@ -250,7 +257,7 @@ class DropoutRateLogger(_LayerLogger):
     prefix = "rate"
 
     @staticmethod
-    def layers_of(model):
+    def layers_of(model: keras.Model) -> list[_Layer]:
         return [
             layer
             for layer in stochastic.stochastic_layers(model)
@@ -258,15 +265,15 @@ class DropoutRateLogger(_LayerLogger):
         ]
 
     @staticmethod
-    def value(layer):
+    def value(layer: _Layer) -> float:
         return layer.rate
 
 
 class DepthLogger(_LayerLogger):
     """Adds the mean depth of each early-exit block to the log, as `depth_<layer>`.
 
-    It is E_q z over the training rows of the epoch: the number of units that an
-    example is expected to run. Put it before `keras.callbacks.TensorBoard`.
+    It is E_q z over the training rows of the epoch, the expected number of units that
+    an example runs. Put this callback before `keras.callbacks.TensorBoard` in the list.
 
     Example:
 
@@ -278,10 +285,10 @@ class DepthLogger(_LayerLogger):
     layers_of = staticmethod(early_exit_blocks)
 
     @staticmethod
-    def value(layer):
+    def value(layer: _Layer) -> float:
         return layer.mean_depth()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: _Logs = None) -> None:
         for layer in self._layers:
             if layer.built:
                 layer.reset_depth()
@@ -292,9 +299,9 @@ def _rate_of(optimizer):
 
 
 class _HoldAndDecay(keras.callbacks.LearningRateScheduler):
-    """Holds the learning rate for a share of the epochs, then takes it to 0.
+    """Holds the learning rate for a share of the epochs, then reduces it to 0.
 
-    The optimizer gets its own rate back in the end and after an interruption.
+    The optimizer has its own rate again at the end and after an interruption.
     """
 
     def __init__(self, epochs, learning_rate, hold):
@@ -305,7 +312,7 @@ class _HoldAndDecay(keras.callbacks.LearningRateScheduler):
         super().__init__(rate)
         self.epochs = epochs
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         self._settings = weighted_layers(model)[0].epoch_settings
         self._settings.undo("learning_rate")
@@ -318,20 +325,20 @@ class _HoldAndDecay(keras.callbacks.LearningRateScheduler):
         self._scheduled_rate = scheduled = _rate_of(optimizer)
 
         def undo():
-            if _rate_of(optimizer) == scheduled:  # else somebody has set another
+            if _rate_of(optimizer) == scheduled:  # nobody set another rate
                 optimizer.learning_rate = own_rate
 
         self._settings.add("learning_rate", undo)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: _Logs = None) -> None:
         if self.params["epochs"] > self.epochs:
             raise ValueError(
-                f"The schedule ends with epoch {self.epochs}, where the learning rate "
-                "is 0; give `sparse_vd_schedule` the `epochs` of `fit`. "
+                f"The schedule ends at epoch {self.epochs}, where the learning rate is "
+                "0; pass the `epochs` of `fit` to `sparse_vd_schedule`. "
                 f"Received: epochs={self.params['epochs']} in `fit`"
             )
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: _Logs = None) -> None:
         self._set(self.schedule(epoch))
 
     def _set_again(self, *args, logs=None):
@@ -340,36 +347,42 @@ class _HoldAndDecay(keras.callbacks.LearningRateScheduler):
 
     on_train_batch_begin = on_test_end = _set_again
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: _Logs = None) -> None:
         self._settings.undo("learning_rate")
 
 
-def sparse_vd_schedule(epochs, learning_rate=1e-3, hold=0.5, warmup=(5, 20)):
-    """The training recipe of sparse variational dropout, as a list of callbacks.
+def sparse_vd_schedule(
+    epochs: int,
+    learning_rate: float = 1e-3,
+    hold: float = 0.5,
+    warmup: tuple[int, int] = (5, 20),
+) -> list[keras.callbacks.Callback]:
+    """Returns the training recipe of sparse variational dropout as callbacks.
 
-    The KL weight is 0 until epoch `warmup[0]`, rises linearly to full at
-    `warmup[1]`, where the optimizer's moments are reset; the learning rate holds
-    for the share `hold` of the epochs, then falls linearly to 0. After the end, and
-    after an interruption, the optimizer has its own rate again and the KL its full
-    weight (see `KLWarmup`). Sparsity keeps growing while both are high, and once more
-    in the decay. Give the layers
-    `prune_in_training=True`, as the paper does for its LeNets: half the epochs
-    then prune more (benchmarks/README.md), and the optimizer a little decoupled weight
-    decay of the means alone: `Adam(weight_decay=0.05)`, and of that optimizer
-    `exclude_from_weight_decay(var_names=["log_stddev", "bias"])`, again after
-    `load_model`, because Keras does not save it. Adam moves log sigma^2 =
-    2 `kernel_log_stddev` twice as fast here as under the paper's parameters.
+    The KL weight is 0 until epoch `warmup[0]` and rises linearly to its full value at
+    `warmup[1]`, where the moments of the optimizer are reset. The learning rate stays
+    constant for the share `hold` of the epochs, then falls linearly to 0. At the end
+    and after an interruption the optimizer has its own rate again, and the KL its full
+    weight (see `KLWarmup`). Sparsity grows while both are high, and again during the
+    decay.
+
+    Give the layers `prune_in_training=True`, as the paper does for its LeNets: half the
+    epochs then prune more (benchmarks/README.md). Give the optimizer a small decoupled
+    weight decay of the means alone: `Adam(weight_decay=0.05)`, and call its
+    `exclude_from_weight_decay(var_names=["log_stddev", "bias"])`, also after
+    `load_model`, because Keras does not save this. Adam moves log sigma^2 =
+    2 `kernel_log_stddev` twice as fast here as under the parameters of the paper.
 
     Args:
-        epochs: integer, number of epochs given to `fit`.
-        learning_rate: positive float, in place of the optimizer's own. 3e-3 gave
+        epochs: integer, number of epochs of `fit`.
+        learning_rate: positive float that replaces the optimizer's own rate. 3e-3 gave
             smaller and better LeNets on MNIST than 1e-3 (benchmarks/README.md).
         hold: float in [0, 1].
         warmup: pair of epochs, first < last < `epochs`.
 
     Returns:
-        List of callbacks for `fit`, to which others can be added. In `fit` they raise
-        a ValueError if it is to train longer than `epochs`.
+        List of callbacks for `fit`, to which you can add others. In `fit` they raise a
+        ValueError if it is to train longer than `epochs`.
 
     Example:
 
@@ -391,7 +404,7 @@ def sparse_vd_schedule(epochs, learning_rate=1e-3, hold=0.5, warmup=(5, 20)):
     first, last = (validation.integer("warmup", e, least=0) for e in warmup)
     if not first < last < epochs:
         raise ValueError(
-            f"Expected `warmup` to rise and to end before epoch {epochs}, the end. "
+            f"Expected `warmup` to rise, and to end before epoch {epochs}. "
             f"Received: warmup={warmup!r}"
         )
     return [

@@ -1,13 +1,17 @@
 """Pictures of predictive uncertainty. Each function draws and returns its axes.
 
-Needs matplotlib, which is imported when a function is called. `ax=None` draws on
-a new figure; nothing is shown or saved. Colours are those of Okabe and Ito, which
-colour-blind readers can tell apart.
+The functions need matplotlib and import it when they are called. `ax=None` draws on a
+new figure. Nothing is shown or saved. The colours are those of Okabe and Ito, which
+colour-blind readers can distinguish.
 """
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from keras import ops
 
+from keras_bdl.core.typing import ArrayLike
 from keras_bdl.ops import uncertainty
 
 __all__ = [
@@ -21,6 +25,10 @@ __all__ = [
     "sparsity_by_layer",
     "uncertainty_histograms",
 ]
+
+# Types of matplotlib, which this module does not import.
+_Axes: TypeAlias = Any
+_Figure: TypeAlias = Any
 
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
 COLORS = (BLUE, VERMILLION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
@@ -42,11 +50,17 @@ def _stairs(ax, share, edges, color, label):
     ax.stairs(share, edges, color=color, linewidth=1.5, label=label)
 
 
-def reliability_diagram(labels, probabilities, num_bins=15, ax=None, label=None):
-    """Accuracy in each bin of confidence, with its gap to the mean confidence.
+def reliability_diagram(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    num_bins: int = 15,
+    ax: _Axes | None = None,
+    label: str | None = None,
+) -> _Axes:
+    """Draws accuracy in each bin of confidence, with its gap to the mean confidence.
 
-    The gaps, weighted by the counts above the bars, sum to the expected
-    calibration error (ECE) of the title. Below the diagonal is over-confident.
+    The gaps, weighted by the counts above the bars, sum to the expected calibration
+    error (ECE) in the title. Bars below the diagonal are over-confident.
 
     Args:
         labels: class indices `(n,)`.
@@ -56,8 +70,8 @@ def reliability_diagram(labels, probabilities, num_bins=15, ax=None, label=None)
         label: name of the model, for the title.
 
     Returns:
-        The axes. `ax.containers[0]` holds the bars of accuracy of the bins that
-        are not empty.
+        The axes. `ax.containers[0]` holds the accuracy bars of the bins that are not
+        empty.
 
     Reference: Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural
     networks", 2017, figure 1.
@@ -104,17 +118,22 @@ def reliability_diagram(labels, probabilities, num_bins=15, ax=None, label=None)
     return ax
 
 
-def image_sheet(images, titles=None, columns=10, figure=None):
-    """Small grey pictures in rows, each below its title.
+def image_sheet(
+    images: ArrayLike,
+    titles: Sequence[str] | None = None,
+    columns: int = 10,
+    figure: _Figure | None = None,
+) -> np.ndarray:
+    """Draws small grey pictures in rows, each below its title.
 
     Args:
         images: `(n, height, width)` or `(n, height, width, 1)`, in [0, 1].
         titles: n strings, or None.
-        columns: pictures in a row.
+        columns: number of pictures in a row.
         figure: matplotlib figure or subfigure, or None for a new one.
 
     Returns:
-        Array of axes `(rows, columns)`; those without a picture are empty.
+        Array of axes `(rows, columns)`; axes without a picture are empty.
     """
     import matplotlib.pyplot as plt
 
@@ -134,14 +153,20 @@ def image_sheet(images, titles=None, columns=10, figure=None):
     return axes
 
 
-def depth_sheet(images, depths, count=20, columns=10, figure=None):
-    """The images that stop first, and below them those that stop last.
+def depth_sheet(
+    images: ArrayLike,
+    depths: ArrayLike,
+    count: int = 20,
+    columns: int = 10,
+    figure: _Figure | None = None,
+) -> np.ndarray:
+    """Draws the images that stop first, and below them those that stop last.
 
     Args:
         images: `(n, height, width)` or `(n, height, width, 1)`, in [0, 1].
-        depths: units run, `(n,)`, as of `keras_bdl.depth` for one block.
-        count: pictures of either kind, or fewer where there are fewer images.
-        columns: pictures in a row.
+        depths: number of units run, `(n,)`, such as `keras_bdl.depth` of one block.
+        count: number of pictures of each kind; fewer if there are fewer images.
+        columns: number of pictures in a row.
         figure: as in `image_sheet`.
 
     Returns:
@@ -155,12 +180,14 @@ def depth_sheet(images, depths, count=20, columns=10, figure=None):
     return image_sheet(np.asarray(images)[chosen], titles, columns, figure)
 
 
-def sparsity_by_layer(history, ax=None):
-    """Share of pruned weights of each layer by epoch.
+def sparsity_by_layer(
+    history: Mapping[str, Sequence[float]], ax: _Axes | None = None
+) -> _Axes:
+    """Draws the share of pruned weights of each layer by epoch.
 
     Args:
         history: dict of name to values by epoch, such as `fit(...).history` with
-            `callbacks.SparsityLogger`; `sparsity_<layer>` are drawn.
+            `callbacks.SparsityLogger`. The values of `sparsity_<layer>` are drawn.
         ax: matplotlib axes, or None for a new figure.
 
     Returns:
@@ -189,17 +216,23 @@ def sparsity_by_layer(history, ax=None):
     return ax
 
 
-def curve_with_band(x, mean, error, ax=None, label=None):
-    """A curve with a band of `mean - error` to `mean + error`.
+def curve_with_band(
+    x: ArrayLike,
+    mean: ArrayLike,
+    error: ArrayLike,
+    ax: _Axes | None = None,
+    label: str | None = None,
+) -> _Axes:
+    """Draws a curve with a band from `mean - error` to `mean + error`.
 
     Args:
         x, mean, error: `(n,)`; `error` is in the units of `mean`, such as its
             standard error.
         ax: matplotlib axes, or None for a new figure.
-        label: of the curve, for a legend.
+        label: name of the curve, for a legend.
 
     Returns:
-        The axes. Axis labels are left to the caller.
+        The axes. The caller sets the axis labels.
     """
     ax = _new_axes() if ax is None else ax
     x, mean, error = (np.asarray(v) for v in (x, mean, error))
@@ -210,16 +243,22 @@ def curve_with_band(x, mean, error, ax=None, label=None):
     return ax
 
 
-def predictive_band(x, mean, stddev, ax=None, label=None):
-    """A predictive mean with bands of one and two standard deviations.
+def predictive_band(
+    x: ArrayLike,
+    mean: ArrayLike,
+    stddev: ArrayLike,
+    ax: _Axes | None = None,
+    label: str | None = None,
+) -> _Axes:
+    """Draws a predictive mean with bands of one and two standard deviations.
 
     Args:
-        x, mean, stddev: `(n,)`; x in rising order.
+        x, mean, stddev: `(n,)`; x is in rising order.
         ax: matplotlib axes, or None for a new figure.
-        label: of the mean, for a legend.
+        label: name of the mean, for a legend.
 
     Returns:
-        The axes. Axis labels are left to the caller.
+        The axes. The caller sets the axis labels.
     """
     ax = _new_axes() if ax is None else ax
     x, mean, stddev = (np.asarray(v) for v in (x, mean, stddev))
@@ -233,26 +272,31 @@ def predictive_band(x, mean, stddev, ax=None, label=None):
 
 
 def uncertainty_histograms(
-    in_domain, out_of_domain, ax=None, label="uncertainty (nats)", floor=1e-3
-):
-    """Histograms of an uncertainty in one set of bins, as shares of each data set.
+    in_domain: ArrayLike,
+    out_of_domain: Mapping[str, ArrayLike],
+    ax: _Axes | None = None,
+    label: str = "uncertainty (nats)",
+    floor: float = 1e-3,
+) -> _Axes:
+    """Draws histograms of an uncertainty in common bins, as shares of each data set.
 
-    The axis is logarithmic, ten bins to a factor of ten: what is certain spans
-    many orders of magnitude. Values below `floor` count in the first bin.
+    The axis is logarithmic, with ten bins per factor of ten, because the uncertainty of
+    clear inputs spans many orders of magnitude. Values below `floor` count in the first
+    bin.
 
     Args:
-        in_domain: `(n,)`, in nats, of inputs like the training data.
-        out_of_domain: dict of name to `(m,)`, in nats, of other inputs.
+        in_domain: uncertainty of inputs like the training data, `(n,)`, in nats.
+        out_of_domain: dict of name to the uncertainty of other inputs, `(m,)`, in nats.
         ax: matplotlib axes, or None for a new figure.
-        label: of the x axis, with the unit.
+        label: label of the x axis, with the unit.
         floor: left end of the axis, in nats.
 
     Returns:
         The axes.
     """
     ax = _new_axes() if ax is None else ax
-    groups = {"in domain": in_domain, **out_of_domain}
-    groups = {name: np.maximum(values, floor) for name, values in groups.items()}
+    given = {"in domain": in_domain, **out_of_domain}
+    groups = {name: np.maximum(values, floor) for name, values in given.items()}
     top = max(float(values.max()) for values in groups.values())
     num_bins = max(1, int(np.ceil(10 * np.log10(top / floor))))
     edges = floor * 10 ** (np.arange(num_bins + 1) / 10)
@@ -269,24 +313,31 @@ def uncertainty_histograms(
     return ax
 
 
-def score_histograms(in_domain, out_of_domain, ax=None, label="score", num_bins=40):
-    """Histograms of a score in one set of equal bins, as shares of each data set.
+def score_histograms(
+    in_domain: ArrayLike,
+    out_of_domain: Mapping[str, ArrayLike],
+    ax: _Axes | None = None,
+    label: str = "score",
+    num_bins: int = 40,
+) -> _Axes:
+    """Draws histograms of a score in common bins, as shares of each data set.
 
-    The bins hold 98 % of each data set; what lies beyond counts in the outer ones.
+    The bins have equal widths and hold 98 % of each data set. Values beyond them count
+    in the outer bins.
 
     Args:
-        in_domain: `(n,)`, of inputs like the training data.
-        out_of_domain: dict of name to `(m,)`, of other inputs.
+        in_domain: score of inputs like the training data, `(n,)`.
+        out_of_domain: dict of name to the score of other inputs, `(m,)`.
         ax: matplotlib axes, or None for a new figure.
-        label: of the x axis, with the unit.
+        label: label of the x axis, with the unit.
         num_bins: number of bins.
 
     Returns:
         The axes.
     """
     ax = _new_axes() if ax is None else ax
-    groups = {"in domain": in_domain, **out_of_domain}
-    groups = {name: np.asarray(values) for name, values in groups.items()}
+    given = {"in domain": in_domain, **out_of_domain}
+    groups = {name: np.asarray(values) for name, values in given.items()}
     ends = [np.quantile(values, [0.01, 0.99]) for values in groups.values()]
     low, high = np.min(ends), np.max(ends)
     edges = np.linspace(low, high if high > low else low + 1.0, num_bins + 1)
@@ -300,8 +351,8 @@ def score_histograms(in_domain, out_of_domain, ax=None, label="score", num_bins=
     return ax
 
 
-def latent_map(codes, labels, ax=None):
-    """Codes of two numbers as points, coloured by class.
+def latent_map(codes: ArrayLike, labels: ArrayLike, ax: _Axes | None = None) -> _Axes:
+    """Draws codes of two numbers as points, coloured by class.
 
     Args:
         codes: `(n, 2)`.
@@ -315,7 +366,9 @@ def latent_map(codes, labels, ax=None):
 
     ax = _new_axes() if ax is None else ax
     codes, labels = np.asarray(codes), np.asarray(labels)
-    colors = plt.get_cmap("tab20" if labels.max() > 9 else "tab10").colors
+    # Both are a `ListedColormap`, which the type of `get_cmap` does not say.
+    color_map: Any = plt.get_cmap("tab20" if labels.max() > 9 else "tab10")
+    colors = color_map.colors
     for label in np.unique(labels):
         points = codes[labels == label]
         ax.scatter(*points.T, s=6, color=colors[label], linewidths=0, label=str(label))

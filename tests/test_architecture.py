@@ -37,8 +37,8 @@ FLOORS = (
 )
 # Public namespaces, which give names of other parts.
 NAMESPACES = ("keras_bdl", "keras_bdl.models")
-# Pure mathematics: of `core` it may take only this.
-OF_OPS = ("ops", "core.validation")
+# Pure mathematics: of `core` it may take only these.
+OF_OPS = ("ops", "core.typing", "core.validation")
 # Tools know what layers have in common and no concrete layer, so that a new layer
 # changes no tool.
 TOOLS = ("graphs", "training", "prediction", "conversion", "sparsity", "early_exit")

@@ -1,1 +1,1 @@
-"""What every part of the library stands on: noise, scopes, layers that sample."""
+"""The base of every part of the library: noise, scopes and layers that sample."""

@@ -4,29 +4,33 @@ import collections
 import threading
 import types
 
-# Programs of one kind that are kept with a model; the oldest goes. Each holds a
-# compiled function for as long.
+# The number of programs of one kind that a model keeps; the oldest is dropped. Each
+# program holds a compiled function until then.
 _MOST_KEPT = 8
 
 
-_LOCK = threading.RLock()  # of what is kept: threads may ask for the same program
+_LOCK = threading.RLock()  # two threads may ask for the same program
 
 
 def kept_with(model, kind, key, make):
-    """What `make()` gives, made once for a key and kept with the model.
+    """Returns the result of `make()`, which is called once per key.
 
-    Of each kind the few that were last asked for are kept. They are outside of Keras's
-    tracking, because the model must not own what wraps it.
+    The model keeps the results that were asked for last, a few of each kind. Keras does
+    not track them, because the model must not own what wraps it.
 
     Args:
         model: Keras model.
-        kind: name of what is made.
-        key: what it depends on.
+        kind: name of the kind of result.
+        key: hashable value on which the result depends.
         make: function without arguments.
+
+    Returns:
+        The result for this key.
     """
     with _LOCK:
         if "_keras_bdl_kept" not in model.__dict__:
-            # In a namespace: Keras loads weights into every model in a dictionary.
+            # A namespace hides them: Keras loads weights into every model that is in a
+            # dictionary.
             object.__setattr__(model, "_keras_bdl_kept", types.SimpleNamespace())
         by_kind = vars(model.__dict__["_keras_bdl_kept"])
         kept = by_kind.setdefault(kind, collections.OrderedDict())

@@ -11,15 +11,15 @@ from keras_bdl.core.finding import flatten_layers
 
 
 def live_config(cls, layer):
-    """`cls.get_config()` of a layer, with its functions as they are.
+    """Returns `cls.get_config()` of a layer, with functions in place of their names.
 
-    A config holds a function by a name or bytecode that may not load.
+    A config holds a function by its name or bytecode, which may fail to load.
     """
     config = cls.get_config(layer)
     for name in config:
         function = getattr(layer, name, None)
         is_function = name == "activation" or name.endswith("_initializer")
-        # Attention, for one, keeps them under other names.
+        # Some layers, such as attention, keep them under other names.
         known = hasattr(layer, name) and not isinstance(function, keras.layers.Layer)
         if is_function and known:
             config[name] = function
@@ -27,22 +27,26 @@ def live_config(cls, layer):
 
 
 def built_shape(layer):
-    """The input shape that a layer was built with, or None."""
+    """Returns the input shape that a layer was built with, or None."""
     return (layer.get_build_config() or {}).get("input_shape")
 
 
 def check_weights(weights):
-    """Refuses other weights of a plain copy than the mean or a sample."""
+    """Raises an error unless `weights` is "mean" or "sample"."""
     validation.choice("weights", weights, ("mean", "sample"))
 
 
 def assign_copy(variable, value):
-    """Assigns a copy: on JAX two variables would share what training gives away."""
+    """Assigns a copy of a value to a variable.
+
+    Without the copy two variables would share one buffer on JAX, where training donates
+    it.
+    """
     variable.assign(ops.copy(ops.convert_to_tensor(value)))
 
 
 def copy_activation(layer, copy):
-    """Gives a copy of a layer the weights of an activation that is a layer."""
+    """Copies the weights of an activation that is itself a layer."""
     activation = getattr(layer, "activation", None)
     if isinstance(activation, keras.layers.Layer) and activation.variables:
         if not copy.activation.built:
@@ -51,7 +55,10 @@ def copy_activation(layer, copy):
 
 
 def assign_weights(layer, weights):
-    """`layer.set_weights`, and what Keras derives from weights only when asked."""
+    """Calls `layer.set_weights` and updates what Keras derives from the weights.
+
+    Keras updates a `Normalization` layer only by `finalize_state`.
+    """
     layer.set_weights(weights)
     for inner in flatten_layers(layer):
         if isinstance(inner, keras.layers.Normalization):
@@ -60,8 +67,8 @@ def assign_weights(layer, weights):
 
 @contextlib.contextmanager
 def method_replaced(layer, name, function):
-    """Within, a method of one layer is another function; its class is untouched."""
-    own = vars(layer).get(name)  # Keras gives a layer a `build` of its own
+    """Replaces a method of one layer within a `with`; its class is not changed."""
+    own = vars(layer).get(name)  # Keras sets `build` on the layer itself
     object.__setattr__(layer, name, function)
     try:
         yield
@@ -72,7 +79,7 @@ def method_replaced(layer, name, function):
 
 
 def call_with_training(layer, x, training):
-    """Calls a layer, with `training` if it takes it."""
+    """Calls a layer, and passes `training` if its `call` has that argument."""
     if "training" in inspect.signature(layer.call).parameters:
         return layer(x, training=training)
     return layer(x)

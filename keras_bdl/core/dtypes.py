@@ -6,16 +6,22 @@ from keras import backend, ops
 
 
 def as_floats(inputs, dtype):
-    """Integers and booleans in a dtype of floats; Keras casts only between those."""
+    """Casts integers and booleans to `dtype`, and returns floats as they are.
+
+    Keras itself casts only between dtypes of floats.
+    """
     if backend.is_float_dtype(backend.standardize_dtype(inputs.dtype)):
         return inputs
     return ops.cast(inputs, dtype)
 
 
 def with_channels(inputs, count, axis=-1):
-    """The inputs, refused if they have another number of channels.
+    """Returns the inputs after a check that they have `count` channels.
 
-    For arithmetic that would widen inputs of a single channel.
+    The check is for arithmetic that would broadcast inputs of a single channel.
+
+    Raises:
+        ValueError: if the inputs have another number of channels.
     """
     channels = inputs.shape[axis]
     if channels is None and backend.backend() == "tensorflow":
@@ -24,14 +30,14 @@ def with_channels(inputs, count, axis=-1):
         return tensorflow.with_size(inputs, axis, count)
     if channels not in (None, count):
         raise ValueError(
-            f"Expected inputs with {count} channels on axis {axis}, as the layer was "
-            f"built. Received: inputs of shape {tuple(inputs.shape)}"
+            f"Expected inputs with {count} channels on axis {axis}, with which the "
+            f"layer was built. Received: inputs of shape {tuple(inputs.shape)}"
         )
     return inputs
 
 
 def wide(variable):
-    """A variable's value in float32, or in float64 if that is what it is."""
+    """Returns the value of a variable in float32; float64 stays float64."""
     value = ops.convert_to_tensor(variable)
     if backend.standardize_dtype(value.dtype) == "float64":
         return value
@@ -39,11 +45,14 @@ def wide(variable):
 
 
 def wide_dtype():
-    """float32 also under mixed precision, which would cost digits; or float64."""
+    """Returns "float64" if variables have that dtype, otherwise "float32".
+
+    Mixed precision gives "float32" too, because half precision would lose digits.
+    """
     policy = keras.config.dtype_policy()
     return "float64" if policy.variable_dtype == "float64" else "float32"
 
 
 def to_numpy(array):
-    """An array or tensor, of any backend, as a NumPy array."""
+    """Converts an array or a tensor of any backend to a NumPy array."""
     return ops.convert_to_numpy(array) if ops.is_tensor(array) else np.asarray(array)

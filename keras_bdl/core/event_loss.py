@@ -1,22 +1,25 @@
-"""The base of losses that are sums over the events of an example, and its shapes."""
+"""The base class of losses that sum over the events of an example."""
 
 import keras
 from keras import ops
 
 from keras_bdl.core import masking
+from keras_bdl.core.typing import Tensor
 
 
 class EventLoss(keras.losses.Loss):
-    """Summed over event axes (positions, outputs), mean over examples.
+    """Sums over event axes (positions, outputs) and takes the mean over examples.
 
-    Subclasses implement `terms(y_true, y_pred)`, one value per event: `(n, ...)`.
-    Weights `(n,)` count examples, weights `(n, ...)` and Keras masks count events.
-    `outputs_kind` is what `keras_bdl.predict` takes predictions for, see there.
+    Subclasses implement `terms(y_true, y_pred)`, which returns one value per event,
+    `(n, ...)`. Weights `(n,)` count examples; weights `(n, ...)` and Keras masks count
+    events. `outputs_kind` tells `keras_bdl.predict` what the predictions are.
     """
 
-    outputs_kind = None
+    outputs_kind: str | None = None
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None
+    ) -> Tensor:
         y_pred, weights = unmask(y_pred, sample_weight)
         if weights is None:
             return super().__call__(y_true, y_pred)
@@ -27,14 +30,15 @@ class EventLoss(keras.losses.Loss):
             return super().__call__((y_true, counted), y_pred, weights)
         if self.reduction == "mean_with_sample_weight":
             raise ValueError(
-                "Weights of events are no weights of examples, by which "
-                "reduction='mean_with_sample_weight' divides. Received: "
+                "Expected one weight per example, because "
+                "reduction='mean_with_sample_weight' divides by these; weights of "
+                "events do not work with it. Received: "
                 f"sample_weight (or a mask) of shape {tuple(weights.shape)}"
             )
-        # Taken in `call`, before events are summed; Keras weights only rows.
+        # `call` applies the weights before it sums events; Keras weights only rows.
         return super().__call__((y_true, weights), y_pred)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         weights = None
         if isinstance(y_true, tuple):
             y_true, weights = y_true
@@ -44,15 +48,24 @@ class EventLoss(keras.losses.Loss):
             terms = terms * align_weights(weights, terms)
         return ops.sum(ops.reshape(terms, (ops.shape(terms)[0], -1)), axis=-1)
 
-    def fill(self, y_true, y_pred, weights):
-        """Targets with a number in place of NaN where the weight is 0."""
+    def terms(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Returns one value per event, `(n, ...)`, in nats."""
+        raise NotImplementedError
+
+    def fill(self, y_true: Tensor, y_pred: Tensor, weights: Tensor) -> Tensor:
+        """Returns the targets with 0 in place of NaN where the weight is 0."""
         missing = ops.logical_and(
             ops.isnan(y_true), ops.equal(align_weights(weights, y_true), 0.0)
         )
         return ops.where(missing, ops.zeros_like(y_true), y_true)
 
-    def row_losses(self, y_true, y_pred, sample_weight=None):
-        """The weighted loss of each example, `(n,)`: what `__call__` is the mean of."""
+    def row_losses(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None
+    ) -> Tensor:
+        """Returns the weighted loss of each example, `(n,)`.
+
+        `__call__` returns the mean of these.
+        """
         y_true = ops.convert_to_tensor(y_true, dtype=self.dtype)
         y_pred, weights = unmask(y_pred, sample_weight)
         y_pred = ops.cast(y_pred, self.dtype)
@@ -60,7 +73,10 @@ class EventLoss(keras.losses.Loss):
 
 
 def unmask(y_pred, sample_weight):
-    """Predictions without their Keras mask, and weights that are 0 where it was."""
+    """Returns predictions without their Keras mask, and weights.
+
+    The weights are 0 where the mask is False.
+    """
     if not hasattr(y_pred, "shape"):
         y_pred = ops.convert_to_tensor(y_pred)
     y_pred, mask = masking.take_mask(y_pred)
@@ -73,7 +89,13 @@ def unmask(y_pred, sample_weight):
 
 
 def align_weights(sample_weight, values):
-    """Weights in the shape of `values`: those of rows hold for all their events."""
+    """Broadcasts weights to the shape of `values`.
+
+    The weight of a row holds for all events of the row.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
     weights = ops.cast(ops.convert_to_tensor(sample_weight), values.dtype)
     num_axes = len(values.shape)
     if len(weights.shape) == num_axes + 1 and weights.shape[-1] == 1:
@@ -94,9 +116,13 @@ def align_weights(sample_weight, values):
 
 
 def blocks(y_true, y_pred, count):
-    """Targets `(n, ..., d)`, and the `count` blocks of d predictions each."""
+    """Returns targets `(n, ..., d)`, then the `count` blocks of d predictions each.
+
+    Raises:
+        ValueError: if the predictions are not `(n, ..., count * d)`.
+    """
     y = ops.cast(y_true, y_pred.dtype)
-    if len(y_pred.shape) == 1:  # Keras squeezes a single unit
+    if len(y_pred.shape) == 1:  # Keras squeezes the axis of a single unit
         y_pred = ops.expand_dims(y_pred, -1)
     if len(y.shape) == len(y_pred.shape) - 1:
         y = ops.expand_dims(y, -1)

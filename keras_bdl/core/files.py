@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writing files completely or not at all."""
 
 import contextlib
 import os
@@ -9,15 +9,16 @@ import shutil
 
 @contextlib.contextmanager
 def replaced(path):
-    """Opens a file for bytes beside `path`, which becomes `path` once all is written.
+    """Opens a binary file beside `path`, and renames it to `path` at the end.
 
-    If an error comes in between, what was at `path` stays and nothing else is left.
+    If an error occurs before that, the old file at `path` stays and the new file is
+    removed.
     """
-    path = pathlib.Path(os.path.realpath(path))  # a link stays one
+    path = pathlib.Path(os.path.realpath(path))  # a link stays a link
     if not path.parent.is_dir() or (
         path.exists() and not (path.is_file() and os.access(path, os.W_OK))
     ):
-        with path.open("wb") as file:  # a device, or the error that belongs to it
+        with path.open("wb") as file:  # writes to a device, or raises the right error
             yield file
         return
     beside = path.with_name(f".{secrets.token_hex(8)}.part")

@@ -1,4 +1,4 @@
-"""Finding layers in models, and what graph a model is."""
+"""Finding the layers of a model, and its graph."""
 
 import functools
 
@@ -6,7 +6,7 @@ import keras
 
 
 def flatten_layers(model):
-    """The model and every layer below it, also inside custom layers, once each.
+    """Returns the model and every layer below it, each once.
 
     `model.layers` stops at custom layers; this one private method does not.
     """
@@ -15,43 +15,46 @@ def flatten_layers(model):
 
 
 def is_graph(model):
-    """Whether a model is the plain graph of its layers, without a `call` of its own."""
+    """Whether a model is the plain graph of its layers, with no `call` of its own."""
     if isinstance(model, keras.Sequential):
-        # One that Keras could not call on symbols has no inputs.
+        # A model that Keras could not call on symbolic inputs has no `inputs`.
         symbolic = model.built and hasattr(model, "inputs")
         return symbolic and type(model).call is keras.Sequential.call
     return is_functional(model) and type(model).call is _functional_class().call
 
 
 def is_functional(model):
-    """Whether a model is made of inputs and outputs, perhaps with its own `call`."""
+    """Whether a model is made of inputs and outputs; it may have its own `call`."""
     return isinstance(model, _functional_class())
 
 
 @functools.cache
 def _functional_class():
-    """The class that Keras makes of inputs and outputs; it has no public name."""
+    """Returns the class that Keras makes of inputs and outputs.
+
+    The class has no public name.
+    """
     with keras.name_scope("functional_class"):
         inputs = keras.Input((1,), name="functional_class_input")
         return type(keras.Model(inputs, inputs, name="functional_class"))
 
 
 def graph_input(model):
-    """The symbolic inputs of a graph, nested as its `call` takes them."""
+    """Returns the symbolic inputs of a graph, nested as its `call` takes them."""
     if isinstance(model, keras.Sequential):
         return model.inputs[0]
     return model.input
 
 
 def graph_output(model):
-    """The symbolic outputs of a graph, nested as its `call` gives them."""
+    """Returns the symbolic outputs of a graph, nested as its `call` returns them."""
     if isinstance(model, keras.Sequential):
         return model.outputs[0]
     return model.output
 
 
 def fresh_inputs(model):
-    """New symbolic inputs like those of a graph."""
+    """Returns new symbolic inputs like those of a graph."""
     return keras.tree.map_structure(
         lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name),
         graph_input(model),

@@ -1,9 +1,9 @@
-"""Latent variables of examples: what their layers and a model tell each other.
+"""Communication between a model and its layers with latent variables of examples.
 
-A layer that chooses among states for each row makes a loss whose gradient Keras
-cannot see. Within the `LatentScope` of a keras_bdl model's training step, the model
-runs several copies of the batch, layers choose a state for each row of each copy and
-say its probability, and the loss is made of the losses of all copies.
+If a layer chooses among states for each row, Keras cannot compute the gradient of the
+loss. In the training step of a keras_bdl model, a `LatentScope` is active: the model
+runs several copies of the batch, the layers choose a state for each row of each copy
+and record its probability, and the loss combines the losses of all copies.
 """
 
 import keras
@@ -17,15 +17,16 @@ DISCRETE = ("score_function", "enumerate")
 
 
 class LatentScope(ThreadScope):
-    """What the layers with latent variables told in one forward pass.
+    """Record of the layers with latent variables in one forward pass.
 
     Tensors are copy-major: `(num_copies * rows, ...)`.
 
     Args:
-        num_copies: copies of the batch.
-        estimator: "score_function": states are drawn; "enumerate": copies are the
-            combinations of all states; None: nothing is chosen, layers report.
-        forced: whether layers choose that otherwise would not.
+        num_copies: number of copies of the batch.
+        estimator: "score_function", by which states are drawn; "enumerate", by which
+            the copies are the combinations of all states; or None, by which layers
+            report and nothing is chosen.
+        forced: whether layers choose a state that would not do so otherwise.
     """
 
     def __init__(self, num_copies=1, estimator=None, forced=False):
@@ -40,7 +41,7 @@ class LatentScope(ThreadScope):
         self._combinations = 1
 
     def copy(self, tensors):
-        """A nest of tensors with its rows repeated, once for each copy."""
+        """Returns a nest of tensors whose rows are repeated, once for each copy."""
         if self.num_copies == 1:
             return tensors
 
@@ -51,11 +52,11 @@ class LatentScope(ThreadScope):
         return keras.tree.map_structure(tile, tensors)
 
     def first_copy(self, tensor):
-        """The rows of one copy, `(rows, ...)`."""
+        """Returns the rows of the first copy, `(rows, ...)`."""
         return self._by_copy(tensor)[0]
 
     def choose(self, log_probs, seed):
-        """A state for each row, `(copies * rows,)` integers.
+        """Chooses a state for each row, and returns integers `(copies * rows,)`.
 
         Args:
             log_probs: `(copies * rows, states)`, normalised, in nats.
@@ -74,7 +75,7 @@ class LatentScope(ThreadScope):
         return states
 
     def weights(self):
-        """Probability of the enumerated states chosen so far, of each row, or 1."""
+        """Returns the probability of each row's states enumerated so far, or 1."""
         if self.estimator != "enumerate" or not self._log_probs:
             return 1.0
         return ops.exp(ops.stop_gradient(sum(self._log_probs)))
@@ -84,10 +85,11 @@ class LatentScope(ThreadScope):
         self._terms.append(values)
 
     def loss(self, losses):
-        """The loss of the batch, from one loss for each row of each copy.
+        """Returns the loss of the batch, from one loss for each row of each copy.
 
-        Its value is the expectation over states (the exact one when they are
-        enumerated), its gradient an unbiased estimate of that of the expectation.
+        Its value estimates the expectation over states, and is exact if they are
+        enumerated. Its gradient is an unbiased estimate of the gradient of the
+        expectation.
         """
         values = self._by_copy(sum(self._terms, losses))
         log_probs = self.log_probs()
@@ -96,7 +98,7 @@ class LatentScope(ThreadScope):
         return ops.mean(estimators.score_function(values, log_probs))
 
     def mean(self, tensor):
-        """The expectation over states of what copies have, `(rows, ...)`."""
+        """Returns the expectation of a tensor over states, `(rows, ...)`."""
         values = self._by_copy(tensor)
         if self.estimator != "enumerate":
             return ops.mean(values, axis=0)
@@ -107,16 +109,16 @@ class LatentScope(ThreadScope):
         return ops.sum(ops.cast(weights, values.dtype) * values, axis=0)
 
     def mean_depth(self):
-        """Units run in all blocks, expected over states, `(rows,)`."""
+        """Returns the expected number of units run in all blocks, `(rows,)`."""
         return self.mean(ops.stop_gradient(sum(depth for _, depth in self.depths)))
 
     def log_probs(self):
-        """Log probability of the states of each copy and row, `(copies, rows)`."""
+        """Returns log probabilities of the states, `(copies, rows)`, in nats."""
         if self.estimator == "enumerate" and self._combinations != self.num_copies:
             raise ValueError(
                 f"Expected {self.num_copies} combinations of states in one forward "
-                "pass; a layer with enumerated states can be called once in a model, "
-                f"every time. Received: {self._combinations} combinations"
+                "pass; the model must call each layer with enumerated states exactly "
+                f"once. Received: {self._combinations} combinations"
             )
         if not self._log_probs:
             raise ValueError(

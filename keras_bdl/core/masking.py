@@ -1,6 +1,7 @@
-"""Keras masks as tensors of their own.
+"""Keras masks as separate tensors.
 
-Where Keras keeps the mask of a tensor differs by backend; layers are given it.
+The place where Keras keeps the mask of a tensor differs by backend. Keras passes the
+mask to a layer on every backend, so a layer reads it here.
 """
 
 import keras
@@ -8,7 +9,7 @@ from keras import ops
 
 
 def take_mask(tensor):
-    """A tensor without its Keras mask, and the mask, or None."""
+    """Returns a tensor without its Keras mask, and the mask or None."""
     tensor, *mask = _TAKE_MASK(tensor)
     return tensor, mask[0] if mask else None
 
@@ -16,7 +17,7 @@ def take_mask(tensor):
 class _TakeMask(keras.layers.Layer):
     def __init__(self):
         super().__init__(name="take_mask", autocast=False)
-        self.supports_masking = True  # it is read here: no warning that it is lost
+        self.supports_masking = True  # avoids a warning that the mask is lost
         self.built = True
 
     def call(self, inputs, mask=None):

@@ -1,8 +1,8 @@
 """Randomness: one seed generator per layer.
 
 Outside the `SamplingScope` a `NoiseGenerator` hashes its (key, counter) state, so every
-draw differs; inside, it hashes the scope's seed with the layer's place in the model and
-the index of the sample, so draws repeat, in other processes too, and no variable is
+draw differs. Inside, it hashes the scope's seed with the layer's place in the model and
+the index of the sample: draws repeat, also in other processes, and no variable is
 assigned.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 from keras import backend, ops, random
 
 from keras_bdl.core.scopes import FrozenNoise, SamplingScope
+from keras_bdl.core.typing import Tensor
 
 _MASK = 0xFFFFFFFF
 
@@ -20,27 +21,28 @@ _MASK = 0xFFFFFFFF
 class NoiseGenerator(random.SeedGenerator):
     """A `keras.random.SeedGenerator` whose streams never overlap.
 
-    Keras's own generator hands out (seed, counter), which its torch backend
-    adds up, so that neighbouring seeds share noise, and which is the same on
-    every replica of a `tf.distribute` strategy and in every process of
-    `torch.distributed`. Here seed and name of the layer
-    are hashed into a key, and key, counter and replica into each draw.
+    Keras's own generator returns (seed, counter). The torch backend adds these up, so
+    neighbouring seeds share noise, and they are equal on every replica of a
+    `tf.distribute` strategy and in every process of `torch.distributed`. This class
+    hashes the seed and the name of the layer into a key, and the key, the counter and
+    the replica into each draw.
 
     Args:
-        seed: integer, or None for a random one (set by
-            `keras.utils.set_random_seed`).
-        salt: string that sets layers of equal seed apart: the layer's name.
+        seed: integer, or None for a random one, which `keras.utils.set_random_seed`
+            controls.
+        salt: string that distinguishes layers of equal seed: the name of the layer.
+        **kwargs: of `keras.random.SeedGenerator`.
     """
 
-    def __init__(self, seed=None, salt="", **kwargs):
+    def __init__(self, seed: int | None = None, salt: str = "", **kwargs) -> None:
         if seed is None:
             key = python_random.getrandbits(31)
         else:
             key = zlib.crc32(f"{seed}/{salt}".encode()) >> 1
         super().__init__(seed=key, **kwargs)
 
-    def next(self, ordered=True):
-        """The next seed: two words of 32 bits, as an integer tensor `(2,)`."""
+    def next(self, ordered: bool = True) -> Tensor:
+        """Returns the next seed: two words of 32 bits, as an integer tensor `(2,)`."""
         scope = SamplingScope.current()
         if scope is not None:
             place = scope.places.get(id(self))
@@ -56,13 +58,17 @@ class NoiseGenerator(random.SeedGenerator):
         return words
 
 
-def fold_in(seed, number):
-    """A seed of its own for a number, of integers or tensors: two 32-bit words."""
+def fold_in(seed: Tensor, number: Tensor) -> Tensor:
+    """Derives a seed for a number: two 32-bit words.
+
+    Args:
+        seed, number: integers or integer tensors.
+    """
     return _hash(seed, number)
 
 
 def _words(x):
-    """An integer as a tensor of 32-bit words in a type that holds them."""
+    """Converts an integer to a tensor of 32-bit words in a dtype that holds them."""
     dtype = "uint32" if backend.backend() == "jax" else "int64"
     if isinstance(x, int):
         x = np.array(x & _MASK, dtype)
@@ -97,5 +103,5 @@ def _replica_id():
     elif backend.backend() == "torch":
         from keras_bdl.interop import torch as interop
     else:
-        return None  # JAX runs one program, whose noise its devices share out
+        return None  # JAX runs one program and splits its noise over the devices
     return interop.replica_id()

@@ -1,4 +1,4 @@
-"""Keeping the weights of a model whatever happens."""
+"""Keeping the weights of a model after an error."""
 
 import contextlib
 
@@ -7,9 +7,10 @@ import keras
 
 @contextlib.contextmanager
 def weights_kept(model):
-    """Within, an error in `predict` or `evaluate` does not cost the weights.
+    """Restores the weights if `predict` or `evaluate` raises an error in the `with`.
 
-    Keras on JAX takes them out of the model meanwhile, and then leaves them out.
+    Keras on JAX moves the weights out of the model for the run, and after an error does
+    not move them back.
     """
     if keras.backend.backend() != "jax":
         yield

@@ -1,42 +1,47 @@
-"""What is known within a `with`: every context variable of the library.
+"""Scopes that are active within a `with`: every context variable of the library.
 
-A layer is called by Keras, which hands through no arguments of ours. What a model wants
-its layers to know in one forward pass, it says by a scope around the call.
+Keras calls the layers and passes on no arguments of this library. So a model puts a
+scope around a forward pass to tell its layers about it.
 """
 
 import contextvars
 import types
+from typing import Any, Self
 
 import keras
 
+from keras_bdl.core.typing import Tensor
+
 
 class ThreadScope:
-    """Base of scopes: active within a `with`, for the thread that entered it.
+    """Base class of scopes. A scope is active within a `with`, on its own thread.
 
-    Scopes of one class nest, and the innermost is the current one.
+    Scopes of one class can be nested; the innermost one is current.
     """
 
-    def __init_subclass__(cls):
+    _active: contextvars.ContextVar[Any]
+
+    def __init_subclass__(cls) -> None:
         cls._active = contextvars.ContextVar(cls.__name__, default=None)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._token = self._active.set(self)
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc) -> None:
         self._active.reset(self._token)
 
     @classmethod
-    def current(cls):
-        """The innermost active scope of this class, or None."""
+    def current(cls) -> Any:
+        """Returns the innermost active scope of this class, or None."""
         return cls._active.get()
 
 
 class SamplingScope(ThreadScope):
-    """While active on this thread, layers draw weights from its seed.
+    """While it is active on this thread, layers draw weights from its seed.
 
-    Private: entered only inside a traced function, because a function traced
-    outside would be reused inside.
+    The scope is private. It is entered only inside a traced function, because a
+    function traced outside would be reused inside.
 
     Args:
         seed: integer tensor of shape (), or words of `fold_in`.
@@ -44,12 +49,12 @@ class SamplingScope(ThreadScope):
         num_samples: number of samples in a block, a Python int. Tensors hold
             them sample-major: `(num_samples * rows, ...)`.
         places: dict of the id of a generator to its place in the model, an integer
-            (`core.stochastic.places`). Others draw by their own key, which a file that
-            has no noise state does not carry.
+            (`core.stochastic.places`). Other generators draw by their own key, which a
+            file without a noise state does not hold.
         moment_layers: ids of layers that may draw outputs from their moments
-            instead of weights, because only the marginals of rows are asked for.
-        shared_layers: ids of layers whose inputs are those of all samples: they are
-            given once, `(rows, ...)`.
+            instead of weights, because only the marginals of rows are needed.
+        shared_layers: ids of layers whose inputs are equal for all samples and given
+            once, `(rows, ...)`.
     """
 
     def __init__(
@@ -70,37 +75,39 @@ class SamplingScope(ThreadScope):
         self._draws = {}
 
     def restart(self, generator):
-        """Rewinds a generator, so that a layer called twice repeats its draw."""
+        """Rewinds a generator, so that a second call of a layer repeats its draw."""
         self._draws[id(generator)] = 0
 
     def count_draw(self, generator):
+        """Returns the number of earlier draws of a generator, and counts this one."""
         draw = self._draws.get(id(generator), 0)
         self._draws[id(generator)] = draw + 1
         return draw
 
 
 class FrozenNoise(ThreadScope):
-    """While active, draws repeat the next training draw without using it up."""
+    """While it is active, draws repeat the next training draw and do not consume it."""
 
 
 class KLAddedElsewhere(ThreadScope):
-    """While active, layers add no KL.
+    """While it is active, layers add no KL to the loss.
 
-    What is added within a branch of a program could not leave it.
+    A model enters it for a branch of a program, because a loss that a layer adds there
+    cannot leave the branch.
     """
 
 
 class SharedWeights(ThreadScope):
-    """While active, a layer with a posterior has one draw of its weights for all rows.
+    """While it is active, a layer with a posterior draws its weights once for all rows.
 
-    Every call of a layer repeats the draw, with `training` and without it. Everything
-    else is as outside: layers add their KL, and only weights are drawn.
+    Every call of a layer repeats the draw, with `training` and without it. Nothing else
+    changes: layers add their KL, and only weights are drawn.
 
     Args:
         seed: integer tensor, `()` or `(2,)`.
     """
 
-    def __init__(self, seed):
+    def __init__(self, seed: Tensor) -> None:
         self.seed = seed
 
 
@@ -118,10 +125,10 @@ class UnitOfBlock(ThreadScope):
 
 
 class BatchScope(ThreadScope):
-    """While active, `compute_loss` knows what is wrong with the batch.
+    """While it is active, `compute_loss` knows the problem of the batch.
 
     Args:
-        problem: its number as an integer tensor, 0 for none.
+        problem: number of the problem as an integer tensor, 0 for none.
     """
 
     def __init__(self, problem):
@@ -129,10 +136,10 @@ class BatchScope(ThreadScope):
 
 
 class BoundScope(ThreadScope):
-    """While active, the model's `call` gives the terms of its bound.
+    """While it is active, the `call` of the model returns the terms of its bound.
 
     Args:
-        batch: what a training or test step was given: x, or (x, y, sample weights).
+        batch: argument of a training or test step: x, or (x, y, sample weights).
     """
 
     def __init__(self, batch):

@@ -1,9 +1,11 @@
-"""What every layer with noise has in common.
+"""The common part of all layers with noise.
 
-`StochasticLayer` is a mixin put before a public Keras layer. It owns the noise,
-saving, and the choice between the mean and a sample. `layers.bayesian` adds
-what posteriors over weights need, `layers.latent` what latent variables need.
+`StochasticLayer` is a mixin that comes before a public Keras layer. It owns the noise,
+the saving, and the choice between the mean and a sample. `layers.bayesian` adds the
+part for posteriors over weights, `layers.latent` the part for latent variables.
 """
+
+from typing import Any, Literal, TypeVar
 
 import keras
 from keras import ops
@@ -11,19 +13,27 @@ from keras import ops
 from keras_bdl.core import finding, scopes, validation
 from keras_bdl.core.dtypes import as_floats
 from keras_bdl.core.noise import NoiseGenerator
+from keras_bdl.core.typing import Tensor
 
 PACKAGE = "keras_bdl"
-REGISTRY = {}
+REGISTRY: dict[str, type] = {}
+
+# The base of the mixin: for type checkers, the Keras layer that follows it.
+_Base: Any = object
+_Class = TypeVar("_Class", bound=type)
 
 
-def register(cls):
+def register(cls: _Class) -> _Class:
     """Registers a layer class for serialisation and for the tools."""
     REGISTRY[cls.__name__] = cls
     return keras.saving.register_keras_serializable(PACKAGE)(cls)
 
 
 def stochastic_layers(model):
-    """Every layer of a model (or the layer itself) that can be sampled, in order."""
+    """Returns every layer of a model that can be sampled, in order.
+
+    If `model` is a layer, it may be one of them.
+    """
     return [
         layer
         for layer in finding.flatten_layers(model)
@@ -32,18 +42,19 @@ def stochastic_layers(model):
 
 
 def places(model):
-    """Place of the noise of every layer that samples, by the id of its generator.
+    """Returns the place of each noise generator in the model, by its id.
 
-    Equal models have equal places in every process, which names and keys have not.
+    Equal models have equal places in every process; names and keys may differ.
     """
     return {id(x.noise): place for place, x in enumerate(stochastic_layers(model))}
 
 
 def own_weights(layer):
-    """Weights at inference of a layer itself: what reports count.
+    """Returns the weights of a layer itself at inference, which reports count.
 
-    A layer that has `inference_weights()` says it. Of any other they are its variables
-    of more than one axis (biases and scales have one); layers inside have their own.
+    These are `inference_weights()` if the layer has that method. Otherwise they are its
+    variables of more than one axis (biases and scales have one). Layers inside it are
+    counted by themselves.
     """
     if hasattr(layer, "inference_weights"):
         return layer.inference_weights()
@@ -51,7 +62,7 @@ def own_weights(layer):
 
 
 def own_matrices(layer):
-    """Variables of more than one axis, but biases, that are of no layer inside."""
+    """Returns variables of more than one axis, without biases and layers inside."""
     inner = {
         id(w)
         for x in finding.flatten_layers(layer)
@@ -62,7 +73,7 @@ def own_matrices(layer):
     return [w for w in own if len(w.shape) > 1]
 
 
-class StochasticLayer:
+class StochasticLayer(_Base):
     """Mixin of all layers that sample.
 
     A subclass implements three forward passes: `call_mean`, `call_noisy` (training)
@@ -71,20 +82,26 @@ class StochasticLayer:
     Args:
         *args: positional arguments of the Keras layer.
         sample_at_inference: whether to sample outside training too.
-        seed: integer for the noise, or None for a random one. Layers of equal
-            seed and different name have independent noise; so name a layer whose
-            noise shall repeat in a second model of the same process, where Keras
-            would number it anew.
+        seed: integer for the noise, or None for a random one. Layers with equal seeds
+            and different names have independent noise. So give a name to a layer whose
+            noise is to repeat in a second model of the same process, where Keras would
+            number it differently.
         **kwargs: keyword arguments of the Keras layer.
     """
 
-    # Whether `call_sampled` takes inputs that all samples share once, `(rows, ...)`,
-    # where the scope says so.
+    # Whether `call_sampled` takes inputs `(rows, ...)` that all samples share, for
+    # layers that the scope names.
     takes_shared_inputs = False
-    # Whether the outputs are the inputs where nothing is sampled.
+    # Whether the outputs are the inputs if nothing is sampled.
     is_identity = False
 
-    def __init__(self, *args, sample_at_inference=False, seed=None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        sample_at_inference: bool = False,
+        seed: int | None = None,
+        **kwargs,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.sample_at_inference = validation.boolean(
             "sample_at_inference", sample_at_inference
@@ -92,13 +109,13 @@ class StochasticLayer:
         self.seed = None if seed is None else validation.integer("seed", seed)
         self.noise = NoiseGenerator(seed, salt=self.name)
 
-    def build(self, input_shape):
-        # Overridden, because Keras closes a layer without a `build` of its own to new
-        # state in the constructor.
+    def build(self, input_shape: Any) -> None:
+        # A layer without a `build` of its own could get no new variables after its
+        # constructor.
         super().build(input_shape)
 
-    def add_scalar(self, name, value):
-        """A variable for what the user says of the data or the objective."""
+    def add_scalar(self, name: str, value: float) -> keras.Variable:
+        """Adds a scalar variable for a setting of the data or the objective."""
         return self.add_weight(
             name=name,
             shape=(),
@@ -108,34 +125,47 @@ class StochasticLayer:
             autocast=False,
         )
 
-    def told_variables(self):
-        """What the constructor says of the data and the objective, by name."""
+    def told_variables(self) -> dict[str, keras.Variable]:
+        """Returns the variables of settings of the data and the objective, by name.
+
+        The constructor sets them, and a file replaces them only by `load_told`.
+        """
         return {}
 
-    def epoch_variables(self):
-        """The state of one epoch of training, which no file keeps, by name."""
+    def epoch_variables(self) -> dict[str, keras.Variable]:
+        """Returns the state of one epoch of training, by name; no file keeps it."""
         return {}
 
-    def inference_weights(self):
-        """Weights of this layer itself at inference, a list: what reports count.
+    def inference_weights(self) -> list[Tensor]:
+        """Returns the weights of this layer itself at inference, which reports count.
 
-        Without biases and without what is known of weights, as their deviations are;
-        0 where a weight is pruned. Layers inside say their own. Override it in a layer
-        whose variables of more than one axis are not its weights.
+        They do not include biases, parameters about weights such as their standard
+        deviations, or weights of layers inside. Pruned weights are 0. Override this
+        method in a layer whose variables of more than one axis are not its weights.
         """
         return own_matrices(self)
 
-    def to_keras(self, weights="mean", seed=None):
-        """The plain Keras layer in place of this one."""
+    def to_keras(
+        self, weights: Literal["mean", "sample"] = "mean", seed: int | None = None
+    ) -> keras.layers.Layer:
+        """Returns the plain Keras layer that replaces this one.
+
+        Raises:
+            ValueError: if the layer has no plain counterpart.
+        """
         raise ValueError(
             f"`{type(self).__name__}` has no plain Keras counterpart; save or export "
             f"the model as it is. Received: layer={self.name!r}"
         )
 
-    def posterior_as_prior(self):
-        """A layer like this one, its prior and its posterior the posterior of this one.
+    def posterior_as_prior(self) -> keras.layers.Layer:
+        """Returns a layer like this one whose prior is the posterior of this one.
 
-        Only where weights have Gaussian posteriors and any Gaussian can be the prior.
+        The posterior of the new layer starts there too. This needs Gaussian posteriors
+        of the weights, and a layer that takes any Gaussian as its prior.
+
+        Raises:
+            ValueError: if the layer does not fulfil this.
         """
         raise ValueError(
             f"The posterior of `{type(self).__name__}` cannot become the prior of its "
@@ -144,16 +174,16 @@ class StochasticLayer:
         )
 
     @property
-    def weights(self):
-        # `set_weights` must not carry what was told from one model to another.
+    def weights(self) -> list[keras.Variable]:
+        # `set_weights` must not carry settings from one model to another.
         others = {**self.told_variables(), **self.epoch_variables()}.values()
         return [w for w in super().weights if all(w is not v for v in others)]
 
-    def prepare_inputs(self, inputs):
-        """Inputs as the forward passes take them."""
+    def prepare_inputs(self, inputs: Tensor) -> Tensor:
+        """Converts inputs to the form that the forward passes take."""
         return as_floats(inputs, self.compute_dtype)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         inputs = self.prepare_inputs(inputs)
         scope = scopes.SamplingScope.current()
         if scope is not None:
@@ -163,25 +193,25 @@ class StochasticLayer:
             return self.call_noisy(inputs)
         return self.call_mean(inputs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "sample_at_inference": self.sample_at_inference,
             "seed": self.seed,
         }
 
-    def saved_variables(self):
-        """Variables by the name under which they are saved."""
+    def saved_variables(self) -> dict[str, keras.Variable]:
+        """Returns variables by the names under which they are saved."""
         return self.told_variables()
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         if not self.built:
             return
         for name, variable in self.saved_variables().items():
             store[name] = ops.convert_to_numpy(variable)
         store["seed_state"] = ops.convert_to_numpy(self.noise.state).astype("int64")
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         if not self.built:
             raise ValueError(
                 f"Layer '{self.name}' has no variables yet; build the model (call it "
@@ -209,12 +239,21 @@ class StochasticLayer:
             state = store["seed_state"][()]
             self.noise.state.assign(state.astype(self.noise.state.dtype))
 
-    def load_told(self, name, value):
-        """Reads a saved value of `told_variables`; the constructor's holds."""
+    def load_told(self, name: str, value: Any) -> None:
+        """Reads a saved value of `told_variables`.
+
+        The default ignores it and keeps the value of the constructor.
+        """
 
 
 def check_no_recurrent_cells(model):
-    """Refuses Bayesian layers in RNN cells: their KL cannot leave the time loop."""
+    """Raises an error if an RNN cell has Bayesian layers.
+
+    Their KL cannot leave the time loop.
+
+    Raises:
+        ValueError: if there is such a layer.
+    """
     for layer in finding.flatten_layers(model):
         if isinstance(layer, keras.layers.RNN):
             inner = stochastic_layers(layer)

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
+DType: TypeAlias = str | keras.DTypePolicy | None
 Activation: TypeAlias = str | Callable | None
 Initializer: TypeAlias = str | keras.initializers.Initializer | Callable
 ArrayLike: TypeAlias = np.ndarray | keras.KerasTensor | Sequence

@@ -1,30 +1,32 @@
-"""Checks of arguments: what was expected, what was received."""
+"""Checks of arguments, with messages that say what was expected and received."""
 
 import numbers
 import operator
+from collections.abc import Sequence
+from typing import Any
 
 from keras import ops
 
-# Beyond these, float32 overflows when a value or its reciprocal is squared.
+# Beyond these limits float32 overflows when a value or its reciprocal is squared.
 _LARGEST, _SMALLEST = 1e15, 1e-15
 
 
-def boolean(name, value):
-    """A bool as it is.
+def boolean(name: str, value: Any) -> bool:
+    """Returns a bool unchanged.
 
     Raises:
-        TypeError: if it is none.
+        TypeError: if the value is not a bool.
     """
     if not isinstance(value, bool):
         raise TypeError(f"Expected `{name}` to be a bool. Received: {name}={value!r}")
     return value
 
 
-def integer(name, value, least=None, most=10**30):
-    """An integer, of NumPy too, as a Python int.
+def integer(name: str, value: Any, least: int | None = None, most: int = 10**30) -> int:
+    """Converts an integer of Python or NumPy to a Python int.
 
     Raises:
-        TypeError: if it is none.
+        TypeError: if the value is not an integer.
         ValueError: if it is below `least` or above `most`.
     """
     try:
@@ -46,14 +48,15 @@ def integer(name, value, least=None, most=10**30):
     return number
 
 
-def number(name, value, least=None):
-    """A finite number that float32 holds, of NumPy too, as a Python float.
+def number(name: str, value: Any, least: float | None = None) -> float:
+    """Converts a finite number of Python or NumPy to a Python float.
 
     Raises:
-        TypeError: if it is none.
+        TypeError: if the value is not a number.
         ValueError: if it is below `least`, infinite, NaN or too large.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number:
         raise TypeError(f"Expected `{name}` to be a number. Received: {name}={value!r}")
     if not -_LARGEST <= value <= _LARGEST:  # False for NaN too
         raise ValueError(
@@ -67,12 +70,12 @@ def number(name, value, least=None):
     return float(value)
 
 
-def positive(name, value):
-    """A positive number that float32 holds, as does its reciprocal.
+def positive(name: str, value: Any) -> float:
+    """Converts a positive number to a Python float; float32 holds its reciprocal too.
 
     Raises:
-        TypeError: if it is no number.
-        ValueError: if it is not positive, or out of range.
+        TypeError: if the value is not a number.
+        ValueError: if it is not positive, or is out of range.
     """
     if number(name, value) < _SMALLEST:
         raise ValueError(
@@ -82,27 +85,27 @@ def positive(name, value):
     return float(value)
 
 
-def share(name, value):
-    """A number strictly between 0 and 1, as a Python float.
+def share(name: str, value: Any) -> float:
+    """Converts a number strictly between 0 and 1 to a Python float.
 
     Raises:
-        TypeError: if it is no number.
+        TypeError: if the value is not a number.
         ValueError: if it is 0 or less, or 1 or more.
     """
     if not 1e-6 <= number(name, value) <= 1.0 - 1e-6:
         raise ValueError(
-            f"Expected `{name}` between 0 and 1, neither of them. "
+            f"Expected `{name}` between 0 and 1, both excluded. "
             f"Received: {name}={value!r}"
         )
     return float(value)
 
 
-def choice(name, value, choices):
-    """One of several strings.
+def choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """Returns a string that is one of `choices`.
 
     Raises:
-        TypeError: if it is no string.
-        ValueError: if it is another one.
+        TypeError: if the value is not a string.
+        ValueError: if it is not one of `choices`.
     """
     if not isinstance(value, str):
         raise TypeError(
@@ -116,19 +119,18 @@ def choice(name, value, choices):
 
 
 def eager_values(tensor):
-    """The values of a tensor as a NumPy array, or None where they cannot be seen.
+    """Converts a tensor to a NumPy array, or returns None in traced code.
 
-    They cannot in traced code: of a symbolic tensor of TensorFlow, of a tracer of
-    JAX. On an accelerator this waits for the device: reduce what is to be checked to
-    one value first.
+    The values of a symbolic tensor of TensorFlow and of a tracer of JAX are unknown. On
+    an accelerator this waits for the device, so reduce the tensor to one value first.
     """
     try:
         return ops.convert_to_numpy(tensor)
-    except (TypeError, ValueError, RuntimeError):  # what the backends raise then
+    except (TypeError, ValueError, RuntimeError):  # the backends raise these
         return None
 
 
 def is_false(condition):
-    """Whether a scalar condition can be seen, and does not hold."""
+    """Whether the value of a scalar condition is known and False."""
     seen = eager_values(condition)
     return seen is not None and not seen

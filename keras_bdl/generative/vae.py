@@ -203,7 +203,7 @@ class VAE(VAEUse):
         shape = vae_networks.code_shapes(self.encoder(x))
         self.latent.prior.connect(self.posterior, x.shape[1:])
         self.latent.build(shape)
-        codes_shape = self.latent.compute_output_shape(shape)
+        codes_shape: Any = self.latent.compute_output_shape(shape)
         outputs = self.decoder(keras.Input(codes_shape[1:]))
         vae_networks.check_outputs(outputs, x.shape, self.observation)
         self.observation.read_head(self.decoder)

@@ -62,6 +62,7 @@ class ConcreteDropout(InputNoiseLayer):
     """
 
     method = "concrete_dropout"
+    posterior: ConcreteNoise
 
     def __init__(
         self,

@@ -272,6 +272,7 @@ class VariationalGaussianDropout(InputNoiseLayer):
     """
 
     method = "variational_gaussian_dropout"
+    posterior: GaussianNoise
 
     @renamed(rate="initial_rate")
     def __init__(

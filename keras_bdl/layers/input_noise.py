@@ -5,6 +5,7 @@ channel, which all positions share.
 """
 
 import functools
+from typing import Any
 
 import keras
 from keras import ops
@@ -23,6 +24,7 @@ from keras_bdl.layers.posterior_layer import (
     weight_options,
 )
 from keras_bdl.ops import estimators
+from keras_bdl.posteriors import InputNoise
 
 _WRAPPED = (
     keras.layers.Dense,
@@ -43,7 +45,9 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
         **kwargs: of `BayesianLayer` and of `keras.layers.Layer`.
     """
 
-    def __init__(self, layer=None, **kwargs):
+    posterior: InputNoise  # type: ignore[assignment]  # in place of the old method
+
+    def __init__(self, layer: keras.layers.Layer | None = None, **kwargs: Any) -> None:
         if "prior" in kwargs:
             raise ValueError(
                 f"`{type(self).__name__}` takes no `prior`; see its docstring. "

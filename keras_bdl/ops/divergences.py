@@ -1,11 +1,13 @@
 """Kullback-Leibler divergences KL(q || p) in nats, one value per element.
 
-Arguments broadcast; nothing is summed, so that callers choose the event axes.
+Arguments broadcast. The functions sum nothing, so that callers choose the event axes.
 """
 
 import math
 
 from keras import ops
+
+from keras_bdl.core.typing import Tensor
 
 __all__ = [
     "bernoulli_entropy",
@@ -27,10 +29,12 @@ __all__ = [
 ]
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
-_SMALLEST = 1.2e-38  # of float32, of those that are not rounded to 0
+_SMALLEST = 1.2e-38  # number of float32 that is not rounded to 0
 
 
-def kl_normal_normal(q_mean, q_stddev, p_mean, p_stddev):
+def kl_normal_normal(
+    q_mean: Tensor, q_stddev: Tensor, p_mean: Tensor, p_stddev: Tensor
+) -> Tensor:
     """KL(N(q_mean, q_stddev^2) || N(p_mean, p_stddev^2)).
 
     log(p/q) + (q^2 + (q_mean - p_mean)^2) / (2 p^2) - 1/2.
@@ -40,15 +44,19 @@ def kl_normal_normal(q_mean, q_stddev, p_mean, p_stddev):
     )
 
 
-def kl_normal_normal_log(q_mean, q_log_stddev, p_mean, p_log_stddev):
-    """`kl_normal_normal` from log standard deviations: no division by a stddev."""
-    # exp(2 q) as the estimators write it: a compiler computes it once for both.
+def kl_normal_normal_log(
+    q_mean: Tensor, q_log_stddev: Tensor, p_mean: Tensor, p_log_stddev: Tensor
+) -> Tensor:
+    """Computes `kl_normal_normal` from log standard deviations, without a division."""
+    # exp(2 q), as the estimators write it, so that a compiler computes it once.
     squares = ops.exp(2.0 * q_log_stddev) + ops.square(q_mean - p_mean)
     ratio = squares * ops.exp(-2.0 * p_log_stddev)
     return p_log_stddev - q_log_stddev + 0.5 * (ratio - 1.0)
 
 
-def kl_multivariate_normal(q_mean, q_scale_tril, p_mean, p_scale_tril):
+def kl_multivariate_normal(
+    q_mean: Tensor, q_scale_tril: Tensor, p_mean: Tensor, p_scale_tril: Tensor
+) -> Tensor:
     """KL(N(q_mean, Q Q^T) || N(p_mean, P P^T)), summed over the d dimensions.
 
     log|P| - log|Q| + (|P^-1 Q|^2 + |P^-1 (q_mean - p_mean)|^2 - d) / 2.
@@ -73,19 +81,21 @@ def kl_multivariate_normal(q_mean, q_scale_tril, p_mean, p_scale_tril):
     return next(logs) - next(logs) + 0.5 * (squares - q_mean.shape[-1])
 
 
-def normal_entropy(log_stddev):
+def normal_entropy(log_stddev: Tensor) -> Tensor:
     """Differential entropy of N(., exp(log_stddev)^2)."""
     return log_stddev + _HALF_LOG_2PI + 0.5
 
 
-def normal_log_prob(x, mean, log_stddev):
+def normal_log_prob(x: Tensor, mean: Tensor, log_stddev: Tensor) -> Tensor:
     """log N(x | mean, exp(log_stddev)^2), in the dtype of x."""
     log_stddev = ops.cast(log_stddev, x.dtype)
     z = (x - mean) * ops.exp(-log_stddev)
     return -0.5 * ops.square(z) - log_stddev - _HALF_LOG_2PI
 
 
-def kl_normal_laplace(q_mean, q_log_stddev, p_mean, p_scale):
+def kl_normal_laplace(
+    q_mean: Tensor, q_log_stddev: Tensor, p_mean: float, p_scale: float
+) -> Tensor:
     """KL(N(q_mean, s^2) || Laplace(p_mean, p_scale)), in closed form.
 
     Uses E|w - c| = s sqrt(2/pi) exp(-d^2/(2 s^2)) + d erf(d / (s sqrt 2)) with
@@ -101,7 +111,9 @@ def kl_normal_laplace(q_mean, q_log_stddev, p_mean, p_scale):
     return math.log(2.0 * p_scale) + distance / p_scale - normal_entropy(q_log_stddev)
 
 
-def kl_categorical(q_probabilities, p_probabilities, axis=-1):
+def kl_categorical(
+    q_probabilities: Tensor, p_probabilities: Tensor, axis: int = -1
+) -> Tensor:
     """sum_k q_k log(q_k / p_k); terms with q_k = 0 are 0."""
     q = ops.convert_to_tensor(q_probabilities)
     p = ops.convert_to_tensor(p_probabilities)
@@ -109,7 +121,7 @@ def kl_categorical(q_probabilities, p_probabilities, axis=-1):
     return ops.sum(q * ratio, axis=axis)
 
 
-def kl_bernoulli(q_probability, p_probability):
+def kl_bernoulli(q_probability: Tensor, p_probability: Tensor) -> Tensor:
     """KL(Bernoulli(q) || Bernoulli(p))."""
     q = ops.convert_to_tensor(q_probability)
     p = ops.convert_to_tensor(p_probability)
@@ -118,13 +130,13 @@ def kl_bernoulli(q_probability, p_probability):
     )
 
 
-def bernoulli_entropy(logit):
+def bernoulli_entropy(logit: Tensor) -> Tensor:
     """Entropy of Bernoulli(p) in nats, from the logit of p."""
     dropped, kept = ops.sigmoid(logit), ops.sigmoid(-logit)
     return dropped * ops.softplus(-logit) + kept * ops.softplus(logit)
 
 
-def kl_monte_carlo(q_log_stddev, sample_log_prob):
+def kl_monte_carlo(q_log_stddev: Tensor, sample_log_prob: Tensor) -> Tensor:
     """-H(q) - log p(w) at one draw w of a normal q: an unbiased KL.
 
     Args:
@@ -165,47 +177,52 @@ def _rational(s, p, q):
     return _horner(s, p) / _horner(s, q)
 
 
-def dawson(u):
-    """Dawson's integral exp(-u^2) int_0^u exp(t^2) dt, 5e-7 relative in float32."""
+def dawson(u: Tensor) -> Tensor:
+    """Dawson's integral exp(-u^2) int_0^u exp(t^2) dt.
+
+    The relative error is 5e-7 in float32.
+    """
     square = ops.square(u)
     s = square / (_DAWSON_SCALE + square)
     return u / (1.0 + square * _rational(s, _DAWSON_P, _DAWSON_Q))
 
 
-def log_abs(x):
-    """log |x|, and of 0 that of the smallest number of float32, with gradient 0."""
-    # Clipped, because Keras on PyTorch gives a maximum of float64 in float32.
+def log_abs(x: Tensor) -> Tensor:
+    """Computes log |x|; 0 counts as the smallest float32, with gradient 0."""
+    # `clip`, because `maximum` of Keras on PyTorch casts float64 to float32.
     return ops.log(ops.clip(ops.abs(x), _SMALLEST, math.inf))
 
 
-def log_alpha(mean, log_stddev):
-    """log of alpha = stddev^2 / mean^2, finite for a mean of 0: about 175 + 2 log s."""
+def log_alpha(mean: Tensor, log_stddev: Tensor) -> Tensor:
+    """Computes log alpha = log(stddev^2 / mean^2).
+
+    It is finite for a mean of 0: about 175 + 2 log s.
+    """
     return 2.0 * (log_stddev - log_abs(mean))
 
 
-def log1p_square(x):
-    """log(1 + x^2), also where x^2 overflows."""
+def log1p_square(x: Tensor) -> Tensor:
+    """Computes log(1 + x^2), also where x^2 overflows."""
     is_large = ops.abs(x) > 1e9
     small = ops.log1p(ops.square(ops.where(is_large, 0.0, x)))
     large = 2.0 * ops.log(ops.where(is_large, ops.abs(x), 1.0))
     return ops.where(is_large, large, small)
 
 
-def kl_normal_log_uniform(log_alpha):
-    """KL(N(m, alpha m^2) || log-uniform), up to an infinite constant; exact.
+def kl_normal_log_uniform(log_alpha: Tensor) -> Tensor:
+    """KL(N(m, alpha m^2) || log-uniform), exact up to an infinite constant.
 
-    With u = 1/sqrt(2 alpha) it is 2 int_0^u Dawson(t) dt, its gradient in log
-    alpha is -u Dawson(u), and it falls to 0 as alpha grows. The divergence is
-    the one that Molchanov, Ashukha and Vetrov, "Variational dropout sparsifies
-    deep neural networks", 2017, eq. 14 approximate; the closed form is that of
-    Hron, Matthews and Ghahramani, "Variational Bayesian dropout: pitfalls and
-    fixes", 2018.
+    With u = 1/sqrt(2 alpha) it is 2 int_0^u Dawson(t) dt. Its gradient in log alpha is
+    -u Dawson(u), and it falls to 0 as alpha grows. Molchanov, Ashukha and Vetrov,
+    "Variational dropout sparsifies deep neural networks", 2017, eq. 14, approximate
+    this divergence. The closed form is from Hron, Matthews and Ghahramani,
+    "Variational Bayesian dropout: pitfalls and fixes", 2018.
     """
 
     @ops.custom_gradient
     def value_and_gradient(log_alpha):
-        # 1 / u^2 = 2 alpha may round to 0 or to infinity; u^2 itself would do so too,
-        # and leave nothing of the value or the gradient.
+        # 1 / u^2 = 2 alpha may round to 0 or to infinity without harm. If u^2 itself
+        # did so, the value and the gradient would be lost.
         inverse = 2.0 * ops.exp(log_alpha)
         s = 1.0 / (1.0 + _INTEGRAL_SCALE * inverse)
         ratio = _rational(s, _INTEGRAL_P, _INTEGRAL_Q)
@@ -223,13 +240,14 @@ def kl_normal_log_uniform(log_alpha):
 
         return 0.5 * value, gradient
 
-    # `custom_gradient` has no symbolic mode; shapes are those of log alpha.
-    # A product, because TensorFlow would ask for the gradient of a variable by itself.
+    # The product makes a tensor of a variable, for which TensorFlow would need a
+    # gradient of its own. `custom_gradient` has no symbolic mode; shapes are those of
+    # log alpha.
     return value_and_gradient(1.0 * log_alpha)
 
 
-def kl_normal_log_uniform_approximate(log_alpha):
-    """The fit of Molchanov, Ashukha and Vetrov (2017), eq. 14, made >= 0.
+def kl_normal_log_uniform_approximate(log_alpha: Tensor) -> Tensor:
+    """The fit of Molchanov, Ashukha and Vetrov (2017), eq. 14, shifted to be >= 0.
 
     k1 - k1 sigmoid(k2 + k3 log alpha) + 1/2 log(1 + 1/alpha).
     """

@@ -1,13 +1,17 @@
 """Noisy linear maps, masks, and sums over discrete latents.
 
 Every estimator of a linear map takes the map as a function `linear(inputs, kernel)`,
-so that one formula serves matrix products and convolutions alike. Means arrive in
-the compute dtype; log standard deviations arrive in float32 (or float64), where
-variances and square roots are formed, because s^2 underflows and x^2 overflows
-in float16.
+so that one formula serves both matrix products and convolutions. Means have the
+compute dtype. Log standard deviations have float32 (or float64), in which variances and
+square roots are computed, because s^2 underflows and x^2 overflows in float16.
 """
 
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
 from keras import backend, ops, random
+
+from keras_bdl.core.typing import Tensor
 
 __all__ = [
     "check_generator",
@@ -27,17 +31,20 @@ __all__ = [
 # Keeps the gradient of the square root finite where the variance is zero.
 TINY_VARIANCE = 1e-16
 
+_Linear: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+_Axes: TypeAlias = int | tuple[int, ...]
+
 
 def moments(
-    linear,
-    inputs,
-    mean,
-    log_stddev,
-    bias_mean=None,
-    bias_log_stddev=None,
+    linear: _Linear,
+    inputs: Tensor,
+    mean: Tensor,
+    log_stddev: Tensor,
+    bias_mean: Tensor = None,
+    bias_log_stddev: Tensor = None,
     *,
-    square=ops.square,
-):
+    square: Callable[[Tensor], Tensor] = ops.square,
+) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of `linear(inputs, w) + b` over Gaussian w, b.
 
     For independent w ~ N(m, s^2) the map is Gaussian with mean `x m + b` and
@@ -51,8 +58,8 @@ def moments(
         log_stddev: log standard deviations of the kernel, float32 or float64.
         bias_mean: optional bias means, broadcastable to the outputs.
         bias_log_stddev: optional log standard deviations of the bias.
-        square: function of the inputs that gives what `linear` takes beside variances,
-            where that is not their square.
+        square: function from the inputs to the squared inputs, by which `linear`
+            multiplies variances. Inputs such as indices need another one.
 
     Returns:
         `(mean, stddev)` of the outputs: the mean in the dtype of `inputs`, the
@@ -62,7 +69,7 @@ def moments(
     if bias_mean is not None:
         outputs = outputs + bias_mean
     wide = inputs
-    if backend.is_float_dtype(backend.standardize_dtype(inputs.dtype)):  # no indices
+    if backend.is_float_dtype(backend.standardize_dtype(inputs.dtype)):  # keeps indices
         wide = ops.cast(inputs, log_stddev.dtype)
     variance = linear(square(wide), ops.exp(2.0 * log_stddev))
     if bias_log_stddev is not None:
@@ -71,17 +78,17 @@ def moments(
 
 
 def local_reparameterization(
-    linear,
-    inputs,
-    mean,
-    log_stddev,
-    bias_mean=None,
-    bias_log_stddev=None,
+    linear: _Linear,
+    inputs: Tensor,
+    mean: Tensor,
+    log_stddev: Tensor,
+    bias_mean: Tensor = None,
+    bias_log_stddev: Tensor = None,
     *,
-    square=ops.square,
-    seed,
-):
-    """Samples the outputs instead of the weights: fresh noise per row and unit.
+    square: Callable[[Tensor], Tensor] = ops.square,
+    seed: random.SeedGenerator,
+) -> Tensor:
+    """Samples outputs instead of weights, with separate noise per row and unit.
 
     Args:
         linear, inputs, mean, log_stddev, bias_mean, bias_log_stddev, square: as in
@@ -89,8 +96,8 @@ def local_reparameterization(
         seed: `keras.random.SeedGenerator`.
 
     Returns:
-        One draw of the outputs, in the dtype of `inputs`. Exact for every
-        position by itself, not for functions that join positions.
+        One draw of the outputs, in the dtype of `inputs`. It is exact for each
+        position alone, and not for functions of several positions.
     """
     check_generator(seed)
     centre, stddev = moments(
@@ -101,19 +108,19 @@ def local_reparameterization(
 
 
 def flipout(
-    linear,
-    inputs,
-    mean,
-    log_stddev,
-    bias_mean=None,
-    bias_log_stddev=None,
+    linear: _Linear,
+    inputs: Tensor,
+    mean: Tensor,
+    log_stddev: Tensor,
+    bias_mean: Tensor = None,
+    bias_log_stddev: Tensor = None,
     *,
-    channel_axis=-1,
-    output_axis=None,
-    flip_inputs=True,
-    seed,
-):
-    """One weight perturbation per batch, decorrelated across rows by signs.
+    channel_axis: _Axes = -1,
+    output_axis: _Axes | None = None,
+    flip_inputs: bool = True,
+    seed: random.SeedGenerator,
+) -> Tensor:
+    """Draws one weight perturbation per batch, and decorrelates rows by signs.
 
     `y = x m + b + ((x o r) dW + db) o c` with dW = s eps and with signs r, c of
     +-1 drawn per row and channel (Wen, Vicol, Ba, Tran and Grosse, "Flipout:
@@ -123,11 +130,11 @@ def flipout(
     Args:
         linear, inputs, mean, log_stddev, bias_mean, bias_log_stddev: as in
             `moments`.
-        channel_axis: axis of the channels in inputs and outputs, or several: the axes
-            that meet weights of their own.
-        output_axis: that of the outputs, where it is another.
-        flip_inputs: whether the inputs have signs; outputs alone are enough to
-            decorrelate rows, and all there is where inputs are indices.
+        channel_axis: axis of the channels in inputs and outputs, or several such axes.
+            Each index on these axes has weights of its own.
+        output_axis: axis of the channels in the outputs, if it differs.
+        flip_inputs: whether the inputs get signs. Signs of outputs alone decorrelate
+            rows too; inputs that are indices allow nothing else.
         seed: `keras.random.SeedGenerator`.
 
     Returns:
@@ -148,9 +155,25 @@ def flipout(
 
 
 def reparameterization(
-    linear, inputs, mean, log_stddev, bias_mean=None, bias_log_stddev=None, *, seed
-):
-    """One weight draw `w = m + s eps` for the whole call (Blundell et al., 2015)."""
+    linear: _Linear,
+    inputs: Tensor,
+    mean: Tensor,
+    log_stddev: Tensor,
+    bias_mean: Tensor = None,
+    bias_log_stddev: Tensor = None,
+    *,
+    seed: random.SeedGenerator,
+) -> Tensor:
+    """Draws weights `w = m + s eps` once for the whole call (Blundell et al., 2015).
+
+    Args:
+        linear, inputs, mean, log_stddev, bias_mean, bias_log_stddev: as in
+            `moments`.
+        seed: `keras.random.SeedGenerator`.
+
+    Returns:
+        One draw of the outputs, in the dtype of `inputs`.
+    """
     check_generator(seed)
     outputs = linear(inputs, mean + gaussian_noise(log_stddev, mean.dtype, seed))
     if bias_mean is not None:
@@ -160,8 +183,13 @@ def reparameterization(
     return outputs
 
 
-def gaussian_noise(log_stddev, dtype, seed, num_samples=None):
-    """`exp(log_stddev) * eps`, with `num_samples` leading draws if given."""
+def gaussian_noise(
+    log_stddev: Tensor,
+    dtype: str,
+    seed: random.SeedGenerator,
+    num_samples: int | None = None,
+) -> Tensor:
+    """Draws `exp(log_stddev) * eps`, with a first axis of `num_samples` if given."""
     shape = tuple(log_stddev.shape)
     if num_samples is not None:
         shape = (num_samples, *shape)
@@ -169,11 +197,13 @@ def gaussian_noise(log_stddev, dtype, seed, num_samples=None):
     return ops.cast(ops.exp(log_stddev) * noise, dtype)
 
 
-def row_signs(tensor, channel_axis, seed):
-    """Signs +-1, one per row and channel of `tensor`, broadcast over positions."""
+def row_signs(
+    tensor: Tensor, channel_axis: _Axes, seed: random.SeedGenerator
+) -> Tensor:
+    """Draws signs +-1 per row and channel of `tensor`; positions have size 1."""
     shape = list(ops.shape(tensor))
-    axes = channel_axis if isinstance(channel_axis, tuple) else (channel_axis,)
-    axes = {axis % len(shape) for axis in axes}
+    given = channel_axis if isinstance(channel_axis, tuple) else (channel_axis,)
+    axes = {axis % len(shape) for axis in given}
     for axis in range(1, len(shape)):
         if axis not in axes:
             shape[axis] = 1
@@ -181,8 +211,13 @@ def row_signs(tensor, channel_axis, seed):
     return ops.cast(ops.where(uniform < 0.5, -1.0, 1.0), tensor.dtype)
 
 
-def concrete_keep_mask(logit, shape, temperature, seed):
-    """Relaxed dropout: a factor (1 - z) / (1 - p) of inputs, differentiable in p.
+def concrete_keep_mask(
+    logit: Tensor,
+    shape: Sequence[int],
+    temperature: float,
+    seed: random.SeedGenerator,
+) -> Tensor:
+    """Draws relaxed dropout factors (1 - z) / (1 - p), differentiable in p.
 
     z = sigmoid((logit + log u - log(1 - u)) / t) with p = sigmoid(logit) and u
     uniform on (0, 1): Gal, Hron and Kendall, "Concrete dropout", 2017, eq. 5. As t
@@ -201,17 +236,19 @@ def concrete_keep_mask(logit, shape, temperature, seed):
     return kept / ops.sigmoid(-logit)
 
 
-def score_function(values, log_probs, baseline="leave_one_out"):
-    """A loss whose gradient is that of an expectation over discrete samples.
+def score_function(
+    values: Tensor, log_probs: Tensor, baseline: Tensor = "leave_one_out"
+) -> Tensor:
+    """Returns a loss with the gradient of an expectation over discrete samples.
 
     For K samples z_k ~ q with f_k = `values[k]`, its value is the mean of f_k, and its
-    gradient 1/K sum_k [grad f_k + (f_k - b_k) grad log q(z_k)], which is unbiased
-    whatever baseline b_k does not depend on z_k. The mean of the other samples makes
-    it 1/(K - 1) sum_k (f_k - mean f) grad log q(z_k): Kool, van Hoof and Welling, "Buy
-    4 REINFORCE samples, get a baseline for free!", 2019, eq. 8.
+    gradient is 1/K sum_k [grad f_k + (f_k - b_k) grad log q(z_k)]. This is unbiased for
+    every baseline b_k that does not depend on z_k. With the mean of the other samples
+    as b_k the second part is 1/(K - 1) sum_k (f_k - mean f) grad log q(z_k): Kool, van
+    Hoof and Welling, "Buy 4 REINFORCE samples, get a baseline for free!", 2019, eq. 8.
 
     Args:
-        values: `(K, ...)`, the quantity whose expectation is minimised.
+        values: `(K, ...)`, the quantity whose expectation is to be minimised.
         log_probs: `(K, ...)`, log q of the samples, differentiable in q's parameters.
         baseline: "leave_one_out" (K at least 2), or a constant: a number or a tensor
             that broadcasts to `values` and does not depend on the samples.
@@ -242,24 +279,26 @@ def score_function(values, log_probs, baseline="leave_one_out"):
     return ops.mean(values + signal * score, axis=0)
 
 
-def partial_enumeration(log_q, num_summed, seed):
-    """Categories and weights for an estimate of a sum over all categories.
+def partial_enumeration(
+    log_q: Tensor, num_summed: int, seed: random.SeedGenerator
+) -> tuple[Tensor, Tensor]:
+    """Chooses categories and weights to estimate a sum over all categories.
 
     sum_y q(y) f(y) is estimated by `sum(weights * f(categories))`: the most probable
     categories are summed, and one drawn from the others has the weight of all of them.
-    Values and gradients, also those through the weights, are unbiased; a baseline that
-    is no function of the draw, such as f of the first category, makes the latter less
-    noisy. Liu, Regier, Tripuraneni, Jordan and McAuliffe, "Rao-Blackwellized stochastic
-    gradients for discrete distributions", 2019, eq. 5.
+    Values and gradients, including gradients through the weights, are unbiased. A
+    baseline that does not depend on the draw, such as f of the first category, reduces
+    the noise of the latter. Liu, Regier, Tripuraneni, Jordan and McAuliffe,
+    "Rao-Blackwellized stochastic gradients for discrete distributions", 2019, eq. 5.
 
     Args:
-        log_q: `(n, categories)`, log probabilities, finite.
-        num_summed: how many are summed, from 1 to one less than all.
+        log_q: finite log probabilities, `(n, categories)`.
+        num_summed: number of categories that are summed, at least 1 and less than all.
         seed: `keras.random.SeedGenerator`.
 
     Returns:
-        `(categories, weights)`, both `(n, num_summed + 1)`: int32, and the dtype of
-        `log_q`, differentiable.
+        `(categories, weights)`, both `(n, num_summed + 1)`. Categories are int32;
+        weights have the dtype of `log_q` and are differentiable.
 
     Example:
 
@@ -271,8 +310,8 @@ def partial_enumeration(log_q, num_summed, seed):
     check_generator(seed)
     if not 1 <= num_summed < log_q.shape[-1]:
         raise ValueError(
-            f"Expected `num_summed` from 1 to {log_q.shape[-1] - 1}, one less than "
-            f"there are categories. Received: num_summed={num_summed!r}"
+            f"Expected `num_summed` from 1 to {log_q.shape[-1] - 1}, one less than the "
+            f"number of categories. Received: num_summed={num_summed!r}"
         )
     fixed = ops.stop_gradient(log_q)
     _, summed = ops.top_k(fixed, num_summed)
@@ -281,7 +320,7 @@ def partial_enumeration(log_q, num_summed, seed):
     drawn = random.categorical(rest, 1, dtype="int32", seed=seed)
     log_rest = ops.logsumexp(rest, axis=-1, keepdims=True)
     log_drawn = ops.take_along_axis(log_q, drawn, axis=-1)
-    # q(rest) in value, with the gradient of log q of the one drawn.
+    # The value is q(rest), the gradient that of log q of the drawn category.
     weight = ops.exp(log_drawn + (log_rest - ops.stop_gradient(log_drawn)))
     summed = ops.cast(summed, "int32")
     weights = ops.exp(ops.take_along_axis(log_q, summed, axis=-1))
@@ -291,12 +330,12 @@ def partial_enumeration(log_q, num_summed, seed):
     )
 
 
-def multiply_by_sample(inputs, factors):
-    """Multiplies the s-th of equal parts of the rows by `factors[s]`.
+def multiply_by_sample(inputs: Tensor, factors: Tensor) -> Tensor:
+    """Multiplies the rows of sample s by `factors[s]`.
 
     Args:
         inputs: `(num_samples * rows, ...)`.
-        factors: `(num_samples, ...)`, broadcastable to one row each.
+        factors: `(num_samples, ...)`; each must broadcast to a row.
     """
     shape = ops.shape(inputs)
     rows = ops.reshape(inputs, (factors.shape[0], -1, *shape[1:]))
@@ -304,14 +343,20 @@ def multiply_by_sample(inputs, factors):
     return ops.reshape(rows * factors, (-1, *shape[1:]))
 
 
-def dropout_per_sample(inputs, rate, sizes, num_samples, seed):
-    """Inverted dropout with one mask per sample, the same for all its rows.
+def dropout_per_sample(
+    inputs: Tensor,
+    rate: float,
+    sizes: Sequence[int | None],
+    num_samples: int,
+    seed: random.SeedGenerator,
+) -> Tensor:
+    """Applies inverted dropout with one mask per sample, shared by its rows.
 
     Args:
         inputs: `(num_samples * rows, ...)`.
         rate: float, dropout rate.
-        sizes: size of the mask on each axis after the first, None for that of the
-            inputs.
+        sizes: size of the mask on each axis after the first; None takes the size of
+            the inputs.
         num_samples: number of masks.
         seed: `keras.random.SeedGenerator`.
     """
@@ -324,8 +369,12 @@ def dropout_per_sample(inputs, rate, sizes, num_samples, seed):
     return multiply_by_sample(inputs, random.dropout(ones, rate, seed=seed))
 
 
-def check_generator(seed):
-    """Refuses an integer seed: all draws of an estimator would be the same."""
+def check_generator(seed: random.SeedGenerator) -> None:
+    """Raises an error on an integer seed, with which all draws would be equal.
+
+    Raises:
+        TypeError: if the seed is not a `keras.random.SeedGenerator`.
+    """
     if not isinstance(seed, random.SeedGenerator):
         raise TypeError(
             "Expected `seed` to be a `keras.random.SeedGenerator`. "

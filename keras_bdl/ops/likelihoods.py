@@ -4,6 +4,7 @@ import math
 
 from keras import ops
 
+from keras_bdl.core.typing import Tensor
 from keras_bdl.ops import divergences
 
 __all__ = [
@@ -16,22 +17,25 @@ __all__ = [
 
 _LOG_PI = math.log(math.pi)
 
-# A mean over more levels is one over so many steps.
+# A mean over more levels is computed with this number of steps.
 _MOST_STEPS = 4096
-# Smaller scales are as good as 0, and their reciprocals overflow in float32.
+# Smaller scales act like 0, and their reciprocals overflow in float32.
 _LEAST_LOG_SCALE = -60.0
 
 
-def bernoulli_log_prob(y, logits):
+def bernoulli_log_prob(y: Tensor, logits: Tensor) -> Tensor:
     """y log p + (1 - y) log(1 - p) with p = sigmoid(logits)."""
-    # softplus(x) = max(x, 0) + log1p(exp(-|x|)): a small loss keeps its digits.
+    # softplus(x) = max(x, 0) + log1p(exp(-|x|)) keeps the digits of a small loss.
     linear = y * logits - ops.maximum(logits, 0.0)
     return linear - ops.log1p(ops.exp(-ops.abs(logits)))
 
 
-def student_t_log_prob(y, location, log_scale, log_df):
-    """log density of location + scale * t, with t Student's of `exp(log_df)` degrees.
+def student_t_log_prob(
+    y: Tensor, location: Tensor, log_scale: Tensor, log_df: Tensor
+) -> Tensor:
+    """Log density of location + scale * t for Student's t.
 
+    Its degrees of freedom v are `exp(log_df)`:
     log G((v+1)/2) - log G(v/2) - log(v pi)/2 - log s - (v+1)/2 log(1 + z^2/v).
     """
     df = ops.exp(log_df)
@@ -41,13 +45,13 @@ def student_t_log_prob(y, location, log_scale, log_df):
     return normaliser - 0.5 * (df + 1.0) * tail
 
 
-def log_gamma_ratio(x):
-    """log G(x + 1/2) - log G(x) for x > 0, to float32 rounding.
+def log_gamma_ratio(x: Tensor) -> Tensor:
+    """Computes log G(x + 1/2) - log G(x) for x > 0, up to float32 rounding.
 
-    Four steps of G(x + 1) = x G(x) reach where the asymptotic series
-    log(x)/2 - 1/(8x) + 1/(192x^3) - 1/(640x^5) + 17/(14336x^7) serves (Tricomi and
-    Erdelyi, "The asymptotic expansion of a ratio of gamma functions", 1951). A
-    difference of two log gammas would lose all digits at large x.
+    Four steps of G(x + 1) = x G(x) make x large enough for the asymptotic series
+    log(x)/2 - 1/(8x) + 1/(192x^3) - 1/(640x^5) + 17/(14336x^7) (Tricomi and Erdelyi,
+    "The asymptotic expansion of a ratio of gamma functions", 1951). A difference of two
+    log gammas would lose all digits at large x.
     """
     steps = sum(ops.log((x + k) / (x + k + 0.5)) for k in range(4))
     x = x + 4.0
@@ -58,11 +62,13 @@ def log_gamma_ratio(x):
     return steps + 0.5 * ops.log(x) + series / x
 
 
-def discretized_logistic_log_prob(y, mean, log_scale, width, low, high):
-    """log mass of a logistic density in the bin of `width` around each y.
+def discretized_logistic_log_prob(
+    y: Tensor, mean: Tensor, log_scale: Tensor, width: float, low: float, high: float
+) -> Tensor:
+    """Log mass of a logistic density in the bin of `width` around each y.
 
-    sigmoid((y + w/2 - m)/s) - sigmoid((y - w/2 - m)/s); the bins of `low` and
-    `high` reach to minus and plus infinity, so that all bins sum to 1 (Salimans,
+    The mass is sigmoid((y + w/2 - m)/s) - sigmoid((y - w/2 - m)/s). The bins of `low`
+    and `high` extend to minus and plus infinity, so that all bins sum to 1 (Salimans,
     Karpathy, Chen and Kingma, "PixelCNN++", 2017, eq. 2).
     """
     precision = ops.exp(-log_scale)
@@ -75,13 +81,16 @@ def discretized_logistic_log_prob(y, mean, log_scale, width, low, high):
     return ops.where(y > high - 0.5 * width, above, inside)
 
 
-def discretized_logistic_mean(location, log_scale, levels, low, high):
+def discretized_logistic_mean(
+    location: Tensor, log_scale: Tensor, levels: int, low: float, high: float
+) -> Tensor:
     """Mean of the distribution of `discretized_logistic_log_prob`.
 
-    low + w sum_j P(y > low + (j - 1/2) w) over the steps of width w between levels: the
-    survival function of the logistic at the middle of each step. The location is not
-    the mean, since what lies beyond `low` and `high` counts as these. The sum is exact
-    up to 4,097 levels; more are taken as so many, 1e-4 of the range off at most.
+    It is low + w sum_j P(y > low + (j - 1/2) w) over the steps of width w between
+    levels, with the survival function of the logistic at the middle of each step. The
+    location is not the mean, because values beyond `low` and `high` count as these. The
+    sum is exact up to 4,097 levels. More levels are treated as 4,097, with an error of
+    at most 1e-4 of the range.
 
     Args:
         location, log_scale: tensors of one shape.
@@ -95,13 +104,16 @@ def discretized_logistic_mean(location, log_scale, levels, low, high):
         middle = low + (ops.cast(step, location.dtype) + 0.5) * width
         return total + ops.sigmoid((location - middle) * precision)
 
-    # One step at a time: all of them would be 255 times the memory of an image.
+    # A loop: all steps at once would need 255 times the memory of an image.
     total = ops.fori_loop(0, steps, add, ops.zeros_like(location))
     return low + width * total
 
 
 def _log1mexp(x):
-    """log(1 - exp(-x)) for x > 0 (Maechler, "Accurately computing log1mexp", 2012)."""
+    """Computes log(1 - exp(-x)) for x > 0.
+
+    Maechler, "Accurately computing log1mexp", 2012.
+    """
     small = x < math.log(2.0)
     near = ops.log(-ops.expm1(-ops.where(small, x, 1.0)))
     far = ops.log1p(-ops.exp(-ops.where(small, 1.0, x)))

@@ -1,13 +1,13 @@
 """Measures of predictive uncertainty and calibration. Logarithms are natural.
 
-Probabilities have classes on their last axis, and are `(..., 1)` where a binary model
-gives P(class 1); stacks of posterior samples lead with the sample axis:
-`(num_samples, ..., classes)`. Labels are class indices, or rows of class probabilities
-(one-hot or soft); with a binary model P(class 1). Everything is computed in float32
-(float64 stays float64). Entropies are in nats.
+Probabilities have classes on their last axis; those of a binary model are P(class 1),
+`(..., 1)`. Posterior samples have a first axis of samples: `(num_samples, ...,
+classes)`. Labels are class indices, or rows of class probabilities (one-hot or soft);
+with a binary model they are P(class 1). Everything is computed in float32 (float64
+stays float64). Entropies are in nats.
 
-Rows that are no distribution over classes, and labels that are no class, are refused
-where values can be seen, and give NaN in traced code.
+Rows that are not a distribution over classes, and labels that are not a class, raise an
+error where values are known, and give NaN in traced code.
 """
 
 import math
@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_bdl.core import validation
+from keras_bdl.core.typing import ArrayLike, Tensor
 from keras_bdl.ops import class_labels
 from keras_bdl.ops.class_labels import class_indices, wide
 
@@ -35,14 +36,14 @@ __all__ = [
 _TINY = 1e-30
 
 
-def entropy(probabilities):
+def entropy(probabilities: Tensor) -> Tensor:
     """Entropy -sum_k p_k log p_k in nats, shape `probabilities.shape[:-1]`."""
     p = class_labels.class_probabilities(probabilities)
     return -ops.sum(p * ops.log(ops.maximum(p, _TINY)), axis=-1)
 
 
-def predictive_entropy(sample_probabilities):
-    """Entropy of the mean prediction: total uncertainty, in nats.
+def predictive_entropy(sample_probabilities: Tensor) -> Tensor:
+    """Entropy of the mean prediction in nats, a measure of total uncertainty.
 
     Args:
         sample_probabilities: `(num_samples, ..., classes)`.
@@ -50,31 +51,39 @@ def predictive_entropy(sample_probabilities):
     return entropy(ops.mean(wide(sample_probabilities), axis=0))
 
 
-def expected_entropy(sample_probabilities):
-    """Mean entropy of the samples, in nats: how unsure each of them is by itself.
+def expected_entropy(sample_probabilities: Tensor) -> Tensor:
+    """Mean entropy of the samples, in nats.
 
-    It estimates the aleatoric uncertainty, that of the label where the weights are
-    known, as far as the model is right; more data changes it too.
+    It estimates the aleatoric uncertainty, that of the label given the weights, as far
+    as the model is right. More data changes it too.
+
+    Args:
+        sample_probabilities: `(num_samples, ..., classes)`.
     """
     return ops.mean(entropy(sample_probabilities), axis=0)
 
 
-def mutual_information(sample_probabilities):
-    """I(y; w | x) = predictive - expected entropy: epistemic uncertainty, in nats.
+def mutual_information(sample_probabilities: Tensor) -> Tensor:
+    """Epistemic uncertainty in nats: I(y; w | x) = predictive - expected entropy.
 
     Houlsby, Huszar, Ghahramani and Lengyel, "Bayesian active learning for
-    classification and preference learning", 2011, eq. 1. Never negative
-    (rounding is clipped).
+    classification and preference learning", 2011, eq. 1. The result is never negative,
+    because rounding errors are clipped.
+
+    Args:
+        sample_probabilities: `(num_samples, ..., classes)`.
     """
     total = predictive_entropy(sample_probabilities)
     return ops.maximum(total - expected_entropy(sample_probabilities), 0.0)
 
 
-def negative_log_likelihood(labels, probabilities):
-    """-log p(label) per row, in nats; of a soft label the cross-entropy.
+def negative_log_likelihood(labels: Tensor, probabilities: Tensor) -> Tensor:
+    """Computes -log p(label) per row, in nats.
+
+    For a soft label it is the cross-entropy, -sum_k y_k log p_k.
 
     Args:
-        labels: class indices, or rows of class probabilities: -sum_k y_k log p_k.
+        labels: class indices, or rows of class probabilities.
         probabilities: `(..., classes)`, or P(class 1) of a binary model.
     """
     labels, p = class_labels.as_classes(labels, probabilities)
@@ -82,10 +91,10 @@ def negative_log_likelihood(labels, probabilities):
     return -class_labels.mean_over_labels(labels, ops.log(ops.maximum(p, _TINY)))
 
 
-def brier_score(labels, probabilities):
-    """sum_k (p_k - [k = label])^2 per row, in [0, 2] (Brier, 1950).
+def brier_score(labels: Tensor, probabilities: Tensor) -> Tensor:
+    """Computes sum_k (p_k - [k = label])^2 per row, in [0, 2] (Brier, 1950).
 
-    Of a soft label the expected score, sum_k (p_k - y_k)^2 + y_k (1 - y_k).
+    For a soft label it is the expected score, sum_k (p_k - y_k)^2 + y_k (1 - y_k).
 
     Args:
         labels, probabilities: as in `negative_log_likelihood`.
@@ -96,17 +105,19 @@ def brier_score(labels, probabilities):
     return ops.sum(ops.square(p - truth) + truth * (1.0 - truth), axis=-1)
 
 
-def calibration_bins(labels, probabilities, num_bins=15, weights=None):
-    """Weight, correct weight and confidence summed in equal-width bins.
+def calibration_bins(
+    labels: Tensor, probabilities: Tensor, num_bins: int = 15, weights: Tensor = None
+) -> Tensor:
+    """Sums weight, correct weight and confidence in equal-width bins.
 
-    A prediction is correct with the probability that the label has its class: 0 or 1,
-    and of a soft label y_k.
+    A prediction of class k counts as correct by the probability that the label is k:
+    0 or 1, and y_k for a soft label.
 
     Args:
         labels, probabilities: as in `negative_log_likelihood`.
         num_bins: number of equal-width bins on [0, 1], closed on the right.
-        weights: optional row weights, the shape of label indices. Rows of weight 0 do
-            not count, whatever their label.
+        weights: optional row weights, in the shape of label indices. Rows of weight 0
+            do not count, and may have an invalid label.
 
     Returns:
         Tensor `(3, num_bins)`: count, correct, confidence.
@@ -140,14 +151,14 @@ def _row_weights(weights, p):
     return ops.reshape(weights, ops.shape(p)[:-1])
 
 
-def calibration_error(bins):
+def calibration_error(bins: Tensor) -> Tensor:
     """Expected calibration error from `calibration_bins`.
 
-    sum_b n_b / n |accuracy_b - confidence_b| (Guo, Pleiss, Sun and Weinberger,
-    "On calibration of modern neural networks", 2017, eq. 3). Zero without data.
+    It is sum_b n_b / n |accuracy_b - confidence_b| (Guo, Pleiss, Sun and Weinberger,
+    "On calibration of modern neural networks", 2017, eq. 3), and 0 without data.
 
     Args:
-        bins: `(3, num_bins)`; those of several batches add up.
+        bins: `(3, num_bins)`; the bins of several batches can be added.
     """
     if len(bins.shape) != 2 or bins.shape[0] != 3:
         raise ValueError(
@@ -159,10 +170,10 @@ def calibration_error(bins):
     return ops.divide_no_nan(gap, ops.sum(count))
 
 
-def auroc(in_domain, out_of_domain):
-    """Area under the ROC curve: P(a score outside > one inside), ties counting half.
+def auroc(in_domain: ArrayLike, out_of_domain: ArrayLike) -> float:
+    """Area under the ROC curve: P(a score outside > one inside); ties count half.
 
-    1 where the scores tell both apart, 1/2 where they say nothing.
+    It is 1 if the scores separate both sets, and 1/2 if they do not help.
 
     Args:
         in_domain, out_of_domain: scores `(n,)` and `(m,)`, higher outside.
@@ -171,7 +182,7 @@ def auroc(in_domain, out_of_domain):
         Float.
 
     Raises:
-        ValueError: without a score of each, or on NaN, which no order has a place for.
+        ValueError: if a set has no score, or a score is NaN.
     """
     inside, outside = (
         ops.convert_to_numpy(x).astype("float64").ravel()
@@ -179,7 +190,7 @@ def auroc(in_domain, out_of_domain):
     )
     if not (inside.size and outside.size):
         raise ValueError(
-            "Expected at least one score of each. Received: "
+            "Expected at least one score in each set. Received: "
             f"{inside.size} in domain, {outside.size} out of domain"
         )
     missing = [int(np.isnan(x).sum()) for x in (inside, outside)]

@@ -1,4 +1,4 @@
-"""Priors of weights, and of the codes of generative models."""
+"""Priors of weights, and priors of the codes of generative models."""
 
 from keras_bdl.priors.codes import GaussianMixture as GaussianMixture
 from keras_bdl.priors.codes import LatentPrior as LatentPrior

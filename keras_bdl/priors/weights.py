@@ -1,68 +1,96 @@
 """Priors of weights: serialisable, each with its KL from a Gaussian posterior.
 
-Closed forms where they exist (`Normal`, `LearnedNormal`, `Laplace`,
-`LogUniform`); otherwise `-H(q) - log p(w)` at the prior's own draw w of q, which
-is unbiased and needs nothing of the forward pass, so that every estimator
-serves every prior.
+`Normal`, `NormalPerWeight`, `LearnedNormal`, `Laplace` and `LogUniform` have closed
+forms. The other priors draw their own w from q and compute `-H(q) - log p(w)`. This is
+unbiased and uses nothing of the forward pass, so that every estimator works with every
+prior.
 """
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeAlias
 
 import keras
 from keras import backend, ops, random
 
 from keras_bdl.core import validation
+from keras_bdl.core.typing import Tensor
 from keras_bdl.ops import divergences
+
+__all__ = [
+    "Laplace",
+    "LearnedNormal",
+    "LogUniform",
+    "Normal",
+    "NormalPerWeight",
+    "Prior",
+    "ScaleMixture",
+    "StudentT",
+    "TFPPrior",
+    "get",
+]
 
 PACKAGE = "keras_bdl"
 
+# The variables of a prior, by name.
+_Variables: TypeAlias = dict[str, Tensor]
+_Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+_Seed: TypeAlias = random.SeedGenerator
+
 
 class Prior:
-    """Base class: one prior for all weights of a layer, each independent.
+    """Base class of priors: one for all weights of a layer, which are independent.
 
-    Subclasses implement `log_prob`, and `kl` if it has a closed form. `kl_terms`
-    is what layers call. `build` makes variables, kept by the layer.
+    Subclasses implement `log_prob`, and `kl` if it has a closed form. `build` makes the
+    variables of the prior, which the layer keeps.
     """
 
     closed_form = True
     proper = True
 
-    def build(self, add_weight, shapes):
-        """Makes the prior's own variables: a dict of name to variable.
+    def build(self, add_weight: Callable[..., Any], shapes: _Shapes) -> _Variables:
+        """Makes the variables of the prior.
 
         Args:
-            add_weight: of the layer that keeps them.
-            shapes: of the tensors of weights, by name ("kernel", "bias").
+            add_weight: method of the layer that keeps the variables.
+            shapes: dict of the name of a tensor of weights ("kernel", "bias") to its
+                shape.
+
+        Returns:
+            Dict of name to variable.
         """
         del add_weight, shapes
         return {}
 
-    def of(self, name, variables):
-        """Those variables that `kl` and `log_prob` of one tensor of weights take."""
+    def of(self, name: str, variables: _Variables) -> _Variables:
+        """Returns the variables that `kl` and `log_prob` take for one tensor."""
         del name
         return variables
 
-    def log_prob(self, weights, variables=None):
-        """log p(w) in nats, one value per weight."""
+    def log_prob(self, weights: Tensor, variables: _Variables | None = None) -> Tensor:
+        """Computes log p(w) in nats, one value per weight."""
         raise NotImplementedError
 
-    def kl(self, mean, log_stddev, variables, seed):
-        """KL(q || prior) in nats, one value per weight.
+    def kl(
+        self, mean: Tensor, log_stddev: Tensor, variables: _Variables, seed: _Seed
+    ) -> Tensor:
+        """Computes KL(q || prior) in nats, one value per weight.
 
         Args:
-            mean, log_stddev: of the Gaussian posterior, float32 or float64.
-            variables: what `build` returned.
-            seed: `keras.random.SeedGenerator`, used where there is no closed form.
+            mean, log_stddev: mean and log standard deviation of the Gaussian
+                posterior, float32 or float64.
+            variables: result of `of` for this tensor of weights.
+            seed: `keras.random.SeedGenerator`, used if there is no closed form.
         """
         noise = random.normal(ops.shape(mean), dtype=mean.dtype, seed=seed)
         weights = mean + ops.exp(log_stddev) * noise
         return divergences.kl_monte_carlo(log_stddev, self.log_prob(weights, variables))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**config)
 
     def __repr__(self):
@@ -83,39 +111,41 @@ class Normal(Prior):
     >>> keras_bdl.VariationalDense(10, prior=keras_bdl.priors.Normal(stddev=0.1))
     """
 
-    def __init__(self, mean=0.0, stddev=1.0):
+    def __init__(self, mean: float = 0.0, stddev: float = 1.0) -> None:
         self.mean = validation.number("mean", mean)
         self.stddev = validation.positive("stddev", stddev)
 
-    def log_prob(self, weights, variables=None):
+    def log_prob(self, weights: Tensor, variables: _Variables | None = None) -> Tensor:
         return divergences.normal_log_prob(weights, self.mean, math.log(self.stddev))
 
-    def kl(self, mean, log_stddev, variables, seed):
+    def kl(
+        self, mean: Tensor, log_stddev: Tensor, variables: _Variables, seed: _Seed
+    ) -> Tensor:
         return divergences.kl_normal_normal_log(
             mean, log_stddev, self.mean, ops.cast(math.log(self.stddev), mean.dtype)
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"mean": self.mean, "stddev": self.stddev}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class NormalPerWeight(Prior):
-    """N(mean_i, stddev_i^2), with numbers of its own for every weight.
+    """N(mean_i, stddev_i^2), with a separate mean and deviation for every weight.
 
-    They are non-trainable variables of the layer, `prior_kernel_mean`,
-    `prior_kernel_log_stddev` and so for the bias, and are saved with it. To begin with
-    they are 0 and `stddev`; `to_bayesian(model, moped=delta)` sets the means, and
-    `prior_from_posterior(model)` both.
+    These are non-trainable variables of the layer and are saved with it:
+    `prior_kernel_mean`, `prior_kernel_log_stddev`, and the same for the bias. Means
+    start at 0 and standard deviations at `stddev`. `to_bayesian(model, moped=delta)`
+    sets the means, and `prior_from_posterior(model)` sets both.
 
     Args:
-        stddev: positive float, where all standard deviations start.
+        stddev: positive float, the initial value of all standard deviations.
     """
 
-    def __init__(self, stddev=1.0):
+    def __init__(self, stddev: float = 1.0) -> None:
         self.stddev = validation.positive("stddev", stddev)
 
-    def build(self, add_weight, shapes):
+    def build(self, add_weight: Callable[..., Any], shapes: _Shapes) -> _Variables:
         starts = {"mean": 0.0, "log_stddev": math.log(self.stddev)}
         return {
             f"prior_{name}_{part}": add_weight(
@@ -128,40 +158,42 @@ class NormalPerWeight(Prior):
             for part, start in starts.items()
         }
 
-    def of(self, name, variables):
+    def of(self, name: str, variables: _Variables) -> _Variables:
         return {p: variables[f"prior_{name}_{p}"] for p in ("mean", "log_stddev")}
 
     def _moments(self, variables, dtype):
         values = (variables["mean"], variables["log_stddev"])
         return [ops.cast(ops.convert_to_tensor(v), dtype) for v in values]
 
-    def log_prob(self, weights, variables=None):
+    def log_prob(self, weights: Tensor, variables: _Variables | None = None) -> Tensor:
         moments = self._moments(variables, weights.dtype)
         return divergences.normal_log_prob(weights, *moments)
 
-    def kl(self, mean, log_stddev, variables, seed):
+    def kl(
+        self, mean: Tensor, log_stddev: Tensor, variables: _Variables, seed: _Seed
+    ) -> Tensor:
         moments = self._moments(variables, mean.dtype)
         return divergences.kl_normal_normal_log(mean, log_stddev, *moments)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"stddev": self.stddev}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class LearnedNormal(Prior):
-    """N(0, s^2) with s learned beside the posterior (empirical Bayes).
+    """N(0, s^2), where s is learned together with the posterior (empirical Bayes).
 
-    Each layer learns its own log s, shared by its weights and biases, by
-    maximising the evidence lower bound.
+    Each layer learns its own log s, which its weights and biases share, by maximising
+    the evidence lower bound.
 
     Args:
-        initial_stddev: positive float, where s starts.
+        initial_stddev: positive float, the initial value of s.
     """
 
-    def __init__(self, initial_stddev=0.1):
+    def __init__(self, initial_stddev: float = 0.1) -> None:
         self.initial_stddev = validation.positive("initial_stddev", initial_stddev)
 
-    def build(self, add_weight, shapes):
+    def build(self, add_weight: Callable[..., Any], shapes: _Shapes) -> _Variables:
         log_stddev = add_weight(
             name="prior_log_stddev",
             shape=(),
@@ -172,16 +204,18 @@ class LearnedNormal(Prior):
     def _log_stddev(self, variables, dtype):
         return ops.cast(ops.convert_to_tensor(variables["prior_log_stddev"]), dtype)
 
-    def log_prob(self, weights, variables=None):
+    def log_prob(self, weights: Tensor, variables: _Variables | None = None) -> Tensor:
         log_stddev = self._log_stddev(variables, weights.dtype)
         return divergences.normal_log_prob(weights, 0.0, log_stddev)
 
-    def kl(self, mean, log_stddev, variables, seed):
+    def kl(
+        self, mean: Tensor, log_stddev: Tensor, variables: _Variables, seed: _Seed
+    ) -> Tensor:
         return divergences.kl_normal_normal_log(
             mean, log_stddev, 0.0, self._log_stddev(variables, mean.dtype)
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"initial_stddev": self.initial_stddev}
 
 
@@ -194,13 +228,15 @@ class ScaleMixture(Prior):
 
     Args:
         weight: float in (0, 1), the share of the first component.
-        stddev1: positive float, the wide component.
-        stddev2: positive float, the narrow component.
+        stddev1: positive float, the standard deviation of the wide component.
+        stddev2: positive float, the standard deviation of the narrow component.
     """
 
     closed_form = False
 
-    def __init__(self, weight=0.5, stddev1=1.0, stddev2=0.0025):
+    def __init__(
+        self, weight: float = 0.5, stddev1: float = 1.0, stddev2: float = 0.0025
+    ) -> None:
         self.weight = validation.positive("weight", weight)
         if self.weight >= 1.0:
             raise ValueError(
@@ -209,13 +245,13 @@ class ScaleMixture(Prior):
         self.stddev1 = validation.positive("stddev1", stddev1)
         self.stddev2 = validation.positive("stddev2", stddev2)
 
-    def log_prob(self, weights, variables=None):
+    def log_prob(self, weights: Tensor, variables: _Variables | None = None) -> Tensor:
         wide = divergences.normal_log_prob(weights, 0.0, math.log(self.stddev1))
         narrow = divergences.normal_log_prob(weights, 0.0, math.log(self.stddev2))
         terms = [wide + math.log(self.weight), narrow + math.log(1.0 - self.weight)]
         return ops.logsumexp(ops.stack(terms), axis=0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "weight": self.weight,
             "stddev1": self.stddev1,
@@ -232,17 +268,19 @@ class Laplace(Prior):
         scale: positive float; the standard deviation is scale sqrt(2).
     """
 
-    def __init__(self, mean=0.0, scale=1.0):
+    def __init__(self, mean: float = 0.0, scale: float = 1.0) -> None:
         self.mean = validation.number("mean", mean)
         self.scale = validation.positive("scale", scale)
 
-    def log_prob(self, weights, variables=None):
+    def log_prob(self, weights: Tensor, variables: _Variables | None = None) -> Tensor:
         return -ops.abs(weights - self.mean) / self.scale - math.log(2.0 * self.scale)
 
-    def kl(self, mean, log_stddev, variables, seed):
+    def kl(
+        self, mean: Tensor, log_stddev: Tensor, variables: _Variables, seed: _Seed
+    ) -> Tensor:
         return divergences.kl_normal_laplace(mean, log_stddev, self.mean, self.scale)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"mean": self.mean, "scale": self.scale}
 
 
@@ -258,12 +296,12 @@ class StudentT(Prior):
 
     closed_form = False
 
-    def __init__(self, df=4.0, mean=0.0, scale=1.0):
+    def __init__(self, df: float = 4.0, mean: float = 0.0, scale: float = 1.0) -> None:
         self.df = validation.positive("df", df)
         self.mean = validation.number("mean", mean)
         self.scale = validation.positive("scale", scale)
 
-    def log_prob(self, weights, variables=None):
+    def log_prob(self, weights: Tensor, variables: _Variables | None = None) -> Tensor:
         half = 0.5 * (self.df + 1.0)
         constant = (
             math.lgamma(half)
@@ -275,26 +313,28 @@ class StudentT(Prior):
         z = (weights - self.mean) / scale
         return constant - half * divergences.log1p_square(z)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"df": self.df, "mean": self.mean, "scale": self.scale}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class LogUniform(Prior):
-    """p(|w|) proportional to 1 / |w|: improper, the prior of variational dropout.
+    """The prior of variational dropout: p(|w|) is proportional to 1 / |w|, improper.
 
     Its KL is defined up to an infinite constant and depends on
-    alpha = stddev^2 / mean^2 alone; it is exact (see
+    alpha = stddev^2 / mean^2 alone. It is exact (see
     `ops.divergences.kl_normal_log_uniform`) and falls to 0 as alpha grows.
     """
 
     proper = False
 
-    def log_prob(self, weights, variables=None):
-        """log p(w) up to a constant: -log |w|."""
+    def log_prob(self, weights: Tensor, variables: _Variables | None = None) -> Tensor:
+        """Computes -log |w|, which is log p(w) up to a constant."""
         return -divergences.log_abs(weights)
 
-    def kl(self, mean, log_stddev, variables, seed):
+    def kl(
+        self, mean: Tensor, log_stddev: Tensor, variables: _Variables, seed: _Seed
+    ) -> Tensor:
         log_alpha = divergences.log_alpha(mean, log_stddev)
         return divergences.kl_normal_log_uniform(log_alpha)
 
@@ -303,11 +343,11 @@ class LogUniform(Prior):
 class TFPPrior(Prior):
     """Any scalar distribution of TensorFlow Probability, by name.
 
-    Needs the TensorFlow backend. Its KL is estimated by one draw per weight.
+    It needs the TensorFlow backend. Its KL is estimated by one draw per weight.
 
     Args:
-        distribution: name of a class of `tfp.distributions`, like "Horseshoe".
-        **parameters: the distribution's arguments, as numbers.
+        distribution: name of a class of `tfp.distributions`, such as "Horseshoe".
+        **parameters: arguments of the distribution, as numbers.
 
     Example:
 
@@ -317,7 +357,7 @@ class TFPPrior(Prior):
 
     closed_form = False
 
-    def __init__(self, distribution, **parameters):
+    def __init__(self, distribution: str, **parameters) -> None:
         if backend.backend() != "tensorflow":
             raise ValueError(
                 "`TFPPrior` works on the TensorFlow backend only; take one of the "
@@ -326,22 +366,22 @@ class TFPPrior(Prior):
             )
         self.distribution = distribution
         self.parameters = parameters
-        self._make(validate_args=True)  # refuses here, not in training
+        self._make(validate_args=True)  # raises errors here, before training
 
     def _make(self, validate_args=False):
         from keras_bdl.interop import tfp
 
         return tfp.make_distribution(self.distribution, self.parameters, validate_args)
 
-    def log_prob(self, weights, variables=None):
-        # Made anew in every trace: its constants belong to that graph.
+    def log_prob(self, weights: Tensor, variables: _Variables | None = None) -> Tensor:
+        # Each trace makes the distribution again: its constants belong to that graph.
         return self._make().log_prob(weights)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"distribution": self.distribution, **self.parameters}
 
 
-_BY_NAME = {
+_BY_NAME: dict[str, Callable[[], Prior]] = {
     "normal": Normal,
     "learned_normal": LearnedNormal,
     "scale_mixture": ScaleMixture,
@@ -351,8 +391,8 @@ _BY_NAME = {
 }
 
 
-def get(identifier):
-    """A prior from a prior, a name like "normal", or a serialised config.
+def get(identifier: Any) -> Prior:
+    """Returns a prior for a prior, a name such as "normal", or a serialised config.
 
     Raises:
         ValueError: if the identifier is none of these.

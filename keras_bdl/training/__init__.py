@@ -1,1 +1,1 @@
-"""The data of `fit`: reading them, and the number of examples."""
+"""Reading the data of `fit`, and the number of examples."""

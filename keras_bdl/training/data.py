@@ -1,6 +1,8 @@
-"""Going once through data that comes in batches."""
+"""Single passes through the data of `fit`, in batches."""
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,46 +10,61 @@ import numpy as np
 from keras_bdl.core import validation
 from keras_bdl.core.dtypes import to_numpy
 
+__all__ = [
+    "TrainingPairs",
+    "batches",
+    "extent_of",
+    "is_data_set",
+    "num_training_rows",
+    "training_batches",
+]
 
-def extent_of(options):
-    """Those of the options of `fit` that say which rows are trained on."""
+
+def extent_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options of `fit` that decide which rows it trains on."""
     names = ("validation_split", "validation_data", "steps_per_epoch")
     return {name: options[name] for name in names if name in options}
 
 
 def num_training_rows(
-    num_rows, validation_split=0.0, validation_data=None, steps_per_epoch=None
-):
-    """Rows of arrays that `fit` trains on: Keras takes the first, and rounds down."""
-    del steps_per_epoch  # the arrays are gone through again
+    num_rows: int,
+    validation_split: float | None = 0.0,
+    validation_data: Any = None,
+    steps_per_epoch: int | None = None,
+) -> int:
+    """Returns the number of rows of arrays that `fit` trains on.
+
+    Keras takes the first rows and rounds down.
+    """
+    del steps_per_epoch  # does not limit the rows of arrays, which are read again
     if not validation_split or validation_data is not None:
         return num_rows
     return math.floor(num_rows * (1.0 - validation_split))
 
 
-def is_data_set(data):
-    """Whether it is one that can be read again: no arrays, no generator."""
+def is_data_set(data: Any) -> bool:
+    """Whether `data` is a data set that can be read again, no array or generator."""
     if isinstance(data, keras.utils.PyDataset):
         return True
     of_tensorflow, of_torch = hasattr(data, "cardinality"), hasattr(data, "dataset")
     return (of_tensorflow or of_torch) and hasattr(data, "__iter__")
 
 
-def batches(data):
-    """Batches of a data set, as tuples.
+def batches(data: Any) -> Iterator[tuple]:
+    """Yields the batches of a data set, as tuples.
 
     Raises:
-        ValueError: if a batch has no targets, or there is no end of them.
+        ValueError: if a batch has no targets, or the data set is infinite.
     """
     if isinstance(data, keras.utils.PyDataset):
         if data.num_batches is None:
             _refuse_endless(data)
-        batches = (data[index] for index in range(data.num_batches))
+        found = (data[index] for index in range(data.num_batches))
     else:
         if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
             _refuse_endless(data)
-        batches = iter(data)
-    for batch in batches:
+        found = iter(data)
+    for batch in found:
         if not isinstance(batch, (list, tuple)) or len(batch) < 2:
             raise ValueError(
                 "Expected batches of pairs of inputs and targets. "
@@ -58,21 +75,21 @@ def batches(data):
 
 def _refuse_endless(data):
     raise ValueError(
-        f"Expected a data set with an end; `take` some batches. Received: x={data!r}"
+        f"Expected a finite data set; `take` some batches. Received: x={data!r}"
     )
 
 
 class TrainingPairs:
-    """Pairs of inputs and targets, NumPy, once and with a progress bar.
+    """Batches of inputs and targets in NumPy, read once and with a progress bar.
 
     Args:
         x, y, batch_size, verbose: as in `keras_bdl.fit_last_layer`.
 
     Raises:
-        TypeError, ValueError: on what is no training data.
+        TypeError, ValueError: if x and y are not training data.
     """
 
-    def __init__(self, x, y, batch_size, verbose):
+    def __init__(self, x: Any, y: Any, batch_size: int, verbose: Any) -> None:
         self._batch_size = validation.integer("batch_size", batch_size, least=1)
         self._verbose = verbose
         if y is not None:
@@ -80,19 +97,19 @@ class TrainingPairs:
             if not all(hasattr(leaf, "shape") for leaf in leaves):
                 raise TypeError(
                     "Expected `x` to be an array, or one for each input of the model; "
-                    "`np.asarray` makes one of a list. Received: x with "
+                    "`np.asarray` converts a list. Received: x with "
                     f"{type(leaves[0]).__name__ if leaves else 'nothing'} inside"
                 )
             y, x = _numbers(y), keras.tree.map_structure(to_numpy, x)
             counts = [len(part) for part in keras.tree.flatten(x)]
             if {*counts} != {len(y)} or not len(y):
                 raise ValueError(
-                    "Expected as many targets as inputs, and one at least. "
+                    "Expected as many targets as inputs, and at least one. "
                     f"Received: {counts} inputs, {len(y)} targets"
                 )
         elif not (is_data_set(x) or hasattr(x, "__next__")):
             raise ValueError(
-                "Expected targets beside x, or a data set of both. "
+                "Expected targets in addition to x, or a data set of both. "
                 f"Received: y=None, x of type {type(x).__name__}"
             )
         self._x, self._y = x, y
@@ -106,7 +123,7 @@ class TrainingPairs:
             bar.update(index + 1)
         if index < 0:
             raise ValueError(
-                "Expected training data with batches. "
+                "Expected training data with at least one batch. "
                 f"Received: x={self._x!r}, which has none"
             )
         if count is None:
@@ -134,12 +151,12 @@ class TrainingPairs:
 
 
 def _numbers(y):
-    """Targets as a NumPy array of real numbers."""
+    """Converts targets to a NumPy array of real numbers."""
     y = to_numpy(y)
     if y.dtype.kind not in "biuf":
         raise TypeError(
-            "Expected targets that are numbers; `keras.layers.StringLookup` makes "
-            f"indices of words. Received: y of dtype {y.dtype}"
+            "Expected targets that are numbers; `keras.layers.StringLookup` converts "
+            f"words to indices. Received: y of dtype {y.dtype}"
         )
     if not np.isfinite(y).all():
         raise ValueError(
@@ -150,9 +167,17 @@ def _numbers(y):
 
 
 def training_batches(
-    x, y, validation_split=0.0, validation_data=None, steps_per_epoch=None
-):
-    """Inputs and targets of the rows that `fit` trains on, batch by batch."""
+    x: Any,
+    y: Any,
+    validation_split: float | None = 0.0,
+    validation_data: Any = None,
+    steps_per_epoch: int | None = None,
+) -> Iterator[tuple]:
+    """Yields batches of inputs and targets of the rows that `fit` trains on.
+
+    Raises:
+        ValueError: if the data can be read only once, or is infinite.
+    """
     if hasattr(y, "shape") and hasattr(x, "shape"):
         rows = num_training_rows(x.shape[0], validation_split, validation_data)
         yield x[:rows], y[:rows]
@@ -162,7 +187,7 @@ def training_batches(
 
 
 def _one_pass(data, steps):
-    """Batches of one epoch of a data set that can be read more than once."""
+    """Returns the batches of one epoch of a data set that can be read again."""
     if hasattr(data, "cardinality") and (steps or int(data.cardinality()) != -1):
         return data.take(steps) if steps else data  # -1: infinite
     if isinstance(data, keras.utils.PyDataset) and (steps or data.num_batches):
@@ -170,7 +195,8 @@ def _one_pass(data, steps):
     if hasattr(data, "dataset") and hasattr(data, "__iter__"):
         return data  # a torch DataLoader
     raise ValueError(
-        "`normalize=True` reads the training data once before training, which this "
-        "does not allow; give arrays, a finite `tf.data.Dataset` or a `PyDataset`, "
+        "`normalize=True` reads the training data once before training, and this data "
+        "can be read only once or is infinite; give arrays, a finite "
+        "`tf.data.Dataset` or a `PyDataset`, "
         f"or standardise the data yourself. Received: x={data!r}"
     )

@@ -1,6 +1,7 @@
-"""The number of training examples: setting it, and reading it off the data."""
+"""Setting the number of training examples, and inferring it from the data."""
 
 import warnings
+from typing import Any
 
 import keras
 
@@ -8,9 +9,13 @@ from keras_bdl.core import stochastic, validation
 from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.training.data import num_training_rows
 
+__all__ = ["infer_num_examples", "set_num_examples", "tell_num_examples"]
 
-def set_num_examples(model, num_examples):
-    """Tells every Bayesian layer of a model the number N of training examples.
+
+def set_num_examples(
+    model: keras.layers.Layer, num_examples: int
+) -> keras.layers.Layer:
+    """Sets the number N of training examples in every Bayesian layer of a model.
 
     Args:
         model: a Keras model or layer that contains keras_bdl layers.
@@ -21,7 +26,7 @@ def set_num_examples(model, num_examples):
 
     Raises:
         ValueError: if the model has no Bayesian layer or N is below 1.
-        TypeError: if N is no integer.
+        TypeError: if N is not an integer.
 
     Example:
 
@@ -43,16 +48,17 @@ def set_num_examples(model, num_examples):
     return model
 
 
-def tell_num_examples(model, x, extent):
-    """Tells layers that do not know N what the data of `fit` says.
+def tell_num_examples(model: keras.Model, x: Any, extent: dict[str, Any]) -> None:
+    """Infers N from the data of `fit`, for layers whose N is not set.
 
     Args:
         model: Keras model.
-        x: what `fit` was given.
-        extent: those arguments of `fit` that say which rows are trained on.
+        x: argument of `fit`.
+        extent: arguments of `fit` that decide which rows it trains on, see
+            `training.data.extent_of`.
 
     Raises:
-        ValueError: if the data does not say it.
+        ValueError: if N cannot be inferred.
     """
     unknown = [layer for layer in bayesian_layers(model) if layer.num_examples is None]
     if not unknown:
@@ -60,7 +66,7 @@ def tell_num_examples(model, x, extent):
     rows = infer_num_examples(x, **extent)
     if rows is None:
         raise ValueError(
-            "Cannot tell the number of training examples from this data. Give it as "
+            "Cannot infer the number of training examples from this data. Give it as "
             f"`{type(model).__name__}(..., num_examples=n)` or by "
             f"`keras_bdl.set_num_examples(model, n)`. Received: x={x!r}"
         )
@@ -69,14 +75,21 @@ def tell_num_examples(model, x, extent):
 
 
 def infer_num_examples(
-    x, batch_size=None, validation_split=0.0, validation_data=None, steps_per_epoch=None
-):
-    """Number of training rows in what `fit` was given, or None if it is unknown.
+    x: Any,
+    batch_size: int | None = None,
+    validation_split: float | None = 0.0,
+    validation_data: Any = None,
+    steps_per_epoch: int | None = None,
+) -> int | None:
+    """Infers the number of training rows in the data of `fit`.
 
-    Arrays: the rows left after `validation_split`. A finite `tf.data.Dataset`:
-    its rows, by one counted pass. A torch `DataLoader`: its data set's length.
-    Otherwise steps times the rows of a batch, with a warning that says the
-    number.
+    For arrays it is the number of rows that `validation_split` leaves. For a finite
+    `tf.data.Dataset` it is the number of rows, counted in one pass. For a torch
+    `DataLoader` it is the length of its data set. Otherwise it is the number of steps
+    times the rows of one batch, and a warning states the number.
+
+    Returns:
+        The number, or None if it is unknown.
     """
     if hasattr(x, "cardinality"):
         return _count_tf_data(x, steps_per_epoch)
@@ -94,7 +107,7 @@ def infer_num_examples(
 
 
 def _num_rows(batch):
-    """Rows of the first array in a batch or nest of arrays, None without one."""
+    """Returns the number of rows of the first array in a nest, or None without one."""
     for leaf in keras.tree.flatten(batch):
         if hasattr(leaf, "shape"):
             return int(leaf.shape[0])
@@ -110,8 +123,8 @@ def _count_tf_data(dataset, steps_per_epoch):
         if tensorflow.repeats(dataset):
             warnings.warn(
                 f"The number of training examples was taken to be {rows}, but this "
-                "`tf.data.Dataset` repeats its rows. It scales the KL term; give the "
-                "true number as `num_examples`, or leave `repeat` out and raise "
+                "`tf.data.Dataset` repeats its rows. The number scales the KL term; "
+                "give the true number as `num_examples`, or remove `repeat` and raise "
                 "`epochs`.",
                 stacklevel=4,
             )
@@ -127,7 +140,7 @@ def _steps_times_batch(steps, rows_of_batch):
     rows = int(steps) * rows_of_batch()
     warnings.warn(
         f"The number of training examples was taken to be {rows}: {steps} steps of "
-        "one batch each. It scales the KL term; give the true number as "
+        "one batch each. The number scales the KL term; give the true number as "
         "`num_examples` if it differs.",
         stacklevel=4,
     )
