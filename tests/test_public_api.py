@@ -6,16 +6,8 @@ import pkgutil
 
 import keras_bdl
 
-# Parts of the package whose public names all have type hints.
-TYPED = (
-    "keras_bdl.callbacks",
-    "keras_bdl.losses",
-    "keras_bdl.metrics",
-    "keras_bdl.ops",
-    "keras_bdl.plots",
-    "keras_bdl.priors",
-    "keras_bdl.training",
-)
+# Every part of the package.
+TYPED = ("keras_bdl",)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
