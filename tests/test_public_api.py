@@ -18,7 +18,8 @@ def within(name, parts):
 
 def public_callables(parts):
     """Pairs of full name and callable that an `__all__` in these parts exports."""
-    modules = [
+    modules = [keras_bdl] if "keras_bdl" in parts else []
+    modules += [
         importlib.import_module(found.name)
         for found in pkgutil.walk_packages(keras_bdl.__path__, "keras_bdl.")
         if within(found.name, parts)

@@ -1,11 +1,13 @@
 """More data for a trained network: yesterday's posterior as today's prior."""
 
+import keras
+
 from keras_bdl.conversion import convert
 from keras_bdl.core import stochastic
 from keras_bdl.graphs.copy import ModelCopier
 
 
-def prior_from_posterior(model):
+def prior_from_posterior(model: keras.Model) -> keras.Model:
     """A copy of a trained model whose prior is the posterior of that model.
 
     For data D1 and then D2, independent given the weights, Bayes' rule is

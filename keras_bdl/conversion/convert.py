@@ -7,12 +7,15 @@ posterior means; `to_keras` gives a plain Keras model of the mean or of one draw
 import inspect
 import warnings
 import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
 from keras_bdl import priors
 from keras_bdl.conversion.choice import ConversionReport, Found, choose, find, row
 from keras_bdl.core import copies, finding, stochastic, validation
+from keras_bdl.core.typing import Weights
 from keras_bdl.graphs.copy import ModelCopier
 from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.prediction.export import mark_called
@@ -20,17 +23,17 @@ from keras_bdl.training.num_examples import set_num_examples
 
 
 def to_bayesian(
-    model,
-    num_examples=None,
-    layers="all",
+    model: keras.Model,
+    num_examples: int | None = None,
+    layers: str | Callable | Sequence = "all",
     *,
-    method="variational",
-    estimator=None,
-    prior=None,
-    moped=None,
-    return_report=False,
-    **options,
-):
+    method: str = "variational",
+    estimator: str | None = None,
+    prior: priors.Prior | str | None = None,
+    moped: float | None = None,
+    return_report: bool = False,
+    **options: Any,
+) -> Any:
     """A Bayesian copy of a built Keras model, with its weights as posterior means.
 
     Sequential and functional models (nested, with shared layers and branches,
@@ -116,7 +119,11 @@ def to_bayesian(
     return copy, ConversionReport([row(entry, chosen) for entry in found])
 
 
-def to_keras(model, weights="mean", seed=None):
+def to_keras(
+    model: keras.Model,
+    weights: Weights = "mean",
+    seed: int | None = None,
+) -> keras.Model:
     """The plain Keras model of the posterior mean, or of one draw of the weights.
 
     It has no keras_bdl in its config, so that it saves, exports and runs where

@@ -1,7 +1,7 @@
 """Types of public arguments."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import keras
 import numpy as np
@@ -11,3 +11,5 @@ Activation: TypeAlias = str | Callable | None
 Initializer: TypeAlias = str | keras.initializers.Initializer | Callable
 ArrayLike: TypeAlias = np.ndarray | keras.KerasTensor | Sequence
 Tensor: TypeAlias = Any
+# Of a plain copy.
+Weights: TypeAlias = Literal["mean", "sample"]

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -29,7 +30,12 @@ Attributes:
 """
 
 
-def depth(model, x, batch_size=None, verbose="auto"):
+def depth(
+    model: keras.Model,
+    x: Any,
+    batch_size: int | None = None,
+    verbose: int | str = "auto",
+) -> np.ndarray:
     """Units that inference runs for each row in each early-exit block.
 
     Args:

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -72,7 +73,12 @@ class FlopsReport:
         return "\n".join(lines)
 
 
-def flops_report(model, x, batch_size=None, verbose="auto"):
+def flops_report(
+    model: keras.Model,
+    x: Any,
+    batch_size: int | None = None,
+    verbose: int | str = "auto",
+) -> FlopsReport:
     """Multiply-adds that inference executes on data, against those of the full model.
 
     Counts Dense, EinsumDense and (transposed, depthwise, separable) convolutions, as

@@ -1,5 +1,7 @@
 """Dropout whose rate is learned: Gal, Hron and Kendall, "Concrete dropout", 2017."""
 
+from typing import Any
+
 import keras
 
 from keras_bdl.core.stochastic import register
@@ -75,8 +77,8 @@ class ConcreteDropout(InputNoiseLayer):
         kl_weight: float = 1.0,
         sample_at_inference: bool = False,
         seed: int | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             layer,
             num_examples=num_examples,
@@ -96,7 +98,7 @@ class ConcreteDropout(InputNoiseLayer):
         """Returns the temperature in use: the given one or the default."""
         return self.posterior.resolved_temperature()
 
-    def plain_dropout(self):
+    def plain_dropout(self) -> keras.layers.Layer:
         """Returns `keras.layers.Dropout` of channels at the rate learned."""
         rank = len(self.get_build_config()["input_shape"])
         shape = (None, *[1] * (rank - 2), None)

@@ -6,14 +6,16 @@ Kingma, Salimans and Welling, "Variational dropout and the local reparameterizat
 trick", 2015.
 """
 
+from typing import Any, Self
+
 import keras
 
 from keras_bdl import maps
-from keras_bdl.core import validation
+from keras_bdl.core import scopes, validation
 from keras_bdl.core.copies import live_config
 from keras_bdl.core.renamed import renamed
 from keras_bdl.core.stochastic import StochasticLayer, register
-from keras_bdl.core.typing import Activation, Initializer
+from keras_bdl.core.typing import Activation, Initializer, Tensor, Weights
 from keras_bdl.layers.drop_in import DropInLayer
 from keras_bdl.layers.input_noise import InputNoiseLayer, refuse_sample
 from keras_bdl.layers.posterior_layer import check_conversion, of_posterior
@@ -68,8 +70,8 @@ class MCDropout(StochasticLayer, keras.layers.Dropout):
         *,
         sample_at_inference: bool = False,
         seed: int | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         for name in ("prior", "num_examples", "kl_weight"):
             if name in kwargs:
                 raise ValueError(
@@ -87,17 +89,17 @@ class MCDropout(StochasticLayer, keras.layers.Dropout):
             **kwargs,
         )
 
-    def call_mean(self, inputs):
+    def call_mean(self, inputs: Tensor) -> Tensor:
         return inputs
 
-    def call_noisy(self, inputs):
+    def call_noisy(self, inputs: Tensor) -> Tensor:
         if self.rate == 0.0:
             return inputs
         return keras.random.dropout(
             inputs, self.rate, self.noise_shape, seed=self.noise
         )
 
-    def call_sampled(self, inputs, scope):
+    def call_sampled(self, inputs: Tensor, scope: scopes.SamplingScope) -> Tensor:
         if self.rate == 0.0:
             return inputs
         sizes = (self.noise_shape or [None] * len(inputs.shape))[1:]
@@ -106,15 +108,15 @@ class MCDropout(StochasticLayer, keras.layers.Dropout):
         )
 
     @classmethod
-    def replaces(cls, layer):
+    def replaces(cls, layer: keras.layers.Layer) -> bool:
         return type(layer) in _DROPOUTS
 
     @classmethod
-    def obstacle(cls, layer):
+    def obstacle(cls, layer: keras.layers.Layer) -> str | None:
         return None
 
     @classmethod
-    def from_keras(cls, layer, **options):
+    def from_keras(cls, layer: keras.layers.Layer, **options: Any) -> Self:
         """This layer in place of a `keras.layers.Dropout` or a spatial one.
 
         Raises:
@@ -133,7 +135,9 @@ class MCDropout(StochasticLayer, keras.layers.Dropout):
         options = {"name": layer.name, "dtype": layer.dtype_policy, **options}
         return cls(layer.rate, shape, trainable=layer.trainable, **options)
 
-    def to_keras(self, weights="mean", seed=None):
+    def to_keras(
+        self, weights: Weights = "mean", seed: int | None = None
+    ) -> keras.layers.Layer:
         """The plain `keras.layers.Dropout`.
 
         Raises:
@@ -198,8 +202,8 @@ class DropConnectDense(DropInLayer, keras.layers.Dense):
         kl_weight: float = 1.0,
         sample_at_inference: bool = False,
         seed: int | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         if "prior" in kwargs:
             raise ValueError(
                 "`DropConnectDense` takes no `prior`: its prior is N(0, 1 / "
@@ -222,7 +226,7 @@ class DropConnectDense(DropInLayer, keras.layers.Dense):
 
     rate, length_scale = map(of_posterior, ("rate", "length_scale"))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["prior"]
         return {**config, **self.posterior.get_config()}
@@ -285,8 +289,8 @@ class VariationalGaussianDropout(InputNoiseLayer):
         kl_weight: float = 1.0,
         sample_at_inference: bool = False,
         seed: int | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             layer,
             num_examples=num_examples,
@@ -305,6 +309,6 @@ class VariationalGaussianDropout(InputNoiseLayer):
 
     alpha_per, initial_rate = map(of_posterior, ("alpha_per", "initial_rate"))
 
-    def plain_dropout(self):
+    def plain_dropout(self) -> keras.layers.Layer:
         """Returns `keras.layers.GaussianDropout` at the mean rate."""
         return keras.layers.GaussianDropout(self.rate, name=self.name, dtype=self.dtype)

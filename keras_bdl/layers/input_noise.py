@@ -5,16 +5,18 @@ channel, which all positions share.
 """
 
 import functools
-from typing import Any
+from typing import Any, Self
 
 import keras
 from keras import ops
 
 from keras_bdl import maps
+from keras_bdl.core import scopes
 from keras_bdl.core.copies import live_config
 from keras_bdl.core.dtypes import with_channels
 from keras_bdl.core.noise import NoiseGenerator
 from keras_bdl.core.stochastic import StochasticLayer
+from keras_bdl.core.typing import Tensor, Weights
 from keras_bdl.layers.bayesian import BayesianLayer
 from keras_bdl.layers.posterior_layer import (
     check_conversion,
@@ -63,15 +65,16 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
         return self.posterior.rate
 
     @property
-    def is_identity(self):
+    def is_identity(self) -> bool:  # type: ignore[override]
         return self.layer is None
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         if self.layer is not None and not self.layer.built:
             self.layer.build(input_shape)
         self._channel_axis = -1
         if self.layer is not None:
-            (self._channel_axis,) = maps.of(self.layer).input_axes(self.layer)
+            axes: Any = maps.of(self.layer).input_axes(self.layer)
+            (self._channel_axis,) = axes
         self.num_channels = input_shape[self._channel_axis]
         if self.num_channels is None:
             raise ValueError(
@@ -80,35 +83,35 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
             )
         super().build(input_shape)
 
-    def build_posterior(self):
+    def build_posterior(self) -> None:
         means = {} if self.layer is None else {"kernel": self.layer.kernel}
         made = self.posterior.build(self.add_weight, means, self.num_channels)
         for name, variable in made.items():
             setattr(self, name, variable)
 
-    def kl(self):
+    def kl(self) -> Tensor:
         return self.posterior.kl(self.prior, self._prior_variables, self.noise)
 
-    def posterior_distribution(self):
+    def posterior_distribution(self) -> Any:
         """Returns the posterior as a TensorFlow Probability joint distribution."""
         return self.posterior.distribution()
 
-    def call_mean(self, inputs):
+    def call_mean(self, inputs: Tensor) -> Tensor:
         if self.layer is None:
             return ops.cast(inputs, self.compute_dtype)
         return self.layer(inputs)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         inputs = with_channels(inputs, self.num_channels, self._channel_axis)
         return super().call(inputs, training=training)
 
-    def call_noisy(self, inputs):
+    def call_noisy(self, inputs: Tensor) -> Tensor:
         if self.posterior.has_moments:
             return self._with_noisy_weights(inputs)
         factors = self._factors(inputs, ops.shape(inputs)[0])
         return self.call_mean(inputs * ops.cast(factors, inputs.dtype))
 
-    def call_sampled(self, inputs, scope):
+    def call_sampled(self, inputs: Tensor, scope: scopes.SamplingScope) -> Tensor:
         if self.posterior.has_moments:
             return self._with_sampled_weights(inputs, scope)
         factors = self._factors(inputs, scope.num_samples)
@@ -153,22 +156,22 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
             outputs = outputs + ops.cast(bias, outputs.dtype)
         return weight_map.activate(self.layer, outputs)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         if self.layer is None:
             return input_shape
         return self.layer.compute_output_shape(input_shape)
 
     @classmethod
-    def replaces(cls, layer):
+    def replaces(cls, layer: keras.layers.Layer) -> bool:
         return type(layer) in _WRAPPED
 
     @classmethod
-    def obstacle(cls, layer):
+    def obstacle(cls, layer: keras.layers.Layer) -> str | None:
         grouped = getattr(layer, "groups", 1) != 1
         return "is a grouped convolution" if grouped else obstacle(layer)
 
     @classmethod
-    def from_keras(cls, layer, **options):
+    def from_keras(cls, layer: keras.layers.Layer, **options: Any) -> Self:
         """This layer around a copy of a built Dense or convolution layer.
 
         Args:
@@ -190,7 +193,9 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
         wrapper.build(layer.get_build_config()["input_shape"])
         return wrapper
 
-    def to_keras(self, weights="mean", seed=None):
+    def to_keras(
+        self, weights: Weights = "mean", seed: int | None = None
+    ) -> keras.layers.Layer:
         """The wrapped layer as a plain Keras layer.
 
         Args:
@@ -217,14 +222,14 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
             refuse_sample(self)
         return self.plain_dropout()
 
-    def plain_dropout(self):
+    def plain_dropout(self) -> keras.layers.Layer:
         """The Keras layer of fixed noise in place of this one around nothing."""
         raise NotImplementedError
 
-    def saved_variables(self):
+    def saved_variables(self) -> dict[str, keras.Variable]:
         return {**self.posterior.variables(), **super().saved_variables()}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["prior"]
         layer = None
@@ -234,7 +239,7 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
         return {**config, **self.posterior.get_config(), "layer": layer}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         config = dict(config)
         config["layer"] = keras.saving.deserialize_keras_object(config["layer"])
         return cls(**config)

@@ -9,13 +9,14 @@ from keras import ops
 from keras_bdl import losses, metrics
 from keras_bdl.conversion import continual, convert
 from keras_bdl.core import copies, finding, latents, recovery, validation
+from keras_bdl.core.typing import Weights
 from keras_bdl.layers import latent
 from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.models.batch_checks import CheckedBatches, Problem, require_targets
 from keras_bdl.models.latent_scope import latent_scope
 from keras_bdl.prediction import export, sampler
 from keras_bdl.training import num_examples
-from keras_bdl.training.data import extent_of, num_training_rows
+from keras_bdl.training.data import extent_of, num_training_rows, rows_of
 
 
 class LikelihoodModel(CheckedBatches):
@@ -84,7 +85,9 @@ class LikelihoodModel(CheckedBatches):
         """The model that `keras_bdl.predict` samples."""
         return self.likelihood_network
 
-    def to_keras(self, weights: str = "mean", seed: int | None = None) -> keras.Model:
+    def to_keras(
+        self, weights: Weights = "mean", seed: int | None = None
+    ) -> keras.Model:
         """Returns a plain Keras model with these outputs; see `keras_bdl.to_keras`."""
         return convert.to_keras(self.network, weights, seed)
 
@@ -251,8 +254,8 @@ class LikelihoodModel(CheckedBatches):
         if share and kwargs.get("validation_data") is None and y is not None:
             left = num_training_rows(len(y), share)
             parts = x, y, weights
-            x, y, weights = _rows(parts, slice(left))
-            kwargs["validation_data"] = _rows(parts, slice(left, None))
+            x, y, weights = rows_of(parts, slice(left))
+            kwargs["validation_data"] = rows_of(parts, slice(left, None))
             if kwargs["validation_data"][2] is None:
                 kwargs["validation_data"] = kwargs["validation_data"][:2]
         kwargs["sample_weight"] = self._label_weights(y, class_weight, weights)
@@ -410,10 +413,3 @@ class LikelihoodModel(CheckedBatches):
             config["network"], custom_objects=custom_objects
         )
         return cls(**config)
-
-
-def _rows(parts, rows):
-    """Takes a slice of the rows of every array in a nest."""
-    return keras.tree.map_structure(
-        lambda part: None if part is None else part[rows], parts, none_is_leaf=True
-    )

@@ -12,6 +12,7 @@ from keras_bdl.conversion import convert
 from keras_bdl.core import dtypes, finding, recovery, stochastic, validation
 from keras_bdl.core.cache import kept_with
 from keras_bdl.core.inputs import check_inputs
+from keras_bdl.core.typing import Weights
 from keras_bdl.models import batch_checks, unknown_ranks
 from keras_bdl.models.base import LikelihoodModel
 from keras_bdl.models.observation_noise import NOISES, ObservationNoise, output_shape
@@ -31,10 +32,8 @@ from keras_bdl.prediction import predict
 from keras_bdl.prediction.mc_dropout import dropout_layers
 from keras_bdl.training import data as data_sets
 
-PACKAGE = "keras_bdl"
 
-
-@keras.saving.register_keras_serializable(PACKAGE)
+@keras.saving.register_keras_serializable("keras_bdl")
 class BayesianRegressor(LikelihoodModel):
     """Likelihood of real targets over a network, with a posterior over weights.
 
@@ -270,7 +269,9 @@ class BayesianRegressor(LikelihoodModel):
             )
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
-    def to_keras(self, weights: str = "mean", seed: int | None = None) -> keras.Model:
+    def to_keras(
+        self, weights: Weights = "mean", seed: int | None = None
+    ) -> keras.Model:
         """Returns a plain Keras model, with scales and noise as plain layers."""
         if not self.built:
             raise ValueError(
@@ -327,7 +328,7 @@ class BayesianRegressor(LikelihoodModel):
         Returns:
             NumPy array `(n, d)`.
         """
-        options = dict(
+        options: dict[str, Any] = dict(
             batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
         )
         num_samples = self._num_samples(num_samples)

@@ -1,6 +1,7 @@
 """A SavedModel that answers with the posterior predictive, without Keras."""
 
 import functools
+import os
 
 import keras
 from keras import ops
@@ -11,15 +12,15 @@ from keras_bdl.prediction.sampler import make_sampler
 
 
 def export(
-    model,
-    filepath,
-    num_samples=32,
+    model: keras.Model,
+    filepath: str | os.PathLike,
+    num_samples: int = 32,
     *,
-    outputs="auto",
-    mc_dropout=False,
-    freeze=False,
-    verbose=None,
-):
+    outputs: str = "auto",
+    mc_dropout: bool = False,
+    freeze: bool = False,
+    verbose: bool | None = None,
+) -> None:
     """Writes a TensorFlow SavedModel with endpoints for mean and predictive.
 
     It loads and answers where neither Keras nor keras_bdl is installed, by

@@ -1,6 +1,8 @@
 """Posterior predictive of any Keras model, and its uncertainty by source."""
 
 import collections
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -46,30 +48,30 @@ class RegressionUncertainty(
     __slots__ = ()
 
     @property
-    def aleatoric_variance(self):
+    def aleatoric_variance(self) -> Any:
         """Square of `aleatoric_stddev`, or None."""
         return None if self.aleatoric_stddev is None else self.aleatoric_stddev**2
 
     @property
-    def epistemic_variance(self):
+    def epistemic_variance(self) -> Any:
         """Square of `epistemic_stddev`."""
         return self.epistemic_stddev**2
 
 
 def predict(
-    model,
-    x,
-    num_samples=32,
+    model: keras.Model,
+    x: Any,
+    num_samples: int = 32,
     *,
-    batch_size=None,
-    steps=None,
-    verbose="auto",
-    callbacks=None,
-    seed=None,
-    outputs="auto",
-    return_samples=False,
-    mc_dropout=False,
-):
+    batch_size: int | None = None,
+    steps: int | None = None,
+    verbose: int | str = "auto",
+    callbacks: Sequence[keras.callbacks.Callback] | None = None,
+    seed: int | None = None,
+    outputs: str = "auto",
+    return_samples: bool = False,
+    mc_dropout: bool = False,
+) -> Any:
     """Posterior predictive mean of a model, or draws of it.
 
     Works for Sequential, functional, subclassed and nested models with
@@ -130,18 +132,18 @@ def predict(
 
 
 def predict_uncertainty(
-    model,
-    x,
-    num_samples=32,
+    model: keras.Model,
+    x: Any,
+    num_samples: int = 32,
     *,
-    batch_size=None,
-    steps=None,
-    verbose="auto",
-    callbacks=None,
-    seed=None,
-    outputs="auto",
-    mc_dropout=False,
-):
+    batch_size: int | None = None,
+    steps: int | None = None,
+    verbose: int | str = "auto",
+    callbacks: Sequence[keras.callbacks.Callback] | None = None,
+    seed: int | None = None,
+    outputs: str = "auto",
+    mc_dropout: bool = False,
+) -> Any:
     """Posterior predictive with its uncertainty split by source.
 
     Args:

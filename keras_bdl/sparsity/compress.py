@@ -14,7 +14,7 @@ from keras_bdl.sparsity.report import live_weights, network_of
 from keras_bdl.sparsity.rules import is_linear
 
 
-def compress(model):
+def compress(model: keras.Model) -> keras.Model:
     """A plain Keras model with the same outputs and without the dead units.
 
     Units and filters that no weight reads, or that no weight feeds, are removed;

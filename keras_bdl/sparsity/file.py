@@ -23,6 +23,7 @@ import os
 import pathlib
 import tempfile
 import zipfile
+from typing import Any
 
 import keras
 import numpy as np
@@ -38,7 +39,9 @@ _MOST_PER_BYTE, _MOST = 100, 2**26
 DTYPES = ("float16", "float32")
 
 
-def save_sparse(model, path, dtype="float16"):
+def save_sparse(
+    model: keras.Model, path: str | os.PathLike, dtype: str = "float16"
+) -> int:
     """Writes the compressed model (see `compress`) to one small file.
 
     A file of this name is replaced once the new one is written whole.
@@ -63,7 +66,7 @@ def save_sparse(model, path, dtype="float16"):
     >>> small = keras_bdl.load_sparse("small.npz")
     """
     dtype = validation.choice("dtype", dtype, DTYPES)
-    path = _as_path(path)
+    file_path = _as_path(path)
     model = compress(model)
     config = keras.saving.serialize_keras_object(model)
     _check_rebuilds(config)
@@ -74,14 +77,15 @@ def save_sparse(model, path, dtype="float16"):
             raise ValueError(
                 f"Expected finite weights. Received: {weight.path} with NaN or infinity"
             )
-        layout.append({"shape": list(array.shape)})
+        entry: dict[str, Any] = {"shape": list(array.shape)}
+        layout.append(entry)
         if array.ndim < 2:
             vectors.append(array.ravel())
             continue
         scale = float(np.abs(array).max(initial=0.0)) or 1.0
         rows = array.reshape(-1, array.shape[-1]) / scale
         sparse = bool(2 * np.count_nonzero(rows) < rows.size)
-        layout[-1] |= {"scale": scale, "sparse": sparse}
+        entry |= {"scale": scale, "sparse": sparse}
         if sparse:
             where, column = np.nonzero(rows)
             counts.append(np.bincount(where, minlength=len(rows)))
@@ -102,9 +106,9 @@ def save_sparse(model, path, dtype="float16"):
         "counts": _smallest(counts),
         **_assets(model),
     }
-    with files.replaced(path) as file:
+    with files.replaced(file_path) as file:
         np.savez_compressed(file, **arrays, sha256=_digest(arrays))
-    return path.stat().st_size
+    return file_path.stat().st_size
 
 
 def _digest(arrays):
@@ -166,7 +170,7 @@ def _smallest(parts):
     return joined.astype(np.min_scalar_type(int(joined.max(initial=0))))
 
 
-def load_sparse(path):
+def load_sparse(path: str | os.PathLike) -> keras.Model:
     """The plain Keras model in a file of `save_sparse`.
 
     Args:
@@ -182,8 +186,8 @@ def load_sparse(path):
 
     >>> small = keras_bdl.load_sparse("small.npz")
     """
-    path = _as_path(path)
-    content = path.read_bytes()
+    file_path = _as_path(path)
+    content = file_path.read_bytes()
     try:
         arrays = _arrays_of(content)
         header = json.loads(arrays["header"].tobytes())

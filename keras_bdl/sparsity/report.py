@@ -70,7 +70,7 @@ def _factor(weights, non_zero):
     return weights / non_zero if non_zero else float("inf")
 
 
-def sparsity_report(model):
+def sparsity_report(model: keras.Model) -> SparsityReport:
     """How many weights of each layer survive at inference.
 
     Args:

@@ -42,6 +42,13 @@ def num_training_rows(
     return math.floor(num_rows * (1.0 - validation_split))
 
 
+def rows_of(parts, rows):
+    """Takes a slice of the rows of every array in a nest."""
+    return keras.tree.map_structure(
+        lambda part: None if part is None else part[rows], parts, none_is_leaf=True
+    )
+
+
 def is_data_set(data: Any) -> bool:
     """Whether `data` is a data set that can be read again, no array or generator."""
     if isinstance(data, keras.utils.PyDataset):
