@@ -370,9 +370,8 @@ class TFPNLL(EventLoss):
         self.distribution = distribution
         self.parameters = list(parameters)
         self.fixed = dict(fixed or {})
-        self.make(
-            ops.zeros((1, len(self.parameters)))
-        )  # raises errors here, before training
+        # This raises errors here, before training.
+        self.make(ops.zeros((1, len(self.parameters))))
 
     def make(self, y_pred: Tensor) -> Any:
         """Returns the distribution of TensorFlow Probability for outputs."""

@@ -49,7 +49,7 @@ def integer(name: str, value: Any, least: int | None = None, most: int = 10**30)
 
 
 def number(name: str, value: Any, least: float | None = None) -> float:
-    """Converts a finite number of Python or NumPy to a Python float.
+    """Converts a finite number that float32 holds, also of NumPy, to a Python float.
 
     Raises:
         TypeError: if the value is not a number.
@@ -71,7 +71,9 @@ def number(name: str, value: Any, least: float | None = None) -> float:
 
 
 def positive(name: str, value: Any) -> float:
-    """Converts a positive number to a Python float; float32 holds its reciprocal too.
+    """Converts a positive number to a Python float.
+
+    Float32 must hold the number and its reciprocal.
 
     Raises:
         TypeError: if the value is not a number.
