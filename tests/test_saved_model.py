@@ -165,7 +165,9 @@ def test_it_answers_without_keras(exported, x, tmp_path):
 
 
 @needs_tensorflow
-@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(
+    "normalize", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_a_regressor_serves_what_it_predicts(normalize, tmp_path):
     import tensorflow as tf
 
@@ -258,7 +260,9 @@ def test_other_backends_say_what_to_do(tmp_path):
 
 
 @needs_tensorflow
-@pytest.mark.parametrize("kind", ["text", "words", "integers"])
+@pytest.mark.parametrize(
+    "kind", ["text", pytest.param("words", marks=pytest.mark.slow), "integers"]
+)
 def test_vocabularies_are_exported(kind, tmp_path):
     import tensorflow as tf
 

@@ -38,7 +38,7 @@ def test_pictures_are_pictures(smoke, name):
 
     picture = image.imread(smoke[0] / f"{name}.png")
     assert min(picture.shape[:2]) >= 300
-    colors = np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)
+    colors = np.unique(picture[::5, ::5].reshape(-1, picture.shape[-1]), axis=0)
     assert len(colors) > 10
     assert 0.05 < np.mean(np.all(picture[..., :3] == 1.0, axis=-1)) < 0.99
 
