@@ -162,7 +162,7 @@ TARGETS = {
     "SparseVDDense": (
         sparse,
         {
-            "kl": set(),
+            "kl_form": set(),
             "threshold": NUMBERS | {"1e-40"},
             "prune_in_training": BOOLEAN,
             "estimator": {"None"},

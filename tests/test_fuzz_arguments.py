@@ -115,7 +115,7 @@ LAYER_ARGUMENTS = {
         ),
         st.floats(-40, 10) | st.integers(-40, 10),
     ),
-    "kl": (
+    "kl_form": (
         (texts, st.none() | st.integers() | booleans, st.lists(texts, max_size=1)),
         st.sampled_from(["exact", "approximate"]),
     ),

@@ -45,3 +45,29 @@ def test_the_rate_of_gaussian_dropout():
     with pytest.warns(DeprecationWarning, match="`rate` is `initial_rate` now"):
         layer = keras_bdl.VariationalGaussianDropout(rate=0.3)
     assert layer.rate == layer.initial_rate == layer.get_config()["initial_rate"] == 0.3
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        (
+            lambda: keras_bdl.SparseVDDense(2, kl="approximate"),
+            lambda: keras_bdl.SparseVDDense(2, kl_form="approximate"),
+        ),
+        (
+            lambda: keras_bdl.posteriors.SparseVD(kl="approximate"),
+            lambda: keras_bdl.posteriors.SparseVD(kl_form="approximate"),
+        ),
+        (
+            lambda: keras_bdl.priors.NormalPerWeight(stddev=0.5),
+            lambda: keras_bdl.priors.NormalPerWeight(0.5),
+        ),
+    ],
+)
+def test_configs_have_the_new_name(old, new):
+    with pytest.warns(DeprecationWarning, match="now"):
+        config = old().get_config()
+    config.pop("name", None)
+    expected = new().get_config()
+    expected.pop("name", None)
+    assert config == expected

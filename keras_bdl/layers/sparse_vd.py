@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_bdl import maps
 from keras_bdl.core import validation
+from keras_bdl.core.renamed import renamed
 from keras_bdl.core.stochastic import register
 from keras_bdl.core.typing import Activation, Initializer, Tensor
 from keras_bdl.layers.drop_in import DropInLayer
@@ -26,10 +27,11 @@ class SparseVDLayer(DropInLayer):
     bias_log_stddev = None  # the bias is deterministic
     posterior: SparseVD
 
+    @renamed(kl="kl_form")
     def __init__(
         self,
         *args: Any,
-        kl: str = "exact",
+        kl_form: str = "exact",
         threshold: float = 3.0,
         prune_in_training: bool = False,
         estimator: str | None = "local_reparameterization",
@@ -44,7 +46,9 @@ class SparseVDLayer(DropInLayer):
                     f"Received: {name}={kwargs[name]!r}"
                 )
         super().__init__(*args, prior="log_uniform", **kwargs)
-        self.posterior = SparseVD(kl, threshold, prune_in_training, initial_log_stddev)
+        self.posterior = SparseVD(
+            kl_form, threshold, prune_in_training, initial_log_stddev
+        )
         self.estimator = check_estimator(estimator)
 
     kl_form, threshold, prune_in_training, initial_log_stddev = map(
@@ -77,6 +81,7 @@ class SparseVDLayer(DropInLayer):
 class _Conv(SparseVDLayer):
     weight_map = maps.Conv()
 
+    @renamed(kl="kl_form")
     def __init__(
         self,
         filters: int,
@@ -91,7 +96,7 @@ class _Conv(SparseVDLayer):
         kernel_initializer: Initializer = "glorot_uniform",
         bias_initializer: Initializer = "zeros",
         *args: Any,
-        kl: str = "exact",
+        kl_form: str = "exact",
         threshold: float = 3.0,
         prune_in_training: bool = False,
         num_examples: int | None = None,
@@ -116,7 +121,7 @@ class _Conv(SparseVDLayer):
             kernel_initializer,
             bias_initializer,
             *args,
-            kl=kl,
+            kl_form=kl_form,
             threshold=threshold,
             prune_in_training=prune_in_training,
             num_examples=num_examples,
@@ -141,7 +146,7 @@ _DOC = """`keras.layers.{name}` that prunes weights with too much noise.
     Args:
         {arguments}: as in `keras.layers.{name}`. Regularizers and constraints
             are refused.
-        kl: "exact" or "approximate", the fit of Molchanov et al. (2017), eq. 14.
+        kl_form: "exact" or "approximate", the fit of Molchanov et al. (2017), eq. 14.
         threshold: smallest log alpha at which a weight is pruned; 3 is alpha = 20,
             a binary dropout rate above 0.95.
         prune_in_training: whether the means of pruned weights are also 0 in
@@ -195,6 +200,7 @@ class SparseVDDense(SparseVDLayer, keras.layers.Dense):
     keras_class = keras.layers.Dense
     weight_map = maps.Dense()
 
+    @renamed(kl="kl_form")
     def __init__(
         self,
         units: int,
@@ -203,7 +209,7 @@ class SparseVDDense(SparseVDLayer, keras.layers.Dense):
         kernel_initializer: Initializer = "glorot_uniform",
         bias_initializer: Initializer = "zeros",
         *args: Any,
-        kl: str = "exact",
+        kl_form: str = "exact",
         threshold: float = 3.0,
         prune_in_training: bool = False,
         num_examples: int | None = None,
@@ -221,7 +227,7 @@ class SparseVDDense(SparseVDLayer, keras.layers.Dense):
             kernel_initializer,
             bias_initializer,
             *args,
-            kl=kl,
+            kl_form=kl_form,
             threshold=threshold,
             prune_in_training=prune_in_training,
             num_examples=num_examples,

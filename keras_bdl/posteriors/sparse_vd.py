@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_bdl.core import validation
 from keras_bdl.core.dtypes import wide
+from keras_bdl.core.renamed import renamed
 from keras_bdl.core.typing import Tensor
 from keras_bdl.ops import divergences
 from keras_bdl.posteriors.base import register
@@ -29,8 +30,8 @@ class SparseVD(Gaussian):
     """Gaussian weights, which are 0 at inference if their noise is too large.
 
     Args:
-        kl: "exact" or "approximate", the fit of Molchanov et al. (2017), eq. 14. The
-            KL is to the log-uniform prior, whatever prior the layer has.
+        kl_form: "exact" or "approximate", the fit of Molchanov et al. (2017), eq. 14.
+            The KL is to the log-uniform prior, whatever prior the layer has.
         threshold: smallest log alpha at which a weight is pruned.
         prune_in_training: whether the means of pruned weights are also 0 in training.
             Their noise stays.
@@ -42,15 +43,16 @@ class SparseVD(Gaussian):
     takes_prior = False
     own_layers = "`SparseVDDense` and `SparseVDConv*D`"
 
+    @renamed(kl="kl_form")
     def __init__(
         self,
-        kl: str = "exact",
+        kl_form: str = "exact",
         threshold: float = 3.0,
         prune_in_training: bool = False,
         initial_log_stddev: float = -5.0,
     ) -> None:
         super().__init__(initial_log_stddev)
-        self.kl_form = validation.choice("kl", kl, tuple(DIVERGENCES))
+        self.kl_form = validation.choice("kl_form", kl_form, tuple(DIVERGENCES))
         self.threshold = validation.number("threshold", threshold)
         self.prune_in_training = validation.boolean(
             "prune_in_training", prune_in_training
@@ -88,7 +90,7 @@ class SparseVD(Gaussian):
 
     def get_config(self) -> dict[str, Any]:
         return {
-            "kl": self.kl_form,
+            "kl_form": self.kl_form,
             "threshold": self.threshold,
             "prune_in_training": self.prune_in_training,
             **super().get_config(),

@@ -50,8 +50,8 @@ class LatentPrior(keras.layers.Layer):
         """Computes log p(z) in nats, from `(..., d)` to `(...)`."""
         raise NotImplementedError
 
-    def draw(self, num_codes: int, seed: _Seed) -> Tensor:
-        """Draws codes `(num_codes, d)`; `seed` is as in `keras.random`."""
+    def draw(self, num_samples: int, seed: _Seed) -> Tensor:
+        """Draws codes `(num_samples, d)`; `seed` is as in `keras.random`."""
         raise NotImplementedError
 
     def kl(self, mean: Tensor, log_stddev: Tensor) -> Tensor:
@@ -85,8 +85,8 @@ class StandardNormal(LatentPrior):
     def log_prob(self, codes: Tensor) -> Tensor:
         return ops.sum(divergences.normal_log_prob(codes, 0.0, 0.0), axis=-1)
 
-    def draw(self, num_codes: int, seed: _Seed) -> Tensor:
-        return random.normal((num_codes, self.latent_dim), seed=seed, dtype="float32")
+    def draw(self, num_samples: int, seed: _Seed) -> Tensor:
+        return random.normal((num_samples, self.latent_dim), seed=seed, dtype="float32")
 
     def kl(self, mean: Tensor, log_stddev: Tensor) -> Tensor:
         zero = ops.zeros((), dtype=mean.dtype)
@@ -110,11 +110,13 @@ class _Mixture(LatentPrior):
         )
         return ops.logsumexp(ops.sum(values, axis=-1) + log_weights, axis=-1)
 
-    def draw(self, num_codes: int, seed: _Seed) -> Tensor:
+    def draw(self, num_samples: int, seed: _Seed) -> Tensor:
         log_weights, means, log_stddevs = self.components()
         logits = ops.expand_dims(log_weights, 0)
-        chosen = random.categorical(logits, num_codes, dtype="int32", seed=seed)[0]
-        noise = random.normal((num_codes, self.latent_dim), seed=seed, dtype="float32")
+        chosen = random.categorical(logits, num_samples, dtype="int32", seed=seed)[0]
+        noise = random.normal(
+            (num_samples, self.latent_dim), seed=seed, dtype="float32"
+        )
         stddevs = ops.exp(ops.take(log_stddevs, chosen, axis=0))
         return ops.take(means, chosen, axis=0) + stddevs * noise
 
@@ -293,11 +295,11 @@ class TFPLatentPrior(LatentPrior):
         values = self._make().log_prob(codes)
         return values if len(self._shape) else ops.sum(values, axis=-1)
 
-    def draw(self, num_codes: int, seed: _Seed) -> Tensor:
+    def draw(self, num_samples: int, seed: _Seed) -> Tensor:
         from keras_bdl.interop import tfp
 
         shape = () if len(self._shape) else (self.latent_dim,)
-        return tfp.sample(self._make(), (num_codes, *shape), random_seed(seed))
+        return tfp.sample(self._make(), (num_samples, *shape), random_seed(seed))
 
     def get_config(self) -> dict[str, Any]:
         config = {"distribution": self.distribution, "parameters": self.parameters}

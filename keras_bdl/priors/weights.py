@@ -14,6 +14,7 @@ import keras
 from keras import backend, ops, random
 
 from keras_bdl.core import validation
+from keras_bdl.core.renamed import renamed
 from keras_bdl.core.typing import Tensor
 from keras_bdl.ops import divergences
 
@@ -135,18 +136,19 @@ class NormalPerWeight(Prior):
 
     These are non-trainable variables of the layer and are saved with it:
     `prior_kernel_mean`, `prior_kernel_log_stddev`, and the same for the bias. Means
-    start at 0 and standard deviations at `stddev`. `to_bayesian(model, moped=delta)`
-    sets the means, and `prior_from_posterior(model)` sets both.
+    start at 0 and standard deviations at `initial_stddev`. The means are set by
+    `to_bayesian(model, moped=delta)`, and both by `prior_from_posterior(model)`.
 
     Args:
-        stddev: positive float, the initial value of all standard deviations.
+        initial_stddev: positive float, the initial value of all standard deviations.
     """
 
-    def __init__(self, stddev: float = 1.0) -> None:
-        self.stddev = validation.positive("stddev", stddev)
+    @renamed(stddev="initial_stddev")
+    def __init__(self, initial_stddev: float = 1.0) -> None:
+        self.initial_stddev = validation.positive("initial_stddev", initial_stddev)
 
     def build(self, add_weight: Callable[..., Any], shapes: _Shapes) -> _Variables:
-        starts = {"mean": 0.0, "log_stddev": math.log(self.stddev)}
+        starts = {"mean": 0.0, "log_stddev": math.log(self.initial_stddev)}
         return {
             f"prior_{name}_{part}": add_weight(
                 name=f"prior_{name}_{part}",
@@ -176,7 +178,7 @@ class NormalPerWeight(Prior):
         return divergences.kl_normal_normal_log(mean, log_stddev, *moments)
 
     def get_config(self) -> dict[str, Any]:
-        return {"stddev": self.stddev}
+        return {"initial_stddev": self.initial_stddev}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -62,7 +62,7 @@ def case_of(rank, args, input_shape, name="", oracle=exact_kl, plain=None, **opt
 class TestSparseVDDense(LayerContract):
     cases = [
         case_of(0, (3,), (5,), plain={"activation": "tanh"}),
-        case_of(0, (3,), (5,), "-approximate", approximate_kl, kl="approximate"),
+        case_of(0, (3,), (5,), "-approximate", approximate_kl, kl_form="approximate"),
         case_of(0, (3,), (4, 5), "-flipout", estimator="flipout"),
     ]
 
@@ -102,7 +102,7 @@ def test_log_alpha_and_sparsity():
 @pytest.mark.parametrize("log_variance", [-30.0, -10.0, 0.0, 10.0])
 @pytest.mark.parametrize("theta", [0.0, 1e-6, 0.3, 5.0])
 def test_values_and_gradients_are_finite(form, log_variance, theta):
-    layer = keras_bdl.SparseVDDense(1, kl=form, use_bias=False)
+    layer = keras_bdl.SparseVDDense(1, kl_form=form, use_bias=False)
     layer.build((None, 1))
 
     def kl(mean, log_stddev):
@@ -135,7 +135,7 @@ def test_the_gradient_never_freezes(form):
 def test_weights_of_any_size_are_judged_by_alpha_alone(form, policy):
     sizes = np.array([1e-12, 1e-8, 1e-6, 1e-3, 1.0, 1e3])
     log_alphas = np.array([-12.0, 0.0, 2.9, 3.1, 9.0])
-    layer = keras_bdl.SparseVDDense(5, kl=form, use_bias=False, dtype=policy)
+    layer = keras_bdl.SparseVDDense(5, kl_form=form, use_bias=False, dtype=policy)
     layer.build((None, 6))
     layer.kernel.assign(np.repeat(sizes[:, None], 5, axis=1))
     layer.kernel_log_stddev.assign(np.log(sizes)[:, None] + 0.5 * log_alphas)
@@ -208,7 +208,7 @@ def test_training_tells_relevant_weights_from_others():
 @pytest.mark.parametrize(
     "options, error",
     [
-        ({"kl": "exactly"}, ValueError),
+        ({"kl_form": "exactly"}, ValueError),
         ({"threshold": "3"}, TypeError),
         ({"threshold": float("nan")}, ValueError),
         ({"prune_in_training": 1}, TypeError),
@@ -230,7 +230,7 @@ def test_the_short_name_is_the_two_dimensional_convolution():
 
 
 def test_what_the_posterior_holds_are_attributes_of_the_layer():
-    layer = dense_layer(kl="approximate", threshold=1.0, prune_in_training=True)
+    layer = dense_layer(kl_form="approximate", threshold=1.0, prune_in_training=True)
     assert (layer.kl_form, layer.threshold) == ("approximate", 1.0)
     assert layer.prune_in_training and layer.initial_log_stddev == -5.0
     layer.threshold = -100.0
