@@ -44,7 +44,8 @@ class FlopsReport:
             rows that run it.
         full: multiply-adds of a row that runs everything.
         executed: mean over rows.
-        not_counted: names of layers with weights of a kind that is not counted.
+        not_counted: names of layers with weights of a kind that is not counted, or
+            whose calls could not be seen.
     """
 
     rows: list
@@ -145,7 +146,8 @@ class _Counter(Doubles):
     Attributes:
         flops: by part of the model: (block id, unit), or None outside of blocks.
         not_counted: names of layers with weights of a kind that is not counted, or
-            which are out of reach.
+            whose calls were not seen: the model does not use them, or calls them by
+            another way than its attributes (a function that closes over one, say).
         calls: early-exit blocks in the order of their calls.
     """
 
@@ -160,28 +162,36 @@ class _Counter(Doubles):
             and own_weights(layer)
         ]
         self.calls = []
+        self._seen = set()  # ids of the targets that were called
 
     def make(self, layer):
         double = self.double_of_holder(layer)
         double.__class__ = _counting_class(type(layer))
-        object.__setattr__(double, "told_by", self._count)
+        count = functools.partial(self._count, layer)
+        object.__setattr__(double, "told_by", count)
         return double
 
     def unreachable(self, layer, holder):
-        self.not_counted.append(layer.name)
+        """Leaves the target as it is; `run` finds that it was not seen."""
 
     def run(self, model, row):
         double = self.replace(model)
-        self.flops.clear()  # of the calls on symbols that made the double
+        # The calls on symbols that made the double do not count.
+        self.flops.clear()
+        self._seen.clear()
         # Within the scope every unit runs once.
         with latents.LatentScope(1, "score_function", forced=True) as scope:
             double(row, training=False)
         self.calls = [block for block, _ in scope.depths]
+        self.not_counted += [
+            layer.name for key, layer in self.targets.items() if key not in self._seen
+        ]
 
     def _count(self, layer, inputs, outputs):
         unit = scopes.UnitOfBlock.current()
         part = None if unit is None else (id(unit.block), unit.index)
         self.flops[part] += _multiply_adds(layer, inputs.shape, outputs.shape)
+        self._seen.add(id(layer))
 
 
 @functools.cache
@@ -191,7 +201,7 @@ def _counting_class(cls):
     class Counting(cls):
         def call(self, inputs, *args, **kwargs):
             outputs = super().call(inputs, *args, **kwargs)
-            self.told_by(self, inputs, outputs)
+            self.told_by(inputs, outputs)
             return outputs
 
     return Counting

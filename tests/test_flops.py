@@ -1,0 +1,71 @@
+"""`flops_report` of models of the user's own, whose layers it does not touch."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_bdl
+
+
+class Held(keras.Model):
+    """Layers as attributes, in lists and in dicts, and an early-exit block."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = layers.Dense(5)
+        self.others = [layers.Dense(5), {"convolution": layers.Conv1D(4, 2)}]
+        self.block = keras_bdl.EarlyExitResBlock([layers.Dense(4) for _ in range(3)])
+
+    def call(self, inputs):
+        hidden = self.others[0](self.first(inputs))
+        return self.block(ops.mean(self.others[1]["convolution"](hidden), axis=1))
+
+
+class Closed(keras.Model):
+    """A layer that a function closes over."""
+
+    def __init__(self):
+        super().__init__()
+        dense = self.dense = layers.Dense(4)
+        self.function = lambda x: dense(x)
+
+    def call(self, inputs):
+        return self.function(inputs)
+
+
+@pytest.fixture
+def x(rng):
+    return rng.normal(size=(4, 6, 8)).astype("float32")
+
+
+def test_layers_in_attributes_lists_and_dicts(x):
+    report = keras_bdl.flops_report(Held(), x, verbose=0)
+    dense, convolution, unit, head = 6 * 8 * 5 + 6 * 5 * 5, 5 * 2 * 5 * 4, 4 * 4, 4
+    counts = [row["multiply_adds"] for row in report.rows]
+    assert counts == [dense + convolution, unit + head, unit + head, unit]
+    assert report.not_counted == []
+
+
+def test_calls_out_of_reach_are_named(x):
+    model = Closed()
+    report = keras_bdl.flops_report(model, x, verbose=0)
+    assert report.not_counted == [model.dense.name]
+
+
+def test_the_model_is_not_touched(x):
+    inputs = keras.Input((6, 8))
+    attended = layers.MultiHeadAttention(2, 4)(inputs, inputs)
+    outputs = layers.TimeDistributed(layers.Dense(3))(attended)
+    model = keras.Model(inputs, outputs)
+    before = {layer.name: dict(vars(layer)) for layer in model.layers}
+    expected = model.predict(x, verbose=0)
+    report = keras_bdl.flops_report(model, x, verbose=0)
+    projection = 6 * 8 * 8  # of queries, keys, values and outputs
+    assert report.full == 4 * projection + 6 * 8 * 3
+    assert report.not_counted == []
+    assert {layer.name: dict(vars(layer)).keys() for layer in model.layers} == {
+        name: attributes.keys() for name, attributes in before.items()
+    }
+    assert all("call" not in vars(layer) for layer in model.layers)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), expected)
