@@ -1,1 +1,1 @@
-"""Bayesian copies of plain models, plain ones of Bayesian, and continued ones."""
+"""Copies plain models as Bayesian, Bayesian models as plain, or for more data."""
