@@ -1,1 +1,1 @@
-"""Copies plain models as Bayesian, Bayesian models as plain, or for more data."""
+"""Copies models: plain to Bayesian, Bayesian to plain, and posterior to prior."""

@@ -325,7 +325,10 @@ def call_symbolically(model, build_config, dtypes):
 
 
 def _unbuilt(layer):
-    """A layer's config; the user's layer builds it, as it does its own."""
+    """Returns a layer's config without `build_config`.
+
+    The user's layer builds the layer, as it builds its own layers.
+    """
     config = keras.saving.serialize_keras_object(layer)
     config.pop("build_config", None)
     return config

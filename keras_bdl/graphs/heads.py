@@ -115,8 +115,8 @@ def logits_network(network, received="network"):
     if head.activation == SIGMOID and units != 1:
         raise ValueError(
             f"Expected `{received}` to give logits of one categorical variable, or "
-            "their softmax; the sigmoid is of labels that hold independently of each "
-            "other. Leave the activation out, or take softmax. "
+            "their softmax. The sigmoid fits labels that are independent of each "
+            "other. Leave the activation out, or use softmax. "
             f"Received: {received}={network.name!r}, which ends in sigmoid of "
             f"{units} units"
         )
@@ -127,8 +127,8 @@ def logits_network(network, received="network"):
 def refuse(network, head, received, expected):
     """Raises the error for a network that ends in an activation that does not fit."""
     raise ValueError(
-        f"Expected `{received}` to give {expected}, which an activation at its end "
-        "does not; end it in a layer without activation. "
+        f"Expected `{received}` to give {expected}, but it ends in an activation that "
+        "does not fit. End it in a layer without activation. "
         f"Received: {received}={network.name!r}, which ends in {head.activation}"
     )
 

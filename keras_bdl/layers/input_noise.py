@@ -252,8 +252,8 @@ def refuse_sample(layer):
     Such a draw multiplies the weights of another layer.
     """
     raise ValueError(
-        "A draw of noise by itself is no plain Keras layer; convert with "
-        f"weights='mean'. Received: weights='sample', layer={layer.name!r}"
+        "One draw of noise without a wrapped layer has no plain Keras layer; convert "
+        f"with weights='mean'. Received: weights='sample', layer={layer.name!r}"
     )
 
 

@@ -45,9 +45,9 @@ class DropoutSampling(Doubles):
                 f"built={holder.built}"
             )
         raise ValueError(
-            f"Layer '{layer.name}' inside `{type(holder).__name__}` is no attribute of "
-            "it, also none in a list or a dict, where `mc_dropout` could sample it; "
-            f"use `keras_bdl.MCDropout` there. Received: layer={layer.name!r}"
+            f"`mc_dropout` cannot sample layer '{layer.name}', because no attribute of "
+            f"`{type(holder).__name__}` holds it, directly or in a list or a dict. Use "
+            f"`keras_bdl.MCDropout` there. Received: layer={layer.name!r}"
         )
 
     def check_called(self):
@@ -63,8 +63,8 @@ class DropoutSampling(Doubles):
         if names:
             warnings.warn(
                 f"{names}: these Dropout layers add no noise to the samples, because "
-                "the model does not call them at inference, or calls them by another "
-                "way than its attributes (a function that closes over the layer, say).",
+                "the model does not call them at inference, or calls them by other "
+                "means than its attributes, such as a function that closes over them.",
                 stacklevel=2,
             )
 

@@ -33,7 +33,7 @@ class SeededModel(keras.Model):
         return self.answer(data["x"], first[0], first[1])
 
     def input_network(self):
-        """Returns the network that takes the data, or None if its form differs."""
+        """Returns the network that takes the data, or None for data of another form."""
         return None
 
     def run(self, x, seed, batch_size, steps, verbose, callbacks):

@@ -331,7 +331,7 @@ def _no_changes(model):
         if scope.get_current_value(variable) is not value:
             raise ValueError(
                 "A layer changes a variable in every forward pass, by noise of its "
-                "own or a running statistic, which cannot be sampled on JAX; draw its "
-                "noise in training alone, or use a keras_bdl layer. "
+                "own or a running statistic. This cannot be sampled on JAX. Draw its "
+                "noise only in training, or use a keras_bdl layer. "
                 f"Received: variable={variable.path!r}"
             )
