@@ -1,1 +1,1 @@
-"""Bayesian copies of plain models, plain ones of Bayesian, and continued ones."""
+"""Copies models: plain to Bayesian, Bayesian to plain, and posterior to prior."""

@@ -1,4 +1,4 @@
-"""Which layers of a model are replaced, which are left, and why."""
+"""Decides which layers of a model are replaced and which are left, and says why."""
 
 import dataclasses
 
@@ -12,12 +12,12 @@ _COLUMNS = ("layer", "class", "replaced by", "left, because")
 
 
 class ConversionReport:
-    """Which layers `to_bayesian` replaced; `print` shows a table.
+    """Says which layers `to_bayesian` replaced. `print` shows a table.
 
     Attributes:
-        rows: one dict per layer that has weights (or drops), in order, with keys
-            layer, class, replaced_by (a class, or None) and reason (None, or why it
-            was left).
+        rows: one dict per layer that has weights or drops, in the order of the model.
+            The keys are layer, class, replaced_by (name of a class, or None) and
+            reason (why the layer was left, or None).
     """
 
     def __init__(self, rows):
@@ -30,7 +30,7 @@ class ConversionReport:
 
     @property
     def left(self):
-        """Names of the layers that were left, to the reason."""
+        """Dict from the name of each layer that was left to the reason."""
         return {r["layer"]: r["reason"] for r in self.rows if not r["replaced_by"]}
 
     def __str__(self):
@@ -44,7 +44,7 @@ class ConversionReport:
 
 @dataclasses.dataclass
 class Found:
-    """A layer, the class that can replace it or None, and a reason against it."""
+    """A layer, the class that can replace it (or None), and a reason against it."""
 
     layer: keras.layers.Layer
     cls: type | None
@@ -53,7 +53,7 @@ class Found:
 
 
 def find(model, classes):
-    """A `Found` of every layer that has weights, or could be replaced."""
+    """Returns a `Found` for every layer that has weights or could be replaced."""
     found, seen = [], set()
 
     def visit(layer, is_frozen):
@@ -89,18 +89,18 @@ def find(model, classes):
 
 
 def _inside(layer):
-    """The layers inside another that can be got at."""
+    """Returns the inner layers of a layer that can be reached."""
     if isinstance(layer, keras.Model) and finding.is_graph(layer):
         return layer.layers
     if type(layer) is keras.layers.TimeDistributed:
         return [layer.layer]
     if type(layer).__module__.split(".")[0] == "keras":
-        return []  # Keras makes and uses what is inside in its own way
+        return []  # Keras makes and uses the inner layers in its own way
     return layers_of(held_layers(layer))
 
 
 def choose(found, layers):
-    """Ids of the layers to replace."""
+    """Returns the ids of the layers to replace."""
     candidates = [entry.layer for entry in found if entry.cls]
     trained = [entry.layer for entry in found if entry.cls and not entry.is_frozen]
     asked = callable(layers) or isinstance(layers, (list, tuple, set))

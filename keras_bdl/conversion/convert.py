@@ -1,7 +1,8 @@
-"""From a Keras model to a Bayesian one, and back.
+"""Converts a Keras model to a Bayesian model and back.
 
-`to_bayesian` puts our layers in place of a trained model's, with its weights as
-posterior means; `to_keras` gives a plain Keras model of the mean or of one draw.
+`to_bayesian` replaces the layers of a trained model by keras_bdl layers, whose
+posterior means are the trained weights. `to_keras` returns a plain Keras model of the
+posterior mean or of one draw.
 """
 
 import inspect
@@ -34,46 +35,49 @@ def to_bayesian(
     return_report: bool = False,
     **options: Any,
 ) -> Any:
-    """A Bayesian copy of a built Keras model, with its weights as posterior means.
+    """Returns a Bayesian copy of a Keras model with its weights as posterior means.
 
-    Sequential and functional models (nested, with shared layers and branches,
-    `keras.applications`) are called anew, and stay what they are; of a subclassed
-    model or layer the attributes are replaced, in a copy of a subclass of its class.
-    Layers that are not replaced are copied with their weights. Regularizers of a
-    replaced layer are dropped: its prior takes their place. The copy is not compiled.
+    The layers of Sequential and functional models (nested, with shared layers and
+    branches, `keras.applications`) are called again, and the copy is a model of the
+    same kind. A subclassed model or layer is copied to a subclass of its class, and
+    the layers in its attributes are replaced. Layers that are not replaced are copied
+    with their weights. The regularizers of a replaced layer are dropped, because its
+    prior takes their place. The copy is not compiled.
 
-    A layer of your own is copied by its config, or by its constructor's arguments
-    where it keeps them under their names. One that cannot be copied is in both models
-    and in the report; if it has weights, a warning says so. Layers are left whose
-    weights are read or assigned by the layer that holds them, as masked convolutions
-    and tied weights are.
+    Your own layer is copied from its config, or from its constructor's arguments if it
+    keeps them under their names. A layer that cannot be copied is in both models and
+    in the report, and a warning names it if it has weights. A layer is not replaced if
+    the layer that holds it reads or assigns its weights, as with masked convolutions
+    and tied weights.
 
-    Copies are saved, loaded and cloned as any model. Classes of your own must be
-    registered or given as `custom_objects`, and have a config: `save` says where not.
+    Copies are saved, loaded and cloned like any model. Your own classes must be
+    registered or given as `custom_objects`, and must have a config. If a class has no
+    config, the error of `save` names it.
 
     Args:
         model: built Keras model of plain layers.
         num_examples: number of training examples, or None to give it later.
-        layers: which layers to replace of those that can be: "all" or "last" of those
+        layers: which of the replaceable layers to replace: "all" or "last" of those
             that are not frozen, a list of names, or a function from a layer to a bool.
-            A frozen layer (`trainable=False`) that is asked for by name or function
-            stays frozen: it is sampled with its first standard deviations.
+            A frozen layer (`trainable=False`) that is chosen by name or function
+            stays frozen. It is sampled with its initial standard deviations.
         method: "variational" (`VariationalDense`, `VariationalConv*D`), "sparse_vd"
             (`SparseVDDense`, `SparseVDConv*D`), "concrete_dropout" (around Dense and
             convolutions), "mc_dropout" (in place of Dropout), "drop_connect" or
             "variational_gaussian_dropout".
-        estimator, prior: of the layers; None for their defaults.
-        moped: positive float, for "variational": the prior of each weight becomes
-            N(w, 1) with the trained weight w, its posterior N(w, (moped |w|)^2). About
-            0.1 trains large pretrained networks that would forget under N(0, 1).
+        estimator, prior: arguments of the layers, or None for their defaults.
+        moped: positive float, only for "variational". The prior of each weight becomes
+            N(w, 1) with the trained weight w, and its posterior starts at
+            N(w, (moped |w|)^2). About 0.1 trains large pretrained networks that would
+            forget under N(0, 1).
         return_report: whether to return a `ConversionReport` too.
         **options: further arguments of the layers, such as `initial_log_stddev`.
 
     Returns:
-        The model, or with `return_report` the model and the report.
+        The model, or the model and the report if `return_report` is True.
 
     Raises:
-        TypeError, ValueError: on a wrong argument, and where nothing can be replaced.
+        TypeError, ValueError: if an argument is wrong or nothing can be replaced.
 
     Example:
 
@@ -124,23 +128,25 @@ def to_keras(
     weights: Weights = "mean",
     seed: int | None = None,
 ) -> keras.Model:
-    """The plain Keras model of the posterior mean, or of one draw of the weights.
+    """Returns a plain Keras model of the posterior mean or of one draw of the weights.
 
-    It has no keras_bdl in its config, so that it saves, exports and runs where
-    keras_bdl is not installed, and is not compiled. A keras_bdl model gives its
-    network, a regressor with scales and noise as plain layers behind it.
+    The config of the result does not refer to keras_bdl, so that it can be saved,
+    exported and run without keras_bdl. It is not compiled. A keras_bdl model is
+    converted to its network. For a regressor, plain layers behind the network apply
+    the scales and the noise.
 
     Args:
         model: built Keras model of plain and keras_bdl layers, or a keras_bdl model.
-        weights: "mean", whose outputs are those of `model(x)`, or "sample".
+        weights: "mean" for the outputs of `model(x)`, or "sample" for one draw.
         seed: integer for a repeatable sample, or None.
 
     Returns:
-        Keras model, or layer where a layer is given.
+        Keras model, or a layer if `model` is a layer.
 
     Raises:
-        ValueError: if a layer has no plain counterpart (`EarlyExitResBlock`, codes of
-            a VAE), or on unknown `weights`.
+        TypeError: if `model` is not a Keras model.
+        ValueError: if the model is not built, a layer has no plain counterpart
+            (`EarlyExitResBlock`, codes of a VAE), or `weights` is unknown.
 
     Example:
 
@@ -164,7 +170,7 @@ def to_keras(
 
     def convert(layer):
         _check_has_counterpart(layer)
-        # Layers of one seed and shape must not draw alike.
+        # Layers of the same seed and shape must not draw the same values.
         word = f"{seed}/{order[id(layer)]}".encode()
         own = None if seed is None else zlib.crc32(word) >> 1
         return layer.to_keras(weights, own)
@@ -177,7 +183,7 @@ def to_keras(
 
 
 def _check_has_counterpart(layer):
-    """Refuses a subclass of the user's, which may compute something else."""
+    """Raises an error for a user's subclass, which may compute something else."""
     owner = next(cls for cls in type(layer).__mro__ if "to_keras" in vars(cls))
     known = type(layer) in stochastic.REGISTRY.values()
     if not known and owner.__module__.startswith(f"{stochastic.PACKAGE}."):
@@ -189,12 +195,12 @@ def _check_has_counterpart(layer):
 
 
 def between(layers, network, name):
-    """A functional model of a network with some layers before and after it.
+    """Returns a functional model of a network with layers before and after it.
 
     Args:
-        layers: pair of lists of layers.
+        layers: pair of lists of layers, those before and those after the network.
         network: functional or Sequential model.
-        name: of the new model.
+        name: name of the new model.
     """
     inputs = outputs = finding.fresh_inputs(network)
     before, after = layers
@@ -204,14 +210,17 @@ def between(layers, network, name):
 
 
 def _called(model):
-    """The model, called once if it is a graph: Keras writes to ONNX only such."""
+    """Calls the model once if it is a graph, and returns it.
+
+    Keras can write a model to ONNX only after it was called.
+    """
     if isinstance(model, keras.Model) and finding.is_graph(model):
         mark_called(model)
     return model
 
 
 def check_is_built_model(model):
-    """Refuses what is no Keras model, or has no weights yet."""
+    """Raises an error if `model` is not a Keras model or is not built."""
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"Expected `model` to be a Keras model. Received: model={model!r}"
@@ -233,7 +242,7 @@ def _check_model(model):
 
 
 def _classes_of(method):
-    """Registered layers of a method."""
+    """Returns the registered layers of a method."""
     methods = sorted(
         {c.method for c in stochastic.REGISTRY.values() if hasattr(c, "method")}
     )
@@ -254,7 +263,7 @@ def _check_options(classes, options):
         and "__init__" in vars(part)
         for name in inspect.signature(part.__init__).parameters
     }
-    for cls in classes:  # what they have of the layer that they replace is its own
+    for cls in classes:  # without the arguments of the replaced layer
         if getattr(cls, "keras_class", None) is not None:
             accepted -= set(inspect.signature(cls.keras_class.__init__).parameters)
     unknown = sorted(set(options) - accepted)
@@ -267,7 +276,10 @@ def _check_options(classes, options):
 
 
 def _borrowed(copier):
-    """Entries of the layers that the copy has from the model; warns of weights."""
+    """Returns entries for the layers that both models share.
+
+    Warns of shared layers that have weights.
+    """
     for layer, reason in copier.borrowed.items():
         if layer.weights:
             warnings.warn(

@@ -1,8 +1,8 @@
-"""Which layers inside those of users can be replaced, seen in a copy of the model.
+"""Finds which layers inside users' layers can be replaced, by a run of a copy.
 
-A layer of the user's own may read or assign the weights of a layer that it holds (a
-masked or normalised convolution, tied weights). With a posterior in that layer's
-place, a draw of its weights would never be masked, or never be used.
+A user's layer may read or assign the weights of a layer that it holds (a masked or
+normalised convolution, tied weights). If a layer with a posterior took the place of the
+inner layer, the draws of its weights would never be masked, or never be used.
 """
 
 import contextlib
@@ -17,11 +17,14 @@ from keras_bdl.graphs.layer_copy import made_anew
 
 
 def obstacles(model, candidates):
-    """Reasons against replacing layers inside the user's own, by id of the layer.
+    """Returns reasons against replacing layers inside the user's layers.
 
     Args:
-        model: built Keras model, which is copied.
+        model: built Keras model. A copy of it is run.
         candidates: plain layers of the model.
+
+    Returns:
+        Dict from the id of a layer to the reason.
     """
     holders = [x for x in finding.flatten_layers(model) if is_holder(x)]
     inside = {id(inner) for x in holders for inner in finding.flatten_layers(x)}
@@ -43,7 +46,7 @@ def obstacles(model, candidates):
 
 
 class _Use:
-    """What is seen of one layer."""
+    """Records how one layer is used."""
 
     def __init__(self):
         self.running = 0
@@ -51,7 +54,7 @@ class _Use:
         self.has_weights = False
 
     def obstacle(self):
-        """Why the layer cannot be replaced, or None."""
+        """Returns why the layer cannot be replaced, or None if it can."""
         if self.is_read:
             return "has weights that the layer around it reads or assigns"
         if not self.is_called:
@@ -93,7 +96,7 @@ class _DryRun(ModelCopier):
         return copy
 
     def _note(self, use):
-        """Notes that a variable is read or assigned."""
+        """Records that a variable is read or assigned."""
         if use.running:
             use.reads_itself = True
         elif self._holders_running:
@@ -109,7 +112,7 @@ class _DryRun(ModelCopier):
             self._holders_running += 1
             try:
                 if "training" in parameters and not kwargs.get("training"):
-                    # The user's code, in a mode that it may not be made for.
+                    # The user's code may not be made for this mode.
                     with contextlib.suppress(Exception):
                         call(*args, **{**kwargs, "training": True})
                 return call(*args, **kwargs)
@@ -117,7 +120,7 @@ class _DryRun(ModelCopier):
                 self._holders_running -= 1
 
         object.__setattr__(copy, "call", watched_call)
-        # Keras would not run `call` where the layer says its output shape.
+        # Keras would not run `call` if the layer computes its output shape itself.
         by_call = functools.partial(keras.Operation.compute_output_spec, copy)
         object.__setattr__(copy, "compute_output_spec", by_call)
         return copy
@@ -125,7 +128,7 @@ class _DryRun(ModelCopier):
 
 @functools.cache
 def _watched_class(cls):
-    """A class of variables that tell when they are read or assigned."""
+    """Returns a class of variables that report when they are read or assigned."""
 
     class Watched(cls):
         @property

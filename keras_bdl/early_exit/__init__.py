@@ -1,1 +1,1 @@
-"""How deep networks with early exits run, and what that saves."""
+"""Measures how deep networks with early exits run, and what early exits save."""

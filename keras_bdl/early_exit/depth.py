@@ -1,4 +1,4 @@
-"""How many units early-exit blocks run, and the joint posterior of label and depth."""
+"""Numbers of units that early-exit blocks run, and posterior of label and depth."""
 
 import collections
 import contextlib
@@ -17,16 +17,19 @@ DepthPosterior = collections.namedtuple(
     "DepthPosterior",
     ["joint", "depths", "label", "depth", "exact_stop", "amortized_depth"],
 )
-DepthPosterior.__doc__ = """Joint posterior of label and depth, NumPy.
+DepthPosterior.__doc__ = """Joint posterior of label and depth.
+
+All attributes are NumPy arrays.
 
 Attributes:
     joint: `(n, combinations, classes)`, p(y, z | x) = p(y | x, z) p(z).
-    depths: `(combinations, blocks)`, the units of each combination.
+    depths: `(combinations, blocks)`, the number of units of each combination.
     label: `(n,)`, the label of the joint mode.
     depth: `(n, blocks)`, the depth of the joint mode.
-    exact_stop: `(n,)`, with one block: the unit after which the mode is known,
-        whatever later units give. None with several blocks.
-    amortized_depth: `(n, blocks)`, the units that inference runs, by the heads.
+    exact_stop: `(n,)` for a model with one block, the unit after which the mode is
+        known, whatever the later units compute. None for several blocks.
+    amortized_depth: `(n, blocks)`, the number of units that inference runs. The
+        halting heads decide it.
 """
 
 
@@ -36,7 +39,7 @@ def depth(
     batch_size: int | None = None,
     verbose: int | str = "auto",
 ) -> np.ndarray:
-    """Units that inference runs for each row in each early-exit block.
+    """Returns the number of units that inference runs for each row in each block.
 
     Args:
         model: Keras model with `EarlyExitResBlock` layers.
@@ -44,10 +47,11 @@ def depth(
         batch_size, verbose: as in `keras.Model.predict`.
 
     Returns:
-        NumPy array of integers `(n, blocks)`, blocks in the order of their calls.
+        NumPy array of integers `(n, blocks)`, with the early-exit blocks in the order
+        of their calls.
 
     Raises:
-        TypeError: if `model` is no Keras model, or there is no `x`.
+        TypeError: if `model` is not a Keras model, or `x` is None.
         ValueError: if the model has no early-exit block, or `batch_size` is below 1.
 
     Example:
@@ -63,13 +67,13 @@ def depth(
 
 
 def check_batch_size(batch_size):
-    """Refuses a batch size that is neither None nor a positive integer."""
+    """Raises an error if the batch size is neither None nor a positive integer."""
     if batch_size is not None:
         validation.integer("batch_size", batch_size, least=1)
 
 
 class _DepthModel(SeededModel):
-    """The units that inference runs. Nothing is drawn."""
+    """Computes the number of units that inference runs, without random draws."""
 
     def __init__(self, model):
         super().__init__(name="depth")
@@ -88,7 +92,7 @@ class _DepthModel(SeededModel):
 def depth_posterior(
     model, network, x, num_samples, batch_size=None, verbose="auto", seed=None
 ):
-    """`DepthPosterior` of a classifier: see `BayesianClassifier`."""
+    """Returns the `DepthPosterior` of a classifier. See `BayesianClassifier`."""
     blocks = _check_blocks(network)
     runner = _DepthPosteriorModel(network, num_samples)
     result = runner.run(x, seed, batch_size, None, verbose, None)
@@ -106,10 +110,11 @@ def depth_posterior(
 
 
 def _exact_stop(joint, rate):
-    """The first unit whose best joint probability so far later units cannot beat.
+    """Returns the first unit after which no later unit can change the joint mode.
 
-    Later ones have at most p(z), that is, at most p(z = l + 1) = e^-rate p(z = l);
-    max_y p(y | x, l) >= e^-rate is enough.
+    The joint probabilities of later units are at most p(z), and so at most
+    p(z = l + 1) = e^-rate p(z = l). Therefore max_y p(y | x, l) >= e^-rate is
+    sufficient.
     """
     best = np.maximum.accumulate(joint.max(axis=2), axis=1)
     prior = joint.sum(axis=2)
@@ -119,7 +124,7 @@ def _exact_stop(joint, rate):
 
 
 class _DepthPosteriorModel(SeededModel):
-    """p(y | x, z) p(z) for all combinations of depths, by running all of them."""
+    """Computes p(y | x, z) p(z) by running all combinations of depths."""
 
     def __init__(self, network, num_samples):
         super().__init__(name="depth_posterior")

@@ -1,4 +1,4 @@
-"""Multiply-adds of a model with early-exit blocks: executed against all."""
+"""Counts the multiply-adds of a model with early-exit blocks: executed and all."""
 
 import collections
 import dataclasses
@@ -39,11 +39,11 @@ class FlopsReport:
     """Multiply-adds per row of a model.
 
     Attributes:
-        rows: one dictionary for each unit with its halting head, and one for all that
-            is outside of blocks: `part`, `multiply_adds`, and `executed`, the share of
-            rows that run it.
+        rows: one dictionary for each unit with its halting head, and one for everything
+            outside of blocks. The keys are `part`, `multiply_adds` and `executed`, the
+            share of rows that run the part.
         full: multiply-adds of a row that runs everything.
-        executed: mean over rows.
+        executed: multiply-adds that are executed, as a mean over rows.
         not_counted: names of layers with weights of a kind that is not counted, or
             whose calls could not be seen.
     """
@@ -55,11 +55,11 @@ class FlopsReport:
 
     @property
     def share(self):
-        """Executed share of all multiply-adds."""
+        """Share of all multiply-adds that is executed."""
         return self.executed / self.full if self.full else 1.0
 
     def to_dict(self):
-        """As JSON types."""
+        """Returns the report as JSON types."""
         return {**dataclasses.asdict(self), "share": self.share}
 
     def __str__(self):
@@ -80,21 +80,22 @@ def flops_report(
     batch_size: int | None = None,
     verbose: int | str = "auto",
 ) -> FlopsReport:
-    """Multiply-adds that inference executes on data, against those of the full model.
+    """Compares the multiply-adds that inference executes with those of the full model.
 
-    Counts Dense, EinsumDense and (transposed, depthwise, separable) convolutions, as
-    called; products of activations, as in attention, are not counted.
+    Counts every call of Dense, EinsumDense and (transposed, depthwise, separable)
+    convolutions. Products of activations, as in attention, are not counted.
 
     Args:
-        model: Keras model; without `EarlyExitResBlock` layers it executes all.
+        model: Keras model. A model without `EarlyExitResBlock` layers executes
+            everything.
         x: array, or nest of arrays, of inputs.
         batch_size, verbose: as in `keras.Model.predict`.
 
     Returns:
-        `FlopsReport`: print it, or take `to_dict()`.
+        `FlopsReport`, which can be printed or converted by `to_dict()`.
 
     Raises:
-        TypeError: if `model` is no Keras model, or `x` no array.
+        TypeError: if `model` is not a Keras model, or `x` is not made of arrays.
         ValueError: if `x` has no rows, or `batch_size` is below 1.
 
     Example:
@@ -144,7 +145,8 @@ class _Counter(Doubles):
     """Counts multiply-adds in one forward pass of doubles, where every unit runs.
 
     Attributes:
-        flops: by part of the model: (block id, unit), or None outside of blocks.
+        flops: multiply-adds by part of the model. A part is (block id, unit), or None
+            outside of blocks.
         not_counted: names of layers with weights of a kind that is not counted, or
             whose calls were not seen: the model does not use them, or calls them by
             another way than its attributes (a function that closes over one, say).
@@ -196,7 +198,7 @@ class _Counter(Doubles):
 
 @functools.cache
 def _counting_class(cls):
-    """Returns a class of layers that tell of their calls."""
+    """Returns a class of layers that report their calls."""
 
     class Counting(cls):
         def call(self, inputs, *args, **kwargs):
@@ -208,7 +210,7 @@ def _counting_class(cls):
 
 
 def _multiply_adds(layer, input_shape, output_shape):
-    """Multiply-adds of a call on one row."""
+    """Returns the multiply-adds of a call on one row."""
 
     def positions(shape):
         if getattr(layer, "data_format", "channels_last") == "channels_first":

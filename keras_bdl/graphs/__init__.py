@@ -1,1 +1,1 @@
-"""The graph of a model: its end, its parts, and copies of it."""
+"""Reading the graph of a model, cutting it into parts and copying it."""

@@ -1,7 +1,8 @@
-"""Files and clones of users' layers in which other layers were put.
+"""Saves and clones users' layers whose inner layers were replaced by others.
 
-A user's class makes plain layers. A copy with Bayesian ones is of a subclass of it,
-whose config says how to make the user's layer and which layers to put where.
+A user's class makes plain layers. A copy with Bayesian layers belongs to a subclass of
+the user's class. The config of the subclass says how to make the user's layer, and
+which layers to put in which places.
 """
 
 import contextlib
@@ -20,15 +21,18 @@ BASE_ARGUMENTS = ("name", "trainable", "dtype")
 
 @dataclasses.dataclass
 class Recipe:
-    """How to make a converted layer again.
+    """Says how to make a converted layer again.
 
     Attributes:
-        config: that of the user's layer, or None if there is none.
-        places: triples of an attribute, the index of a leaf in it and of a layer.
-        layers: what was put there.
-        dtypes: of the inputs of a model that cannot be built with floats, or None.
-        pending: by attribute that `build` will make, the layers by index of the leaf.
-        build_configs: of the layers, read from a file.
+        config: config of the user's layer, or None if it has no config.
+        places: triples of an attribute's name, the index of a leaf in the attribute
+            and the index of a layer in `layers`.
+        layers: the layers that were put in these places.
+        dtypes: dtypes of the inputs of a model that cannot be built with floats, or
+            None.
+        pending: a dict for the attributes that `build` will make. It maps the name of
+            the attribute to the layers by the index of the leaf.
+        build_configs: build configs of the layers, as read from a file.
     """
 
     config: dict | None
@@ -39,20 +43,20 @@ class Recipe:
     build_configs: list = dataclasses.field(default_factory=list)
 
     def put(self, name, index, layer):
-        """Notes a layer that is put in a place."""
+        """Records that a layer is put in a place."""
         if all(layer is not known for known in self.layers):
             self.layers.append(layer)
         number = [layer is known for known in self.layers].index(True)
         self.places.append([name, index, number])
 
     def forget(self):
-        """Leaves to the user's class what it makes."""
+        """Forgets all layers, because the user's class makes them itself."""
         self.places.clear()
         self.layers.clear()
 
 
 class Converted:
-    """What the subclasses of users' classes have before those."""
+    """Base class that subclasses of users' classes have before the user's class."""
 
     def __setattr__(self, name, value):
         recipe = vars(self).get("_recipe")
@@ -86,7 +90,7 @@ class Converted:
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        if "places" not in config:  # of the user's class, found by its name
+        if "places" not in config:  # a config of the user's class, found by its name
             return user_class(cls).from_config(config)
         own, known = config["layer"], dict(custom_objects or {})
         kept = copy.deepcopy(own["config"])
@@ -115,7 +119,8 @@ class Converted:
             call_symbolically(self, config, self._recipe.dtypes)
             return
         with warnings.catch_warnings():
-            # Keras warns of layers inside that are not built; what it calls is.
+            # Keras warns that inner layers are not built. The layers that are called
+            # are built.
             warnings.simplefilter("ignore")
             super().build_from_config(config)
         for layer, own in zip(self._recipe.layers, self._recipe.build_configs):
@@ -128,7 +133,7 @@ keras.saving.register_keras_serializable(stochastic.PACKAGE)(Converted)
 
 @functools.cache
 def _subclass(cls):
-    """The subclass of a user's class; all go by one name in files."""
+    """Returns the subclass of a user's class. All have the same name in files."""
     names = {"__module__": cls.__module__, "__doc__": cls.__doc__}
     made = type(cls)(cls.__name__, (Converted, cls), names)
     keras.saving.register_keras_serializable(stochastic.PACKAGE, "Converted")(made)
@@ -136,30 +141,30 @@ def _subclass(cls):
 
 
 def is_converted(layer):
-    """Whether a layer is a user's in which others were put."""
+    """Returns whether a layer is a user's layer whose inner layers were replaced."""
     return isinstance(layer, Converted)
 
 
 def user_class(layer):
-    """The user's class of a layer, or of a class."""
+    """Returns the user's class that a layer or a class comes from."""
     cls = layer if isinstance(layer, type) else type(layer)
     return cls.__mro__[2] if issubclass(cls, Converted) else cls
 
 
 def is_made_by(cls, layer):
-    """Whether a layer is of a class, and nothing is put in it."""
+    """Returns whether a layer is of a class and no layer was put in it."""
     if is_converted(layer):
         return user_class(layer) is cls and not layer._recipe.places
     return type(layer) is cls
 
 
 def was_put(owner, layer):
-    """Whether a layer is one that was put in another."""
+    """Returns whether `layer` is one of the layers that were put in `owner`."""
     return is_converted(owner) and any(layer is x for x in owner._recipe.layers)
 
 
 def as_loadable(layer, config):
-    """The layer as one of a class that makes it again from this config."""
+    """Gives the layer a class that makes it again from this config, and returns it."""
     if not is_converted(layer):
         object.__setattr__(layer, "_recipe", Recipe(config))
         layer.__class__ = _subclass(type(layer))
@@ -167,20 +172,21 @@ def as_loadable(layer, config):
 
 
 def as_plain(layer):
-    """The layer as one of the user's class, where no other layers were put."""
+    """Gives the layer the user's class if no layers were put in it, and returns it."""
     if is_converted(layer) and not layer._recipe.places:
         layer.__class__ = user_class(layer)
     return layer
 
 
 def own_config(layer):
-    """The config of a user's layer, without that of layers put in it.
+    """Returns the config of a user's layer, without the layers that were put in it.
 
     Raises:
-        NotImplementedError: if its class has none; says how it can be saved.
+        NotImplementedError: if the class has no config. The message says how the
+            model can be saved.
     """
     if is_converted(layer):
-        config = copy.deepcopy(layer._recipe.config)  # `from_config` may take from it
+        config = copy.deepcopy(layer._recipe.config)  # `from_config` may change it
     else:
         with contextlib.suppress(NotImplementedError):
             return layer.get_config()
@@ -191,7 +197,7 @@ def own_config(layer):
 
 
 def refuse_config(layer):
-    """Says, where a model is saved or cloned, which layer has no config."""
+    """Raises the error for a layer without a config in a saved or cloned model."""
     raise NotImplementedError(
         f"Layer '{layer.name}' of class {user_class(layer).__name__} cannot be made "
         "again from a config, so that its model can be neither written as a `.keras` "
@@ -205,8 +211,9 @@ def put_layers(owner, places):
     """Puts layers in attributes of a layer, now or when its `build` makes them.
 
     Args:
-        owner: not yet built layer of a user's class.
-        places: triples of an attribute, the index of a leaf in it and a layer.
+        owner: layer of a user's class that is not built yet.
+        places: triples of an attribute's name, the index of a leaf in the attribute
+            and a layer.
     """
     leaves = {}
     for name, index, layer in places:
@@ -215,19 +222,19 @@ def put_layers(owner, places):
     values = {}
     for name, held in _in_order(owner).items():
         values[name] = with_leaves(held, leaves.pop(name, {}))
-        # Keras follows its lists, and forgets what is removed from one. PyTorch has
-        # no list where a layer was.
+        # Keras tracks its lists, and forgets what is removed from a list. PyTorch
+        # accepts no list in an attribute that held a layer.
         delattr(owner, name)
         setattr(owner, name, layers_of(held))
         for layer in layers_of(held):
             getattr(owner, name).remove(layer)
-    for name, value in values.items():  # so the order of weights stays
+    for name, value in values.items():  # keeps the order of weights
         setattr(owner, name, value)
     owner._recipe.pending.update(leaves)
 
 
 def _in_order(owner):
-    """What `held_layers` finds, in the order in which Keras follows it."""
+    """Returns the result of `held_layers`, in the order in which Keras tracks it."""
     order = {id(x): index for index, x in enumerate(finding.flatten_layers(owner))}
 
     def first(item):
@@ -237,7 +244,10 @@ def _in_order(owner):
 
 
 def leaves_of(value):
-    """Leaves of nested lists, tuples and dicts, whose keys need no order."""
+    """Returns the leaves of nested lists, tuples and dicts.
+
+    The keys of the dicts need not be sortable.
+    """
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
@@ -246,12 +256,12 @@ def leaves_of(value):
 
 
 def layers_of(value):
-    """The leaves that are layers."""
+    """Returns the leaves that are layers."""
     return [leaf for leaf in leaves_of(value) if isinstance(leaf, keras.layers.Layer)]
 
 
 def with_leaves(value, leaves):
-    """The structure, with other leaves at some indices."""
+    """Returns a copy of the structure with other leaves at some indices."""
     counter = itertools.count()
 
     def copied(part):
@@ -267,7 +277,10 @@ def with_leaves(value, leaves):
 
 
 def held_layers(owner):
-    """Attributes of a layer of the user's own that hold layers, also in containers."""
+    """Returns the attributes of a user's layer that hold layers or containers of them.
+
+    The result is a dict from the name of an attribute to its value.
+    """
     found = {}
     known = _attributes(isinstance(owner, keras.Model))
     for name in dir(owner):
@@ -281,9 +294,10 @@ def held_layers(owner):
 
 @functools.cache
 def _attributes(is_model):
-    """Names of attributes that every layer or model has, once it has a layer.
+    """Returns the names of attributes of every layer or model that holds a layer.
 
-    Found when they are asked for: to compile a model starts the backend.
+    They are found only when they are needed, because compiling a model starts the
+    backend.
     """
     probe = keras.Model() if is_model else keras.layers.Layer()
     probe.probe = keras.layers.Layer()
@@ -293,7 +307,7 @@ def _attributes(is_model):
 
 
 def call_symbolically(model, build_config, dtypes):
-    """Calls a model on symbols of the shapes that it was built with."""
+    """Calls a model on symbolic inputs of the shapes that it was built with."""
     shapes = build_config.get("shapes_dict") or {
         "input_shape": build_config.get("input_shape")
     }
@@ -304,14 +318,17 @@ def call_symbolically(model, build_config, dtypes):
         )
         for name, shape in shapes.items()
     }
-    inputs = with_leaves(inputs, {})  # Keras keeps shapes in dicts of its own class
+    inputs = with_leaves(inputs, {})  # Keras keeps shapes in its own class of dicts
     if len(inputs) == 1:
         return model(*inputs.values())
     return model(**inputs)
 
 
 def _unbuilt(layer):
-    """A layer's config; the user's layer builds it, as it does its own."""
+    """Returns a layer's config without `build_config`.
+
+    The user's layer builds the layer, as it builds its own layers.
+    """
     config = keras.saving.serialize_keras_object(layer)
     config.pop("build_config", None)
     return config

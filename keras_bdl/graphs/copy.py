@@ -1,8 +1,9 @@
-"""A copy of a model in which some layers are replaced by others.
+"""Copies a model and replaces some of its layers by others.
 
-Graphs (functional and Sequential models, nested ones too) are called anew, shared
-layers once. Layers and models of the user's own are made anew from their configs, and
-what they hold as attributes is replaced before they are built.
+The layers of graphs (functional and Sequential models, also nested ones) are called
+again, and a shared layer is copied once. The user's own layers and models are made
+again from their configs. The layers in their attributes are replaced before they are
+built.
 """
 
 import contextlib
@@ -19,11 +20,11 @@ from keras_bdl.graphs.layer_copy import Borrowed, copy_assets, made_anew
 
 
 class Obstacle(ValueError):
-    """Layers that cannot be replaced where they are.
+    """Error for layers that cannot be replaced in their places.
 
     Args:
-        layers: of the model.
-        reason: what they are, after "it ".
+        layers: layers of the model.
+        reason: the reason, worded to follow "it ", such as "is inside ...".
     """
 
     def __init__(self, layers, reason):
@@ -35,32 +36,32 @@ class Obstacle(ValueError):
 
 
 class ModelCopier:
-    """Copies a model with all weights; `targets` are converted instead.
+    """Copies a model with all weights, and converts the `targets`.
 
-    A layer without a target inside that cannot be made again is in both models.
+    If a layer cannot be made again and holds no target, both models share it.
 
     Args:
         targets: layers of the model.
-        convert: function from one of them to the built layer in its place.
-        plain: whether the copy shall have only classes of Keras and the user.
+        convert: function that takes a target and returns the built layer in its place.
+        plain: whether the copy must have only classes of Keras and of the user.
 
     Attributes:
-        borrowed: the layers that are in both models, to the reason.
+        borrowed: dict from each layer that both models share to the reason.
     """
 
     def __init__(self, targets, convert, plain=False):
         self._targets = {id(layer) for layer in targets}
         self._convert = convert
         self._plain = plain
-        self._copies = {}  # id -> copy, so that what is shared stays shared
+        self._copies = {}  # id -> copy, so that shared layers stay shared
         self._stack = contextlib.ExitStack()
         self.borrowed = {}
 
     def copy(self, model):
-        """The copy, not compiled.
+        """Returns the copy, which is not compiled.
 
         Raises:
-            Obstacle: if a target cannot be replaced where it is.
+            Obstacle: if a target cannot be replaced in its place.
         """
         with self._stack:
             copy = self._copy(model)
@@ -118,7 +119,7 @@ class ModelCopier:
             makes = type(model).__init__ is keras.Sequential.__init__
             cls = type(model) if makes else keras.Sequential
             return cls([inputs, *layers], name=model.name)
-        # Around the layers alone: Keras would compile the clone of a compiled model.
+        # This model is not compiled. Keras would compile the clone of a compiled one.
         graph = keras.Model(model.input, model.output, name=model.name)
         names = {
             id(layer.output): layer.name
@@ -134,7 +135,7 @@ class ModelCopier:
         return type(model)(copy.input, copy.output, name=model.name)
 
     def _copy_holder(self, layer):
-        """A layer or model of the user's own, with other layers in its attributes."""
+        """Returns a copy of a user's layer or model with other inner layers."""
         try:
             copy = made_anew(layer, self._copy, plain=True)
             self._without_build_inside(copy)
@@ -154,7 +155,7 @@ class ModelCopier:
         if all(
             converted.is_made_by(type(made[name][index]), new)
             if name in made and index < len(made[name])
-            else converted.is_converted(layer)  # whose class makes plain layers
+            else converted.is_converted(layer)  # its class makes plain layers
             for name, index, new in places
         ) and not any(stochastic.stochastic_layers(new) for _, _, new in places):
             copy._recipe.forget()  # the user's class makes them
@@ -164,7 +165,7 @@ class ModelCopier:
         return id(layer) in self._targets
 
     def _has_target(self, leaf):
-        """Whether something is a target or a layer with one inside."""
+        """Returns whether `leaf` is a target or a layer that holds one."""
         return isinstance(leaf, keras.layers.Layer) and any(
             map(self._is_target, finding.flatten_layers(leaf))
         )
@@ -176,7 +177,10 @@ class ModelCopier:
         return copy
 
     def _without_build(self, layer):
-        """The layer that holds a built one may build it, while the model is copied."""
+        """Makes `build` of a built layer do nothing while the model is copied.
+
+        The layer that holds it may call `build` again.
+        """
         self._stack.enter_context(
             copies.method_replaced(layer, "build", lambda *args, **kwargs: None)
         )
@@ -188,11 +192,11 @@ class ModelCopier:
         return layer
 
     def _match(self, layer, copy):
-        """Gives a copy, and what is inside, the state of the original."""
+        """Gives a copy and its inner layers the state of the original."""
         pairs = {}
         self._pair(layer, copy, pairs)
         self._check_weights(pairs)
-        for original, new in pairs.values():  # outermost first: it sets all inside
+        for original, new in pairs.values():  # outermost first: it sets the inner ones
             if not isinstance(new, Borrowed):
                 new.trainable = original.trainable
         for original, new in pairs.values():
@@ -227,7 +231,7 @@ class ModelCopier:
                     self._pair(old, new, pairs)
 
     def _check_weights(self, pairs):
-        """Refuses a layer with weights that no attribute leads to."""
+        """Raises an error for a layer with weights that no attribute leads to."""
         known = set()
         for layer, _ in pairs.values():
             holds_targets = self._has_target(layer) and not self._is_target(layer)
@@ -243,7 +247,7 @@ class ModelCopier:
 
 
 def is_holder(layer):
-    """Whether a layer or model is of the user's own, and holds others."""
+    """Returns whether a layer or model is the user's own and holds other layers."""
     return (
         type(layer).__module__.split(".")[0] != "keras"
         and not isinstance(layer, stochastic.StochasticLayer)
@@ -257,22 +261,23 @@ def _input_like(tensor, name):
 
 
 def _config_or_none(layer):
-    """The config of the user's layer; None where its class has none."""
+    """Returns the config of the user's layer, or None if its class has none."""
     try:
         return converted.own_config(layer)
     except NotImplementedError:
         return None
 
 
-# Orders in which dtypes of inputs are tried; a model of many inputs has one for all.
+# Dtypes of inputs, in the order in which they are tried. A model of more than
+# `_MOST_INPUTS` inputs is tried with one dtype for all of them.
 _INPUT_DTYPES = ("float32", "int32", "string")
 _MOST_INPUTS = 3
 
 
 def _build_like(model, copy):
-    """Builds a model by a symbolic call, on inputs of the first dtypes that it takes.
+    """Builds `copy` by a symbolic call on inputs of the first dtypes that it accepts.
 
-    Keras knows the shapes that a model was built with, and not the dtypes.
+    Keras records the shapes that a model was built with, but not the dtypes.
     """
     config = model.get_build_config() or {}
     shapes = config.get("shapes_dict") or {"input_shape": config.get("input_shape")}
@@ -305,7 +310,7 @@ def _build_like(model, copy):
 
 
 def _own_variables(layer):
-    """Variables of a layer that are of no layer inside."""
+    """Returns the variables of a layer that belong to no inner layer."""
     inner = [x for x in finding.flatten_layers(layer) if x is not layer]
     inside = {id(v) for x in inner for v in x.variables}
     return [v for v in layer.weights if id(v) not in inside]

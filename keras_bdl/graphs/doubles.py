@@ -1,8 +1,8 @@
-"""Doubles: a model run with other layers in some places, and not touched itself.
+"""Runs a model with other layers in some places, without changing the model.
 
 Other threads may be calling the user's model, so none of its layers or methods is
-replaced. Whatever holds a layer in question gets a double, which shares all else with
-it, its variables too.
+replaced. Instead, every layer or model that holds a replaced layer gets a double. The
+double shares everything else with the original, including its variables.
 """
 
 import keras
@@ -12,16 +12,16 @@ from keras_bdl.graphs.converted import held_layers
 
 
 class Doubles:
-    """Doubles of the layers of a model in which some layers are replaced.
+    """Makes doubles of the layers of a model in which some layers are replaced.
 
-    A subclass says by `make` what stands in place of a target, and by `unreachable`
-    what happens where a target cannot be replaced.
+    A subclass implements `make`, which returns the replacement of a target, and
+    `unreachable`, which is called for a target that cannot be replaced.
 
     Args:
-        targets: layers of the model, which are built.
+        targets: built layers of the model.
 
     Attributes:
-        targets: the same, by id.
+        targets: dict from the id of a target to the target.
     """
 
     def __init__(self, targets):
@@ -29,21 +29,24 @@ class Doubles:
         self._doubles = {}
 
     def make(self, layer):
-        """Returns the layer in place of a target."""
+        """Returns the layer that takes the place of a target."""
         raise NotImplementedError
 
     def unreachable(self, layer, holder):
-        """Reacts to a target inside of a layer or model that has no way to it."""
+        """Handles a target that cannot be reached through the attributes of `holder`.
+
+        `holder` is the layer or model that the target is inside of.
+        """
         raise NotImplementedError
 
     def affects(self, layer):
-        """Returns whether a layer is, or holds, a target."""
+        """Returns whether a layer is a target or holds one."""
         return isinstance(layer, keras.layers.Layer) and any(
             id(inner) in self.targets for inner in finding.flatten_layers(layer)
         )
 
     def replace(self, layer):
-        """Returns what stands in place of a layer: itself where no target is inside."""
+        """Returns the double of a layer, or the layer itself if it holds no target."""
         if not self.affects(layer):
             return layer
         if id(layer) not in self._doubles:
@@ -61,13 +64,14 @@ class Doubles:
         return keras.models.clone_model(graph, clone_function=self.replace)
 
     def double_of_holder(self, layer):
-        """Returns a layer of the same class that holds doubles of what it holds."""
+        """Returns a layer of the same class that holds doubles of the inner layers."""
         if isinstance(layer, keras.Sequential) or finding.is_functional(layer):
-            # With a `call` of its own: its graph has the layers, not its attributes.
+            # It has a `call` of its own. Its layers are in its graph, not in its
+            # attributes.
             self._tell_unreachable(layer, reached=())
             return layer
         double = object.__new__(type(layer))
-        # With lists of its own, such as that of its calls and of its losses.
+        # The double gets lists of its own, such as the lists of calls and of losses.
         own = (list, set)
         double.__dict__.update(
             (name, type(value)(value) if type(value) in own else value)
@@ -83,7 +87,7 @@ class Doubles:
 
         for name, held in held_layers(layer).items():
             if any(map(self.affects, keras.tree.flatten(held))):
-                # Past Keras, which would track it in lists that both share.
+                # This avoids the tracking of Keras, in lists that both layers share.
                 replaced = keras.tree.map_structure(replace, held)
                 object.__setattr__(double, name, replaced)
         self._tell_unreachable(layer, reached)

@@ -1,9 +1,9 @@
-"""The activation at the end of a network, and logits where it is softmax or sigmoid.
+"""Finds the activation at the end of a network, and undoes softmax and sigmoid.
 
-A likelihood applies its own link to a network's outputs, so that a network which has
-applied one already would have it twice. What a network ends in is read off its graph:
-the activation of the last layer, or a layer or operation behind it, in nested models
-too, and behind layers that move values without changing them.
+A likelihood applies its own link to a network's outputs. If the network has applied a
+link already, it would be applied twice. The graph of the network tells what it ends in:
+the activation of the last layer, or a layer or operation behind that layer. Nested
+models are searched too, and layers that move values without changing them are skipped.
 """
 
 import keras
@@ -15,7 +15,7 @@ from keras_bdl.graphs.trace import trace_of
 
 LINEAR, SOFTMAX, SIGMOID = "linear", "softmax", "sigmoid"
 
-# Activations of means of data that are positive or bounded, where no link follows.
+# Activations for the means of positive or bounded data, when no link follows.
 OF_MEANS = ("sigmoid", "tanh", "softplus", "exponential", "exp", "softmax")
 
 _ACTIVATION_LAYERS = ("ReLU", "LeakyReLU", "PReLU", "ELU")
@@ -26,7 +26,7 @@ _ACTIVATION_OPERATIONS = (
     *("Tanh", "HardTanh", "TanhShrink", "Sparsemax", "SparsePlus", "Threshold"),
     *("Exp", "Abs", "Absolute", "Square", "Clip"),
 )
-# Operations that move values and leave them as they are at inference.
+# Operations that move values at inference without changing them.
 _MOVERS = (
     *("Identity", "Reshape", "Flatten", "Permute", "RepeatVector", "Squeeze"),
     *("ExpandDims", "Transpose", "Copy", "Cast", "ActivityRegularization"),
@@ -38,13 +38,14 @@ _MOVERS = (
 
 
 class Head:
-    """What a network ends in.
+    """End of a network: its last layer and its activation.
 
     Attributes:
-        activation: "linear" for none, "softmax", "sigmoid", or the name of another.
-        layer: the layer before it, of which the values are: a Dense or such, which
-            may have the activation itself. None where the network is its inputs.
-        behind: operations behind `layer`, the last first.
+        activation: "softmax", "sigmoid" or the name of another activation; "linear"
+            if there is none.
+        layer: the layer that computes the values, such as a Dense. It may have the
+            activation itself. None if the network returns its inputs.
+        behind: operations behind `layer`, the last one first.
     """
 
     def __init__(self, activation, layer, behind):
@@ -52,7 +53,10 @@ class Head:
 
 
 def find(network):
-    """The `Head` of a graph of one output, or None: of others it cannot be seen."""
+    """Returns the `Head` of a graph with one output.
+
+    Returns None for other networks, because their end cannot be seen.
+    """
     if not finding.is_graph(network) or len(keras.tree.flatten(network.outputs)) != 1:
         return None
     activations, behind, layer, moves = [], [], None, False
@@ -72,9 +76,10 @@ def find(network):
 
 
 def last_branch(network, head):
-    """The `Head` of the last tensor, where a network ends in a Concatenate of several.
+    """Returns the `Head` of the last tensor if a network ends in a Concatenate.
 
-    Of a network of means and deviations it is that of the deviations.
+    For a network of means and deviations this is the head of the deviations. For
+    other networks `head` is returned.
     """
     if type(head.layer).__name__ != "Concatenate" or head.behind:
         return head
@@ -87,17 +92,19 @@ def last_branch(network, head):
 
 
 def logits_network(network, received="network"):
-    """The network, or a graph of its layers, that gives logits of classes.
+    """Returns a network of the same layers whose outputs are logits of classes.
 
-    Of a network that ends in softmax or in the sigmoid of one unit, a graph with the
-    logits behind it. Of a network that is no graph nothing is known.
+    If the network ends in softmax or in the sigmoid of one unit, a graph is returned
+    that computes the logits behind it. Other networks with valid outputs are returned
+    as they are. A network that is not a graph is not checked.
 
     Args:
         network: Keras model.
-        received: its name in errors.
+        received: name of the argument in error messages.
 
     Raises:
-        ValueError: if it ends in another activation.
+        ValueError: if the network ends in another activation, or in a sigmoid of
+            several units.
     """
     head = find(network)
     if head is None or head.activation in (LINEAR, "log_softmax"):
@@ -108,8 +115,8 @@ def logits_network(network, received="network"):
     if head.activation == SIGMOID and units != 1:
         raise ValueError(
             f"Expected `{received}` to give logits of one categorical variable, or "
-            "their softmax; the sigmoid is of labels that hold independently of each "
-            "other. Leave the activation out, or take softmax. "
+            "their softmax. The sigmoid fits labels that are independent of each "
+            "other. Leave the activation out, or use softmax. "
             f"Received: {received}={network.name!r}, which ends in sigmoid of "
             f"{units} units"
         )
@@ -118,19 +125,20 @@ def logits_network(network, received="network"):
 
 
 def refuse(network, head, received, expected):
-    """Says that a network ends in an activation that does not fit."""
+    """Raises the error for a network that ends in an activation that does not fit."""
     raise ValueError(
-        f"Expected `{received}` to give {expected}, which an activation at its end "
-        "does not; end it in a layer without activation. "
+        f"Expected `{received}` to give {expected}, but it ends in an activation that "
+        "does not fit. End it in a layer without activation. "
         f"Received: {received}={network.name!r}, which ends in {head.activation}"
     )
 
 
 def logits(outputs, activation):
-    """Logits, in float32, of what a network gives behind an activation.
+    """Returns the float32 logits of outputs behind an activation.
 
-    Softmax: log p. Sigmoid: log p - log(1 - p). They are cut where the outputs' dtype
-    ends, at -87 of float32 and +17 of the sigmoid; linear ones stay as they are.
+    The logits are log p for softmax and log p - log(1 - p) for sigmoid. They are
+    clipped to the range of the outputs' dtype: for float32 at -87, and for sigmoid
+    also at +17. The outputs of other activations are returned unchanged.
     """
     if activation not in (SOFTMAX, SIGMOID):
         return outputs
@@ -143,7 +151,7 @@ def logits(outputs, activation):
     return log_p - ops.log(ops.maximum(1.0 - p, gap))
 
 
-# Of each dtype the smallest normal number, and half the gap below 1.
+# The smallest normal number of each dtype, and half of its gap below 1.
 _ENDS = {
     "float16": (2.0**-14, 2.0**-12),
     "bfloat16": (2.0**-126, 2.0**-9),
@@ -154,9 +162,9 @@ _ENDS = {
 
 @keras.saving.register_keras_serializable("keras_bdl")
 class Logits(keras.layers.Layer):
-    """Logits of the classes, from the outputs of softmax or of one sigmoid unit.
+    """Computes logits of the classes from the outputs of softmax or of one sigmoid.
 
-    Of a sigmoid, p(y = 1), there are two: 0 and the logit.
+    The outputs of a sigmoid, p(y = 1), give two logits: 0 and the logit of y = 1.
     """
 
     def __init__(self, activation, **kwargs):
@@ -165,7 +173,7 @@ class Logits(keras.layers.Layer):
         self.supports_masking = True
         self.built = True
 
-    def call(self, inputs, mask=None):  # of a layer whose place it takes
+    def call(self, inputs, mask=None):  # as the layer whose place it takes is called
         outputs = logits(inputs, self.activation)
         if self.activation == SIGMOID:
             outputs = ops.concatenate([ops.zeros_like(outputs), outputs], axis=-1)
@@ -181,7 +189,10 @@ class Logits(keras.layers.Layer):
 
 
 def _chain(network):
-    """Operations from the output back to where several tensors meet, with shapes."""
+    """Yields operations and the shapes of their outputs, from the output backwards.
+
+    The chain ends at an operation that takes several tensors.
+    """
     trace = trace_of(network)
     producers = {id(t): node for node in trace.nodes for t in node.output_list()}
     (tensor,) = keras.tree.flatten(trace.output)
@@ -215,7 +226,7 @@ def _is_wrapper(operation):
 
 
 def _is_behind(operation):
-    """Whether an operation is an activation alone, or moves values alone."""
+    """Returns whether an operation only applies an activation or only moves values."""
     name = type(operation).__name__
     if not _is_known(operation):
         return isinstance(operation, keras.layers.Lambda) and (
@@ -234,7 +245,7 @@ def _drops_inputs(operation):
 
 
 def _is_known(operation):
-    """Whether it is Keras's or ours, with the `call` that we know."""
+    """Returns whether an operation's `call` is defined by Keras or keras_bdl."""
     if isinstance(operation, keras.layers.Lambda):
         return False
     package = getattr(type(operation).call, "__module__", "").split(".")[0]
@@ -250,7 +261,10 @@ def _moves_last_axis(operation, rank):
 
 
 def _activation_name(operation, rank=None):
-    """Name of the activation that an operation is or ends in, "linear" for none."""
+    """Returns the name of the activation that an operation is or ends in.
+
+    The name is "linear" if there is no activation.
+    """
     if isinstance(operation, keras.layers.Lambda):
         return _name_of_function(operation.function)
     if not _is_known(operation):
@@ -291,10 +305,12 @@ _POINTS = np.array(
 
 
 def _name_by_values(function, name):
-    """What a function of the user's own does to a few numbers.
+    """Names a user's function by the values that it gives for a few numbers.
 
-    Its own name where no logits could come of it, because it is never negative or
-    within -1 and 1; "linear" where it cannot be told.
+    A function that gives the values of softmax, sigmoid or log-softmax gets that name.
+    A function whose values cannot be logits, because they are never negative or lie
+    within -1 and 1, keeps its own name. Any other function is named "linear", because
+    nothing is known about it.
     """
     x = ops.convert_to_tensor(_POINTS)
     try:

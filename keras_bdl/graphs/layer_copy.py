@@ -1,6 +1,6 @@
-"""A layer made again from its config, or from the arguments of its constructor.
+"""Makes a layer again from its config or from the arguments of its constructor.
 
-Layers of Keras know their config. Those of users often do not: their constructor takes
+Layers of Keras know their config. Users' layers often do not: their constructor takes
 no `name`, their class has no `get_config`, or an argument is a function or a layer.
 """
 
@@ -25,20 +25,20 @@ _WITH_STATE = (keras.Variable, keras.metrics.Metric, keras.optimizers.Optimizer)
 
 
 def made_anew(layer, copy_layer=None, plain=False):
-    """A layer of the same config, without the weights.
+    """Returns a layer of the same config, without the weights.
 
     Args:
         layer: Keras layer.
         copy_layer: function that copies a layer which is an argument of the
-            constructor; None where there shall be none.
-        plain: whether layers that were put in a user's layer are left out.
+            constructor, or None if such arguments are not allowed.
+        plain: whether to leave out the layers that were put in a user's layer.
 
     Raises:
-        ValueError: if neither the config nor the constructor's arguments, kept as
-            attributes of the same names, make the layer again.
+        ValueError: if the layer can be made again neither from its config nor from
+            the constructor's arguments, as kept in attributes of the same names.
     """
     if type(layer) is keras.layers.Lambda:
-        # Its bytecode is not yet the function, which may read variables around it.
+        # The function may read variables around it, which its bytecode does not hold.
         copy = keras.layers.Lambda.from_config(layer.get_config(), safe_mode=False)
         copy.function = layer.function
         return copy
@@ -80,7 +80,7 @@ def _from_config(layer):
 
 
 def _from_part_of_config(layer):
-    """Leaves out what the constructor of every Keras layer takes, and this one not."""
+    """Leaves out those arguments of every Keras layer that this layer does not take."""
     if is_converted(layer):
         raise ValueError("its config is whole")
     accepted = _parameters(type(layer))
@@ -93,7 +93,7 @@ def _from_part_of_config(layer):
 
 
 def _from_attributes(layer, copy_layer):
-    """Takes arguments from the attributes of their names."""
+    """Takes the arguments from the attributes of the same names."""
     cls = user_class(layer)
     if cls.__module__.split(".")[0] in ("keras", stochastic.PACKAGE):
         raise ValueError("its class does not keep the arguments")
@@ -125,7 +125,7 @@ def _copied(value, copy_layer):
 
 
 def _check_arguments(layer, copy):
-    """Refuses a copy that keeps other arguments than the layer."""
+    """Raises an error if the copy keeps other arguments than the layer."""
     cls = user_class(layer)
     if cls.__module__.split(".")[0] in ("keras", stochastic.PACKAGE):
         return
@@ -150,7 +150,7 @@ def _first_line(error):
 
 
 def copy_assets(layer, copy):
-    """Gives a copy the state that Keras saves in files, such as vocabularies."""
+    """Gives a copy the state that Keras saves as files, such as vocabularies."""
     for old, new in zip(
         finding.flatten_layers(layer), finding.flatten_layers(copy), strict=True
     ):
@@ -161,9 +161,9 @@ def copy_assets(layer, copy):
 
 
 class Borrowed(keras.layers.Layer):
-    """Stands where a layer stands that cannot be copied, and calls it.
+    """Takes the place of a layer that cannot be copied, and calls that layer.
 
-    So the graph of the copy leaves no trace in the layer.
+    In this way the graph of the copy leaves no trace in the layer.
 
     Args:
         layer: built layer of another model.
@@ -176,7 +176,7 @@ class Borrowed(keras.layers.Layer):
         self.built = True
 
     def build(self, *args, **kwargs):
-        """Nothing: the layer is built."""
+        """Does nothing, because the layer is built."""
 
     def call(self, *args, **kwargs):
         return self.layer(*args, **kwargs)

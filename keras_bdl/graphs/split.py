@@ -1,4 +1,4 @@
-"""Cutting a model before its first sampled layer, so that the rest runs alone."""
+"""Cuts a model before its first sampled layer, so that the rest can run alone."""
 
 import warnings
 
@@ -11,17 +11,17 @@ from keras_bdl.graphs.trace import symbolic_tensors, trace_of
 
 
 class Parts:
-    """A model in two parts: what is run once, and what is run per sample.
+    """The two parts of a model: the prefix runs once, the suffix once per sample.
 
     Args:
         prefix: callable, inputs -> boundary tensors, each with its mask or None.
         suffix: callable, (boundary, scope) -> outputs, sample-major.
-        batched: whether the suffix takes several samples at once: its rows are
-            those of its inputs, and none sees another.
-        moment_layers: ids of the layers that may be sampled from their moments:
-            called once, in the graph itself, on inputs without positions.
-        shared_layers: ids of the layers that take the prefix's rows, and give those
-            of each sample.
+        batched: whether the suffix takes several samples at once. It can if the rows
+            of its outputs are the rows of its inputs, and no row affects another.
+        moment_layers: ids of the layers that may be sampled from their moments. They
+            are called once, in the graph itself, on inputs without positions.
+        shared_layers: ids of the layers that take the rows of the prefix and return
+            the rows of each sample.
     """
 
     def __init__(
@@ -40,14 +40,18 @@ class Parts:
 
 
 def split(model, is_sampled, moments, replace=lambda layer: layer):
-    """Cuts a functional or Sequential model; others run whole, sample by sample.
+    """Cuts a functional or Sequential model. Others run whole, sample by sample.
 
     Args:
         model: Keras model.
-        is_sampled: function of a layer: whether its outputs differ by sample.
+        is_sampled: function of a layer that returns whether its outputs differ by
+            sample.
         moments: whether a first Dense layer may be sampled from its moments,
             which are then part of the prefix.
-        replace: function from a layer to the one that is called in its place.
+        replace: function from a layer to the layer that is called in its place.
+
+    Returns:
+        `Parts`.
     """
     if not finding.is_graph(model):
         whole = replace(model)
@@ -56,7 +60,7 @@ def split(model, is_sampled, moments, replace=lambda layer: layer):
 
 
 class _GraphSplitter:
-    """Calls the layers of a graph anew, on the way noting what differs by sample."""
+    """Calls the layers of a graph again, and records which tensors differ by sample."""
 
     def __init__(self, model, is_sampled, moments, replace):
         self.trace = trace_of(model)
@@ -86,7 +90,7 @@ class _GraphSplitter:
 
         def run_suffix(boundary, scope):
             if scope.num_samples > 1:
-                # A mask passes through a layer to outputs with the rows of all samples.
+                # Layers pass a mask on to outputs that have the rows of all samples.
                 boundary = [
                     (
                         _tile_rows(tensor, scope.num_samples) if tile else tensor,
@@ -98,7 +102,7 @@ class _GraphSplitter:
             if all(mask is None for mask in masks):
                 return suffix(tensors, training=False)
             with warnings.catch_warnings():
-                # Untrue of a graph: it gives its layers the masks that it is given.
+                # The warning is wrong here: a graph passes its masks to its layers.
                 warnings.filterwarnings("ignore", "(?s).*does not support masking")
                 return suffix(tensors, mask=masks, training=False)
 
@@ -144,7 +148,8 @@ class _GraphSplitter:
         return outputs
 
     def _has_moments(self, layer, tensors):
-        # A layer called twice has one weight draw for both calls: no moments.
+        # A layer that is called twice has one weight draw for both calls. It cannot
+        # be sampled from moments.
         return (
             self.moments
             and self._called_once_as_known(layer)
@@ -156,7 +161,7 @@ class _GraphSplitter:
         return self._called_once_as_known(layer) and layer.takes_shared_inputs
 
     def _called_once_as_known(self, layer):
-        # A subclass of the user's may do more in its `call`.
+        # A user's subclass may do more in its `call`.
         known = type(layer) in stochastic.REGISTRY.values()
         return known and self.num_calls[id(layer)] == 1
 
@@ -167,10 +172,10 @@ class _GraphSplitter:
         return SampleMoments(layer)(moments)
 
     def _across(self, tensor, tile=True):
-        """What the suffix has in place of a tensor of the prefix."""
+        """Returns what the suffix uses in place of a tensor of the prefix."""
         if not isinstance(tensor, keras.KerasTensor) or id(tensor) in self.sampled:
             return tensor
-        tile = tile and tensor.shape[:1] == (None,)  # what has no rows is one
+        tile = tile and tensor.shape[:1] == (None,)  # without rows, not tiled
         key = (id(tensor), tile)
         if key not in self.boundary:
             self.boundary[key] = (tensor, self._identity()(tensor), tile)
@@ -178,17 +183,17 @@ class _GraphSplitter:
 
     def _sampled_output(self, tensor):
         sampled = tensor if id(tensor) in self.sampled else self._across(tensor)
-        return self._identity()(sampled)  # one for each place among the outputs
+        return self._identity()(sampled)  # a tensor of its own for each output
 
     def _identity(self):
         return Boundary() if self.dense else keras.layers.Identity(autocast=False)
 
 
 def keeps_rows(operation):
-    """Whether the rows of an operation's outputs are known to be those of its inputs.
+    """Returns whether an operation is known to keep the rows of its inputs.
 
-    Where rows become positions or are joined, noise that is shared by rows would be
-    shared by the parts of one example.
+    If an operation joins rows or turns them into positions, noise that the rows share
+    would be shared by the parts of one example.
     """
     if isinstance(operation, keras.Model):
         inner = getattr(operation, "operations", operation.layers)
@@ -204,7 +209,7 @@ def keeps_rows(operation):
 
 
 def _goes_over_rows(operation):
-    """Whether an operation has the rows' axis for its own, or an activation may."""
+    """Returns whether an operation or its activation may work along the rows' axis."""
     is_layer = isinstance(operation, keras.layers.Layer)
     if not is_layer and hasattr(operation, "axis") and operation.axis is None:
         return True  # all axes
@@ -219,7 +224,7 @@ def _goes_over_rows(operation):
 
 
 def _acts_by_row(activation, layer):
-    """Whether an activation gives each row what it gives the row by itself."""
+    """Returns whether an activation treats each row independently of the others."""
     if isinstance(activation, keras.layers.Layer):
         return keeps_rows(activation)
     if getattr(activation, "__module__", "").split(".")[0] == "keras":
@@ -233,7 +238,7 @@ def _acts_by_row(activation, layer):
             for row in rows
         ]
         return np.allclose(together, np.concatenate(alone), atol=1e-5)
-    except Exception:  # the user's function may want something else
+    except Exception:  # the user's function may expect other inputs
         return False
 
 
@@ -244,10 +249,10 @@ def _tile_rows(tensor, num_samples):
 
 
 class Boundary(keras.layers.Layer):
-    """The identity, of a dense tensor.
+    """Returns a dense tensor unchanged.
 
-    Keras takes the product with a number for sparse, and an input made of such a
-    tensor fails on PyTorch.
+    Keras marks the product of a tensor and a number as sparse. An input that is made
+    from such a tensor fails on PyTorch.
     """
 
     def __init__(self):
@@ -263,7 +268,7 @@ class Boundary(keras.layers.Layer):
 
 
 class Moments(keras.layers.Layer):
-    """Mean and standard deviation of a Bayesian layer's outputs."""
+    """Computes the mean and standard deviation of a Bayesian layer's outputs."""
 
     def __init__(self, layer):
         super().__init__(autocast=False, dtype=layer.dtype_policy)
@@ -283,7 +288,7 @@ class Moments(keras.layers.Layer):
 
 
 class SampleMoments(keras.layers.Layer):
-    """Outputs of a Bayesian layer drawn from their moments."""
+    """Draws the outputs of a Bayesian layer from their moments."""
 
     def __init__(self, layer):
         super().__init__(autocast=False, dtype=layer.dtype_policy)

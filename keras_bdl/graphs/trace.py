@@ -1,7 +1,7 @@
-"""The calls that make up a functional or Sequential model.
+"""Records the calls that make up a functional or Sequential model.
 
-This is the one place that walks a graph. A `Trace` records each call once, and
-`Trace.replay` makes the calls again, on other inputs or of other layers.
+This is the only module that walks a graph. A `Trace` records each call once.
+`Trace.replay` makes the calls again, on other inputs or with other layers.
 """
 
 import collections
@@ -17,8 +17,8 @@ class Node:
 
     Attributes:
         layer: the layer, or an operation of `keras.ops`.
-        args, kwargs: its arguments, nested, with symbolic tensors inside.
-        outputs: its symbolic outputs, nested.
+        args, kwargs: nested arguments of the call, with symbolic tensors inside.
+        outputs: nested symbolic outputs of the call.
         inputs: flat list of the symbolic tensors among the arguments.
     """
 
@@ -42,16 +42,16 @@ class Trace:
     """The calls of a functional or Sequential model, in topological order.
 
     Args:
-        model: built model, of which `core.finding.is_graph` is true.
+        model: built model for which `core.finding.is_graph` is true.
 
     Attributes:
         nodes: list of `Node`.
-        input, output: symbolic tensors, nested as the model's.
+        input, output: symbolic tensors, nested like those of the model.
         counts: number of calls of each layer in this graph, by the layer's id.
     """
 
     def __init__(self, model):
-        # A model may give one tensor more than once; a graph gives each once.
+        # A model may return one tensor more than once. The graph returns each once.
         outputs = finding.graph_output(model)
         unique = {id(tensor): tensor for tensor in keras.tree.flatten(outputs)}
         graph = keras.Model(finding.graph_input(model), list(unique.values()))
@@ -70,7 +70,7 @@ class Trace:
         return outputs
 
     def num_calls(self):
-        """Returns the number of calls by layer id, calls inside of layers included."""
+        """Returns the number of calls by layer id, with calls inside of layers."""
         counts = collections.Counter()
         for node in self.nodes:
             is_layer = isinstance(node.layer, keras.layers.Layer)
@@ -84,10 +84,10 @@ class Trace:
         Args:
             call: function of a `Node`, its new positional and its new keyword
                 arguments, which returns the new outputs.
-            inputs: tensors, nested as `input`.
+            inputs: tensors, nested like `input`.
 
         Returns:
-            New outputs, nested as `output`.
+            New outputs, nested like `output`.
         """
         tensors = {}
 

@@ -22,7 +22,7 @@ from keras_bdl.layers.posterior_layer import check_conversion, of_posterior
 from keras_bdl.ops import estimators
 from keras_bdl.posteriors import GaussianNoise, WeightMask
 
-# Number of axes of positions, over which spatial dropout shares its mask.
+# Number of position axes. Spatial dropout shares its mask over these axes.
 _DROPOUTS = {
     keras.layers.Dropout: 0,
     keras.layers.SpatialDropout1D: 1,
@@ -33,24 +33,25 @@ _DROPOUTS = {
 
 @register
 class MCDropout(StochasticLayer, keras.layers.Dropout):
-    """`keras.layers.Dropout` that `keras_bdl.predict` samples without being told.
+    """`keras.layers.Dropout` that `keras_bdl.predict` samples by default.
 
-    In training it is `keras.layers.Dropout`, in plain inference the identity. In
-    sampled prediction each sample has one mask, which rows and batches share: a
-    draw of the weights that the mask multiplies. (Plain Dropout layers are sampled
-    with `mc_dropout=True`.) It has no KL term and needs no `num_examples`; the
-    prior over the weights is the weight decay that you give the other layers.
+    In training it is `keras.layers.Dropout`. In plain inference it is the identity.
+    In sampled prediction each sample has one mask, which rows and batches share. So
+    a mask is a draw of the weights that it multiplies. (Plain Dropout layers are
+    sampled with `mc_dropout=True`.) The layer has no KL term and needs no
+    `num_examples`. The prior over the weights is the weight decay that you give the
+    other layers.
 
     Args:
-        rate: share of the inputs to drop, from 0 to below 1.
+        rate: share of the inputs to drop, at least 0 and below 1.
         noise_shape: as in `keras.layers.Dropout`.
-        sample_at_inference: whether to drop outside training too.
+        sample_at_inference: whether to drop outside of training too.
         seed: integer or None.
 
-    Input and output shape: equal, any.
+    Input shape: any. Output shape: the input shape.
 
     Raises:
-        ValueError, TypeError: on a wrong argument.
+        ValueError, TypeError: if an argument is wrong.
 
     Example:
 
@@ -117,7 +118,7 @@ class MCDropout(StochasticLayer, keras.layers.Dropout):
 
     @classmethod
     def from_keras(cls, layer: keras.layers.Layer, **options: Any) -> Self:
-        """This layer in place of a `keras.layers.Dropout` or a spatial one.
+        """Returns a layer of this class for a `keras.layers.Dropout` or a spatial one.
 
         Raises:
             ValueError: if the layer is of another class.
@@ -138,7 +139,7 @@ class MCDropout(StochasticLayer, keras.layers.Dropout):
     def to_keras(
         self, weights: Weights = "mean", seed: int | None = None
     ) -> keras.layers.Layer:
-        """The plain `keras.layers.Dropout`.
+        """Returns the plain `keras.layers.Dropout`.
 
         Raises:
             ValueError: if `weights` is not "mean".
@@ -154,26 +155,27 @@ class MCDropout(StochasticLayer, keras.layers.Dropout):
 class DropConnectDense(DropInLayer, keras.layers.Dense):
     """`keras.layers.Dense` that drops weights instead of inputs.
 
-    The kernel of a draw is W m / (1 - p) with m of independent Bernoulli(1 - p): one
-    mask per forward pass in training, one per sample in `keras_bdl.predict`; W itself
-    at inference. Read as a posterior under the prior N(0, 1 / l^2), its KL is, up to a
-    constant of the fixed rate, kl() = l^2 / 2 * sum(W^2) / (1 - p) nats: weight decay.
+    The kernel of a draw is W m / (1 - p) with a mask m of independent Bernoulli(1 - p).
+    Training draws one mask per forward pass, and `keras_bdl.predict` draws one per
+    sample. Inference uses W itself. Seen as a posterior under the prior N(0, 1 / l^2),
+    the KL in nats is, up to a constant that depends on the fixed rate,
+    kl() = l^2 / 2 * sum(W^2) / (1 - p). This is weight decay.
 
     Args:
         units: positive integer, size of the output.
         activation, use_bias, kernel_initializer, bias_initializer: as in
-            `keras.layers.Dense`. Regularizers and constraints are refused: the prior
-            regularises. The bias is not dropped.
+            `keras.layers.Dense`. Regularizers and constraints raise an error, because
+            the prior regularises. The bias is not dropped.
         rate: p, share of the weights to drop, between 0 and 1.
-        length_scale: positive float, l; 1 / l is the prior standard deviation of a
-            weight.
+        length_scale: l, positive float. The prior standard deviation of a weight is
+            1 / l.
         num_examples, kl_weight, sample_at_inference, seed: as in `VariationalDense`.
 
     Input shape: `(batch, ..., input_dim)`. Output shape: `(batch, ..., units)`.
 
     Raises:
-        ValueError, TypeError: on a wrong argument; ValueError in `fit` and
-            `evaluate` while `num_examples` is unknown.
+        ValueError, TypeError: if an argument is wrong. `fit` and `evaluate` raise a
+            ValueError while `num_examples` is unknown.
 
     Example:
 
@@ -234,32 +236,33 @@ class DropConnectDense(DropInLayer, keras.layers.Dense):
 
 @register
 class VariationalGaussianDropout(InputNoiseLayer):
-    """Gaussian dropout with a learned noise level, in place of a fixed rate.
+    """Gaussian dropout with a learned noise level instead of a fixed rate.
 
-    Inputs are multiplied by noise N(1, alpha), as by `keras.layers.GaussianDropout`
-    with alpha = rate / (1 - rate), and alpha is learned under the log-uniform prior,
-    whose KL is exact for every alpha. `alpha_per` says what has an alpha of its own:
+    Inputs are multiplied by noise N(1, alpha), as in `keras.layers.GaussianDropout`
+    with alpha = rate / (1 - rate). The layer learns alpha under the log-uniform prior,
+    and the KL is exact for every alpha. `alpha_per` chooses how many alphas there are:
 
-    - "layer" or "unit": one alpha, or one per channel. The noise is drawn per row and
-      channel (positions share it) and is what has the posterior: kl() sums one term
-      per channel.
-    - "weight": one alpha per weight of a wrapped layer, w ~ N(W, alpha W^2): kl() sums
-      one term per weight, d_out times as many. Noise of a row by local
-      reparameterisation, by flipout where the inputs have positions.
+    - "layer" or "unit": one alpha for the layer, or one per channel. The noise is
+      drawn per row and channel (positions share it). The posterior is over the noise,
+      and kl() sums one term per channel.
+    - "weight": one alpha per weight of a wrapped layer, w ~ N(W, alpha W^2). kl() sums
+      one term per weight, which is d_out times as many. The noise of a row is drawn by
+      local reparameterisation, or by flipout if the inputs have positions.
 
     Args:
         initial_rate: rate at the start, between 0 and 1.
-        layer: `keras.layers.Dense`, `Conv1D`, `Conv2D` or `Conv3D`, whose inputs or
-            weights get the noise, or None to stand where a
-            `keras.layers.GaussianDropout` stood.
+        layer: `keras.layers.Dense`, `Conv1D`, `Conv2D` or `Conv3D` whose inputs or
+            weights get the noise, or None to use the layer by itself, like
+            `keras.layers.GaussianDropout`.
         alpha_per: "layer", "unit" or "weight".
         num_examples, kl_weight, sample_at_inference, seed: as in `VariationalDense`.
 
-    Input and output shape: those of the wrapped layer, or equal.
+    Input and output shape: those of the wrapped layer. Without a wrapped layer the two
+    are equal.
 
     Raises:
-        ValueError, TypeError: on a wrong argument; ValueError in `fit` and
-            `evaluate` while `num_examples` is unknown.
+        ValueError, TypeError: if an argument is wrong. `fit` and `evaluate` raise a
+            ValueError while `num_examples` is unknown.
 
     Example:
 
@@ -271,7 +274,7 @@ class VariationalGaussianDropout(InputNoiseLayer):
     0.2
 
     Reference: Kingma, Salimans and Welling, "Variational dropout and the local
-    reparameterization trick", 2015, section 3; the exact KL: Hron, Matthews and
+    reparameterization trick", 2015, section 3. For the exact KL: Hron, Matthews and
     Ghahramani, "Variational Bayesian dropout: pitfalls and fixes", 2018.
     """
 

@@ -1,6 +1,6 @@
-"""Layers that multiply their inputs by noise, before a wrapped layer or by themselves.
+"""Layers that multiply their inputs by noise, with or without a wrapped layer.
 
-What the noise is says a posterior of `posteriors.input_noise`. It has one value per
+A posterior of `posteriors.input_noise` defines the noise. The noise has one value per
 channel, which all positions share.
 """
 
@@ -37,17 +37,17 @@ _WRAPPED = (
 
 
 class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
-    """Base of layers that draw noise for the inputs of a wrapped layer, or by itself.
+    """Base class of layers that multiply inputs by noise before a wrapped layer.
 
-    The constructor of a subclass sets `posterior`, a `posteriors.InputNoise` of its
-    own.
+    A subclass can also be used without a wrapped layer. Its constructor sets
+    `posterior`, a `posteriors.InputNoise` of its own.
 
     Args:
-        layer: Dense or convolution layer, or None.
-        **kwargs: of `BayesianLayer` and of `keras.layers.Layer`.
+        layer: Dense or convolution layer to wrap, or None.
+        **kwargs: arguments of `BayesianLayer` and of `keras.layers.Layer`.
     """
 
-    posterior: InputNoise  # type: ignore[assignment]  # in place of the old method
+    posterior: InputNoise  # type: ignore[assignment]  # replaces the old method
 
     def __init__(self, layer: keras.layers.Layer | None = None, **kwargs: Any) -> None:
         if "prior" in kwargs:
@@ -61,7 +61,7 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
 
     @property
     def rate(self) -> float:
-        """The dropout rate that is learned, the mean over several."""
+        """Learned dropout rate, or the mean of several rates."""
         return self.posterior.rate
 
     @property
@@ -172,7 +172,7 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
 
     @classmethod
     def from_keras(cls, layer: keras.layers.Layer, **options: Any) -> Self:
-        """This layer around a copy of a built Dense or convolution layer.
+        """Returns a layer of this class around a copy of a built layer.
 
         Args:
             layer: built `keras.layers.Dense`, `Conv1D`, `Conv2D` or `Conv3D`.
@@ -196,17 +196,18 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
     def to_keras(
         self, weights: Weights = "mean", seed: int | None = None
     ) -> keras.layers.Layer:
-        """The wrapped layer as a plain Keras layer.
+        """Returns the wrapped layer as a plain Keras layer.
 
         Args:
-            weights: "mean", equal to this layer's inference exactly, or "sample",
-                its kernel times one draw of the noise. Without a wrapped layer the
-                mean is the Keras layer of the same noise at the rate learned.
+            weights: "mean" for a layer that is exactly equal to this layer at
+                inference, or "sample" for a layer whose kernel is multiplied by one
+                draw of the noise. Without a wrapped layer, "mean" gives the Keras
+                layer of the same noise at the learned rate.
             seed: integer for a repeatable sample, or None.
 
         Raises:
-            ValueError: if `weights` is neither, the layer is not built, or a sample
-                is asked of one that wraps nothing.
+            ValueError: if `weights` is neither of the two, the layer is not built, or
+                `weights` is "sample" and there is no wrapped layer.
         """
         check_conversion(self, weights)
         if self.layer is None:
@@ -223,7 +224,7 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
         return self.plain_dropout()
 
     def plain_dropout(self) -> keras.layers.Layer:
-        """The Keras layer of fixed noise in place of this one around nothing."""
+        """Returns the Keras layer of fixed noise if this layer wraps no other."""
         raise NotImplementedError
 
     def saved_variables(self) -> dict[str, keras.Variable]:
@@ -246,15 +247,18 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
 
 
 def refuse_sample(layer):
-    """Refuses one draw of what multiplies another layer's weights."""
+    """Raises the error for a draw of noise from a layer that wraps no other.
+
+    Such a draw multiplies the weights of another layer.
+    """
     raise ValueError(
-        "A draw of noise by itself is no plain Keras layer; convert with "
-        f"weights='mean'. Received: weights='sample', layer={layer.name!r}"
+        "One draw of noise without a wrapped layer has no plain Keras layer; convert "
+        f"with weights='mean'. Received: weights='sample', layer={layer.name!r}"
     )
 
 
 def check_wrapped(name, layer):
-    """Returns the layer to wrap, or refuses it."""
+    """Returns the layer to wrap, or raises an error if it cannot be wrapped."""
     if layer is None:
         return None
     if not isinstance(layer, _WRAPPED) or isinstance(layer, StochasticLayer):
@@ -276,7 +280,7 @@ def check_wrapped(name, layer):
 
 
 def copy_plain(layer, regularized=True):
-    """A built copy of a plain Keras layer with its weights."""
+    """Returns a built copy of a plain Keras layer with its weights."""
     config = live_config(type(layer), layer)
     if not regularized:
         config |= dict.fromkeys(weight_options(config, "_regularizer"))

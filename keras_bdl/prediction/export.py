@@ -1,4 +1,4 @@
-"""A SavedModel that answers with the posterior predictive, without Keras."""
+"""Exports a SavedModel that computes the posterior predictive without Keras."""
 
 import functools
 import os
@@ -23,37 +23,42 @@ def export(
 ) -> None:
     """Writes a TensorFlow SavedModel with endpoints for mean and predictive.
 
-    It loads and answers where neither Keras nor keras_bdl is installed, by
-    `tf.saved_model.load(filepath)` and `saved_model_cli run`; any number of rows.
+    The SavedModel needs neither Keras nor keras_bdl. It runs with
+    `tf.saved_model.load(filepath)` and `saved_model_cli run`, and takes any number of
+    rows.
 
-    Endpoints, of the inputs `x` (several inputs: by their names):
+    The endpoints take the inputs `x` (several inputs are given by their names):
 
-    - `serve`: what `model(x)` gives, the posterior-mean network.
-    - `predictive`: a dict of the posterior predictive, from fresh noise in every call,
-      also under threads. For classification `probabilities`, and in nats
-      `predictive_entropy`, `expected_entropy` and `mutual_information`; for regression
-      `mean`, `epistemic_stddev` and, where the model predicts noise,
-      `aleatoric_stddev`; for a `BayesianRegressor` the fields of its
-      `predict_uncertainty`; where the kind of the outputs cannot be told `mean`, and of
-      several outputs `mean_<name or index>`.
-    - `predictive_seeded`: the same with an integer `seed` as second argument, whose
-      answers repeat.
+    - `serve` returns `model(x)`, the outputs of the posterior-mean network.
+    - `predictive` returns a dict of the posterior predictive. It draws fresh noise in
+      every call, also under threads. The keys are
+
+      - for classification `probabilities`, and in nats `predictive_entropy`,
+        `expected_entropy` and `mutual_information`;
+      - for regression `mean`, `epistemic_stddev` and, if the model predicts noise,
+        `aleatoric_stddev`;
+      - for a `BayesianRegressor` the fields of its `predict_uncertainty`;
+      - for outputs of an unknown kind `mean`, or for several outputs
+        `mean_<name or index>`.
+    - `predictive_seeded` returns the same, and takes an integer `seed` as its second
+      argument. The same seed gives the same answer.
 
     Args:
         model: built Keras model with at least one sampled layer, or a keras_bdl
             classifier or regressor.
         filepath: folder to write.
-        num_samples: positive integer S, posterior samples of an answer.
+        num_samples: positive integer S, number of posterior samples per answer.
         outputs, mc_dropout: as in `keras_bdl.predict`.
-        freeze: whether weights are constants of the graphs. Small calls are then
-            faster, most of all with early exits, whose branches have fewer inputs; but
-            the file holds the weights once for every endpoint, and it cannot be beyond
-            2 GB.
+        freeze: whether to store the weights as constants of the graphs. This makes
+            small calls faster, most of all with early exits, whose branches then have
+            fewer inputs. But the file holds the weights once for every endpoint, and
+            its size is limited to 2 GB.
         verbose: as in `keras.Model.export`.
 
     Raises:
-        ValueError: on another backend than TensorFlow, if nothing is sampled, the model
-            is not built, or on a wrong argument.
+        TypeError: if `model` is not a Keras model.
+        ValueError: if the backend is not TensorFlow, nothing is sampled, the model is
+            not built, or an argument is wrong.
 
     Example:
 
@@ -85,7 +90,7 @@ def export(
     weights = float_weights(model) if freeze else []
     archive = keras.export.ExportArchive()
     if any(hasattr(layer, "save_assets") for layer in finding.flatten_layers(model)):
-        archive.track(model)  # for tables of words, which are no variables
+        archive.track(model)  # for vocabularies, which are not variables
     for name, function, arguments in endpoints(model, predict, signature):
         if freeze:
             function = frozen(function, weights)
@@ -94,7 +99,10 @@ def export(
 
 
 def float_weights(model):
-    """Pairs of a variable and its value, NumPy; without the state of generators."""
+    """Returns pairs of a float variable and its value as a NumPy array.
+
+    The integer state of random generators is left out.
+    """
     return [
         (variable, ops.convert_to_numpy(variable))
         for variable in model.variables
@@ -103,9 +111,9 @@ def float_weights(model):
 
 
 def frozen(function, weights):
-    """The function, with the values of `float_weights` as constants of its graph."""
+    """Wraps a function so that its graph has `float_weights` as constants."""
 
-    @functools.wraps(function)  # inputs keep their names
+    @functools.wraps(function)  # keeps the names of the inputs
     def run(*args):
         with keras.StatelessScope(state_mapping=weights):
             return function(*args)
@@ -114,12 +122,12 @@ def frozen(function, weights):
 
 
 def endpoints(model, predict, signature):
-    """Triples of a name, a function and the signature of its arguments.
+    """Returns triples of a name, a function and the signature of its arguments.
 
     Args:
         model: Keras model.
         predict: function of inputs and a seed.
-        signature: list of the (nested) inputs.
+        signature: list with the specs of the (nested) inputs.
     """
     from keras_bdl.interop import tensorflow
 
@@ -138,7 +146,7 @@ def endpoints(model, predict, signature):
 
 
 def _predictive(model, num_samples, outputs, mc_dropout):
-    """Function of inputs and a seed: what the samples say, as a dict."""
+    """Returns a function of inputs and a seed that gives the predictive as a dict."""
     kind = resolve_outputs(model, outputs)
     single = len(keras.tree.flatten(getattr(model, "outputs", None) or [None])) == 1
     reduction = "uncertainty" if kind is not None and single else "mean"
@@ -152,7 +160,7 @@ def _predictive(model, num_samples, outputs, mc_dropout):
 
 
 def _named(outputs):
-    """Means as a flat dict, which is what a signature may give."""
+    """Returns means as a flat dict, because a signature can return no other nest."""
     if isinstance(outputs, dict):
         return {f"mean_{name}": output for name, output in outputs.items()}
     if isinstance(outputs, (list, tuple)):
@@ -161,7 +169,10 @@ def _named(outputs):
 
 
 def mark_called(model):
-    """Calls a model symbolically: Keras exports no model that was only loaded."""
+    """Calls a model symbolically.
+
+    Keras cannot export a model that was loaded and not called since.
+    """
     if model.built:
         (inputs,) = input_signature(model)
         model(
@@ -173,7 +184,7 @@ def mark_called(model):
 
 
 def input_signature(model):
-    """The model's inputs as a list of one nest of `keras.InputSpec`.
+    """Returns the model's inputs as a list of one nest of `keras.InputSpec`.
 
     Raises:
         ValueError: if the model does not know their shapes.

@@ -1,4 +1,4 @@
-"""Monte Carlo dropout: layers that sample in place of plain Dropout layers."""
+"""Monte Carlo dropout: replaces plain Dropout layers by layers that sample."""
 
 import warnings
 
@@ -11,14 +11,15 @@ from keras_bdl.ops import estimators
 
 
 class DropoutSampling(Doubles):
-    """Doubles of the layers of a model in which plain Dropout layers sample.
+    """Makes doubles of the layers of a model in which plain Dropout layers sample.
 
     Args:
         model: Keras model.
         first_place: place of the noise of the first Dropout layer.
 
     Attributes:
-        places: place of the noise of each Dropout layer, by the id of its generator.
+        places: dict from the id of a Dropout layer's generator to the place of its
+            noise.
     """
 
     def __init__(self, model, first_place=0):
@@ -44,13 +45,16 @@ class DropoutSampling(Doubles):
                 f"built={holder.built}"
             )
         raise ValueError(
-            f"Layer '{layer.name}' inside `{type(holder).__name__}` is no attribute of "
-            "it, also none in a list or a dict, where `mc_dropout` could sample it; "
-            f"use `keras_bdl.MCDropout` there. Received: layer={layer.name!r}"
+            f"`mc_dropout` cannot sample layer '{layer.name}', because no attribute of "
+            f"`{type(holder).__name__}` holds it, directly or in a list or a dict. Use "
+            f"`keras_bdl.MCDropout` there. Received: layer={layer.name!r}"
         )
 
     def check_called(self):
-        """Warns once, after the model has run, of Dropout that was not sampled."""
+        """Warns of Dropout that was not sampled. Call it after the model has run.
+
+        The check is made only once.
+        """
         if self._checked:
             return
         self._checked = True
@@ -59,8 +63,8 @@ class DropoutSampling(Doubles):
         if names:
             warnings.warn(
                 f"{names}: these Dropout layers add no noise to the samples, because "
-                "the model does not call them at inference, or calls them by another "
-                "way than its attributes (a function that closes over the layer, say).",
+                "the model does not call them at inference, or calls them by other "
+                "means than its attributes, such as a function that closes over them.",
                 stacklevel=2,
             )
 
@@ -68,16 +72,17 @@ class DropoutSampling(Doubles):
 class SampledDropout(keras.layers.Dropout):
     """A Dropout layer that draws its masks from the sampling scope.
 
-    One mask per sample, shared by rows and batches: a draw of the weights that
-    the mask multiplies. A second call has its own.
+    It draws one mask per sample, which rows and batches share. So a mask is a draw of
+    the weights that it multiplies. A second call of the layer draws another mask.
 
     Args:
-        layer: the `keras.layers.Dropout` in whose place it stands.
+        layer: the `keras.layers.Dropout` that it replaces.
     """
 
     def __init__(self, layer):
         super().__init__(layer.rate, name=layer.name, dtype=layer.dtype_policy)
-        # Past Keras, to which the layer is built. In a scope it has no state.
+        # This avoids the tracking of Keras, for which the layer is built already. The
+        # generator has no state in a scope.
         noise = NoiseGenerator(0, salt=layer.name)
         object.__setattr__(self, "noise", noise)
         self.called = False
@@ -88,7 +93,7 @@ class SampledDropout(keras.layers.Dropout):
 
     def call(self, inputs, training=None):
         scope = scopes.SamplingScope.current()
-        if scope is None:  # a symbolic call, which makes the graph
+        if scope is None:  # a symbolic call that makes the graph
             return inputs
         self.called = True
         sizes = self._sizes(len(inputs.shape))[1:]
@@ -98,7 +103,7 @@ class SampledDropout(keras.layers.Dropout):
 
 
 def dropout_layers(model):
-    """The plain Dropout layers of a model that drop something.
+    """Returns the plain Dropout layers of a model whose rate is above 0.
 
     Raises:
         ValueError: if the model has dropout of a kind that cannot be sampled.
@@ -114,7 +119,10 @@ def dropout_layers(model):
 
 
 def _noise_shape_of(layer):
-    """Function of a rank: sizes of the mask where they differ from the inputs'."""
+    """Returns a function from the rank of the inputs to the sizes of the mask.
+
+    A size is None where it is equal to the size of the inputs.
+    """
     first = getattr(layer, "data_format", None) == "channels_first"
     spatial = (
         keras.layers.SpatialDropout1D,
@@ -134,7 +142,7 @@ def _noise_shape_of(layer):
 
 
 def _refuse_other_dropout(layer):
-    """Refuses noise of a layer that would be passed over in silence, or replaced."""
+    """Raises an error for noise that would be ignored silently or replaced."""
     own_call = not getattr(type(layer).call, "__module__", "").startswith("keras.")
     if isinstance(layer, keras.layers.Dropout) and own_call:
         raise ValueError(

@@ -19,15 +19,19 @@ ClassificationUncertainty = collections.namedtuple(
     "ClassificationUncertainty",
     ["probabilities", "predictive_entropy", "expected_entropy", "mutual_information"],
 )
-ClassificationUncertainty.__doc__ = """Posterior predictive of a classifier, NumPy.
+ClassificationUncertainty.__doc__ = """Posterior predictive of a classifier.
+
+All attributes are NumPy arrays.
 
 Attributes:
     probabilities: `(n, classes)`, mean of the samples' probabilities.
-    predictive_entropy: `(n,)` nats, total uncertainty.
-    expected_entropy: `(n,)` nats, mean entropy of the samples' probabilities. It is
-        the aleatoric part, what more data would not remove, as far as the samples know
-        the true probabilities: of a network that underfits it is too large.
-    mutual_information: `(n,)` nats, epistemic: disagreement of the samples.
+    predictive_entropy: `(n,)` in nats, the total uncertainty.
+    expected_entropy: `(n,)` in nats, mean entropy of the samples' probabilities. It is
+        the aleatoric part, which more data would not remove. This holds as far as the
+        samples know the true probabilities: for a network that underfits, it is too
+        large.
+    mutual_information: `(n,)` in nats, the epistemic part. It measures how much the
+        samples disagree.
 """
 
 
@@ -36,12 +40,14 @@ class RegressionUncertainty(
         "RegressionUncertainty", ["mean", "aleatoric_stddev", "epistemic_stddev"]
     )
 ):
-    """Posterior predictive of a regressor, NumPy.
+    """Posterior predictive of a regressor.
+
+    All attributes are NumPy arrays.
 
     Attributes:
         mean: `(n, d)`, mean of the samples.
         aleatoric_stddev: `(n, d)`, root of the mean noise variance that the model
-            predicts, or None for a model that predicts the mean alone.
+            predicts, or None for a model that predicts only the mean.
         epistemic_stddev: `(n, d)`, standard deviation of the samples' means.
     """
 
@@ -72,45 +78,47 @@ def predict(
     return_samples: bool = False,
     mc_dropout: bool = False,
 ) -> Any:
-    """Posterior predictive mean of a model, or draws of it.
+    """Returns the posterior predictive mean of a model, or draws from the predictive.
 
     Works for Sequential, functional, subclassed and nested models with
-    keras_bdl layers, and with `mc_dropout=True` for models with
+    keras_bdl layers. With `mc_dropout=True` it works for models with
     `keras.layers.Dropout`.
 
     The mean is exact in expectation for every row. Rows share the noise of a
     sample, so they are correlated: an average over a data set carries more
     Monte Carlo noise than independent rows would.
 
-    On JAX, as with `model.predict`, not from a callback in the middle of an epoch.
+    On JAX it cannot be called from a callback in the middle of an epoch. The same is
+    true of `model.predict`.
 
     Args:
         model: a Keras model with at least one sampled layer.
-        x: NumPy arrays, `tf.data.Dataset`, `keras.utils.PyDataset`, generator:
-            whatever `model.predict` takes.
+        x: whatever `model.predict` takes: NumPy arrays, a `tf.data.Dataset`, a
+            `keras.utils.PyDataset` or a generator.
         num_samples: positive integer S, number of posterior samples.
         batch_size, steps, verbose, callbacks: as in `keras.Model.predict`.
-        seed: integer for repeatable results, None for a fresh one (of Python's
-            `random`, so `keras.utils.set_random_seed` repeats it).
-        outputs: what the model's output is: "logits" (the softmax of each sample
-            is averaged), "binary_logits" (the sigmoid: independent labels),
-            "probabilities", "binary_probabilities", "mean" or
-            "mean_and_log_stddev" (averaged as they are). "auto" takes "logits" for a
-            keras_bdl classifier or a model compiled with a cross-entropy
-            `from_logits=True`, reads it off a loss of `keras_bdl.losses`, and
-            averages plainly otherwise.
-        return_samples: whether to return the draws. Each is one function: one
+        seed: integer for repeatable results, or None for a fresh seed. A fresh seed
+            is drawn from Python's `random`, so `keras.utils.set_random_seed` repeats
+            it.
+        outputs: kind of the model's outputs. For "logits" the softmax of each sample
+            is averaged, for "binary_logits" (independent labels) the sigmoid.
+            "probabilities", "binary_probabilities", "mean" and "mean_and_log_stddev"
+            are averaged as they are. "auto" takes "logits" for a keras_bdl classifier
+            and for a model compiled with a cross-entropy with `from_logits=True`. It
+            takes the kind that a loss of `keras_bdl.losses` declares, and otherwise
+            averages the outputs as they are.
+        return_samples: whether to return the draws. Each draw is one function: one
             weight draw for all rows and batches, the same for the same seed.
         mc_dropout: whether plain Dropout layers sample too (Gal and Ghahramani,
             "Dropout as a Bayesian approximation", 2016). Batch normalisation
             stays in inference mode.
 
     Returns:
-        NumPy array `(n, ...)`, or `(S, n, ...)` with `return_samples`; nested as
-        the model's outputs are.
+        NumPy array `(n, ...)`, or `(S, n, ...)` with `return_samples`, nested like
+        the model's outputs.
 
     Raises:
-        ValueError: if nothing in the model is sampled, on a wrong argument, or if
+        ValueError: if nothing in the model is sampled, an argument is wrong, or
             a layer keeps state or noise of its own from one call to the next.
 
     Example:
@@ -144,25 +152,26 @@ def predict_uncertainty(
     outputs: str = "auto",
     mc_dropout: bool = False,
 ) -> Any:
-    """Posterior predictive with its uncertainty split by source.
+    """Returns the posterior predictive with its uncertainty split by source.
 
     Args:
         model, x, num_samples, batch_size, steps, verbose, callbacks, seed,
             mc_dropout: as in `predict`.
-        outputs: what the model's output is. "logits" and "probabilities" (last
-            axis classes; a single one is that of a binary problem) give
-            classification; "binary_logits" and "binary_probabilities" `(n, labels)`
-            too, with entropies `(n, labels)` of each label by itself; "mean" `(n, d)`
-            and "mean_and_log_stddev" `(n, 2d)`, means first, give regression. "auto"
-            reads it off the compiled loss or the keras_bdl model class.
+        outputs: kind of the model's outputs. "logits" and "probabilities" mean
+            classification with the classes along the last axis; a single class stands
+            for a binary problem. "binary_logits" and "binary_probabilities"
+            `(n, labels)` mean classification with independent labels, and each label
+            has its own entropies, `(n, labels)`. "mean" `(n, d)` and
+            "mean_and_log_stddev" `(n, 2d)`, means first, mean regression. "auto" takes
+            the kind from the compiled loss or from the keras_bdl model class.
 
     Returns:
         `ClassificationUncertainty` or `RegressionUncertainty`, named tuples of
         NumPy arrays.
 
     Raises:
-        ValueError: as `predict`, if `outputs` cannot be told, or the model has
-            several outputs.
+        ValueError: as in `predict`, if the kind of the outputs is unknown, or if the
+            model has several outputs.
 
     Example:
 
@@ -187,7 +196,7 @@ def predict_uncertainty(
 
 
 def resolve_outputs(model, outputs):
-    """The kind of a model's outputs, or None where "auto" cannot tell."""
+    """Returns the kind of a model's outputs, or None if "auto" cannot tell."""
     validation.choice("outputs", outputs, OUTPUTS)
     if outputs != "auto":
         return outputs
@@ -202,7 +211,7 @@ def resolve_outputs(model, outputs):
         return loss.outputs_kind
     source = type(loss) if isinstance(loss, keras.losses.Loss) else loss
     if getattr(source, "__module__", "").split(".")[0] != "keras":
-        return None  # the user's own: of logits, probabilities or means
+        return None  # the user's own loss: of logits, probabilities or means
     if "crossentropy" not in source.__name__.lower():
         return "mean"
     kind = "logits" if getattr(loss, "from_logits", False) else "probabilities"

@@ -1,6 +1,6 @@
-"""Compiled models for Keras's own `predict`: their seed travels with the call.
+"""Compiled models for Keras's own `predict` that take the seed with the data.
 
-They are made once and kept with the model that they run, a few of each kind.
+They are made once and kept with the model that they run. A few of each kind are kept.
 """
 
 import random as python_random
@@ -16,28 +16,31 @@ from keras_bdl.prediction.seeded_data import with_seed
 
 
 class SeededModel(keras.Model):
-    """A model for Keras's own `predict`, to which each call brings its seed.
+    """A model for Keras's own `predict` that takes a seed in each call.
 
     Calls of several threads share the compiled function and nothing else. Subclasses
-    implement `answer(inputs, seed, number)`, with the seed an int32 scalar and the
-    number one that tells the batches of a call apart.
+    implement `answer(inputs, seed, number)`. The seed is an int32 scalar. The number
+    differs between the batches of a call.
     """
 
     def __init__(self, name):
-        super().__init__(name=name, autocast=False)  # what it runs casts itself
+        super().__init__(name=name, autocast=False)  # the inner model casts
         self.built = True
 
     def call(self, data):
-        # The sum of at most one row: a batch may be empty.
+        # A batch may be empty, so this is a sum over at most one row.
         first = ops.sum(data["seed"][:1], axis=0)
         return self.answer(data["x"], first[0], first[1])
 
     def input_network(self):
-        """The network that takes the data, or None where another form is taken."""
+        """Returns the network that takes the data, or None for data of another form."""
         return None
 
     def run(self, x, seed, batch_size, steps, verbose, callbacks):
-        """What `predict` gives for the data `x` and the noise of an integer seed."""
+        """Returns the result of `predict` on the data `x` with the noise of `seed`.
+
+        The seed is an integer, or None for a fresh one from Python's `random`.
+        """
         if seed is None:
             seed = python_random.getrandbits(31)
         if steps is not None:
@@ -57,5 +60,5 @@ class SeededModel(keras.Model):
 
 
 def word(seed):
-    """An integer of any size as one of 31 bits."""
+    """Maps an integer of any size to an integer of 31 bits."""
     return zlib.crc32(str(validation.integer("seed", seed)).encode()) >> 1

@@ -1,9 +1,9 @@
-"""The Keras model that samples another: what `predict` runs.
+"""The Keras model that `predict` runs to sample another model.
 
-Its `call` runs the part of the model before the first sampled layer once, and the
-rest once per block of samples inside the private sampling scope, in a loop of the
-backend, so that memory is bounded whatever the number of samples. Inside a block
-tensors are sample-major: `(block * rows, ...)`.
+Its `call` runs the part of the model before the first sampled layer once. It runs the
+rest once per block of samples, inside the private sampling scope. The blocks run in a
+loop of the backend, so that memory does not grow with the number of samples. Inside a
+block, tensors are sample-major: `(block * rows, ...)`.
 """
 
 import contextlib
@@ -22,13 +22,16 @@ from keras_bdl.prediction.program import SeededModel
 
 CLASSIFICATION = ("logits", "probabilities", "binary_logits", "binary_probabilities")
 
-# Samples per block where the model's graph is known. Fixed, so that draws of
-# one seed do not depend on the batch size.
+# Samples per block if the model's graph is known. The number is fixed, so that the
+# draws of one seed do not depend on the batch size.
 _BLOCK = 8
 
 
 def make_sampler(model, num_samples, reduction, kind, mc_dropout=False, joint=False):
-    """The `Sampler` of a model and options, made once and kept with the model."""
+    """Returns the `Sampler` for a model and options.
+
+    It is made once and kept with the model.
+    """
     num_samples = validation.integer("num_samples", num_samples, 1, 10**9)
     mc_dropout = validation.boolean("mc_dropout", mc_dropout)
     network = getattr(model, "sampled_network", model)
@@ -57,7 +60,7 @@ class Cut:
         model: the model to sample.
         mc_dropout: whether plain Dropout layers sample.
         joint: whether a sample is one weight draw for all rows. Otherwise only
-            the marginals of rows are exact, which is faster.
+            the marginal distributions of the rows are exact, which is faster.
     """
 
     def __init__(self, model, mc_dropout, joint):
@@ -79,7 +82,7 @@ class Cut:
         )
 
     def check_called(self):
-        """Warns of Dropout that the model, which has run, did not sample."""
+        """Warns of Dropout that the model did not sample. Call it after a run."""
         if self._dropouts is not None:
             self._dropouts.check_called()
 
@@ -89,16 +92,16 @@ class Sampler(SeededModel):
 
     Args:
         model: the model to sample.
-        num_samples: S.
+        num_samples: positive integer S, number of posterior samples.
         reduction: "mean", "samples" or "uncertainty".
-        kind: kind of the model's outputs, or None.
+        kind: kind of the model's outputs, or None if it is unknown.
         cut: the `Cut` of the model.
     """
 
     def __init__(self, model, num_samples, reduction, kind, cut):
         super().__init__(name="sampler")
-        # Tracked, so that JAX passes its variables to the compiled function: what
-        # it does not pass would stay as it was at the first call.
+        # Keras tracks the model, so that JAX passes its variables to the compiled
+        # function. Other variables would keep their values of the first call.
         self.network = model
         self.num_samples = num_samples
         self.reduction = reduction
@@ -111,7 +114,7 @@ class Sampler(SeededModel):
 
     def run(self, x, seed, batch_size, steps, verbose, callbacks):
         result = super().run(x, seed, batch_size, steps, verbose, callbacks)
-        if self.reduction == "samples":  # rows lead in Keras's predict
+        if self.reduction == "samples":  # Keras's predict has rows first
             return keras.tree.map_structure(lambda y: y.swapaxes(0, 1), result)
         return result
 
@@ -119,7 +122,10 @@ class Sampler(SeededModel):
         return self.sample(inputs, seed)
 
     def sample(self, inputs, seed):
-        """Reduced outputs of all samples; `seed` is an integer tensor or int."""
+        """Returns the reduced outputs of all samples.
+
+        `seed` is an int or an integer tensor.
+        """
         parts = self.cut.parts
         boundary = parts.prefix(inputs)
         num_blocks = math.ceil(self.num_samples / self.block)
@@ -148,7 +154,10 @@ class Sampler(SeededModel):
         return outputs
 
     def _link(self, outputs):
-        """One block's outputs with the sample axis in front: `(block, n, ...)`."""
+        """Returns one block's outputs with the sample axis first: `(block, n, ...)`.
+
+        Logits are converted to probabilities.
+        """
         shape = ops.shape(outputs)
         outputs = ops.reshape(outputs, (self.block, -1, *shape[1:]))
         if self.kind in ("logits", "binary_logits"):
@@ -205,7 +214,10 @@ class Sampler(SeededModel):
         return self._finish(means, shift)
 
     def _statistics(self, outputs, shift):
-        """What is averaged over samples; sums are shifted to keep their digits."""
+        """Returns the statistics to average over samples.
+
+        Means are shifted before they are summed, to keep the precision of the sums.
+        """
         if self.reduction == "mean":
             return outputs
         if isinstance(outputs, (list, tuple, dict)):
@@ -224,7 +236,10 @@ class Sampler(SeededModel):
         return statistics
 
     def _classes(self, probabilities):
-        """Probabilities of all classes: a binary one has two, of which one is given."""
+        """Returns the probabilities of all classes.
+
+        A binary problem has two classes, and the outputs give only one of them.
+        """
         if probabilities.shape[-1] == 1:
             return ops.concatenate([1.0 - probabilities, probabilities], axis=-1)
         if self.kind in ("binary_logits", "binary_probabilities"):
@@ -256,7 +271,7 @@ class Sampler(SeededModel):
 
 
 def one_output_expected(count):
-    """What `predict_uncertainty` says of a model with several outputs."""
+    """Returns the error message of `predict_uncertainty` for several outputs."""
     return (
         "`predict_uncertainty` expected a model with one output; make one of each "
         "output, `keras.Model(model.inputs, output)`, or use `predict`. "
@@ -277,7 +292,7 @@ def _split_moments(outputs, kind):
 
 
 def check_sampled(model, dropouts):
-    """Refuses a model of which all samples would be equal."""
+    """Raises an error for a model whose samples would all be equal."""
     if stochastic.stochastic_layers(model) or (
         dropouts is not None and dropouts.places
     ):
@@ -290,7 +305,7 @@ def check_sampled(model, dropouts):
 
 
 def check_pure(model):
-    """Refuses layers whose state would leak from one sample into the next."""
+    """Raises an error for layers whose state would leak from sample to sample."""
     for layer in finding.flatten_layers(model):
         if isinstance(layer, keras.layers.RNN) and layer.stateful:
             raise ValueError(
@@ -302,9 +317,9 @@ def check_pure(model):
 
 @contextlib.contextmanager
 def _no_changes(model):
-    """Refuses a change of variables inside the loop over samples on JAX.
+    """Raises an error on JAX if the loop over samples changes a variable.
 
-    There it would end in an error about tracers that says nothing to the user.
+    Otherwise JAX would raise an error about tracers, which would not help the user.
     """
     if keras.backend.backend() != "jax":
         yield
@@ -316,7 +331,7 @@ def _no_changes(model):
         if scope.get_current_value(variable) is not value:
             raise ValueError(
                 "A layer changes a variable in every forward pass, by noise of its "
-                "own or a running statistic, which cannot be sampled on JAX; draw its "
-                "noise in training alone, or use a keras_bdl layer. "
+                "own or a running statistic. This cannot be sampled on JAX. Draw its "
+                "noise only in training, or use a keras_bdl layer. "
                 f"Received: variable={variable.path!r}"
             )

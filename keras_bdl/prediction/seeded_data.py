@@ -1,7 +1,7 @@
-"""Data for Keras's `predict` in which the seed of the call stands beside every row.
+"""Adds the seed of a call to every row of the data for Keras's `predict`.
 
-A compiled function is shared by all calls of a model, also those of other threads; what
-belongs to one call alone must reach it with the data.
+All calls of a model share one compiled function, also the calls of other threads. So
+everything that belongs to a single call must reach the function with the data.
 """
 
 import keras
@@ -9,20 +9,22 @@ import numpy as np
 
 
 def with_seed(x, word):
-    """The data `x`, whose batches become `{"x": batch, "seed": (rows, 2)}`.
+    """Returns the data `x` with batches of the form `{"x": batch, "seed": (rows, 2)}`.
 
-    The first column of "seed", int32, is `word`. The second tells batches apart: the
-    index of the row in arrays, the index of the batch in other data.
+    The first column of "seed", an int32 array, is `word`. The second column
+    distinguishes the batches: it is the index of the row in arrays, and the index of
+    the batch in other data.
 
     Args:
         x: whatever `keras.Model.predict` takes.
         word: integer of 31 bits.
 
     Returns:
-        Pair of the data and the number of its batches, where Keras could not tell.
+        Pair of the data and the number of batches. The number is None if Keras can
+        tell it, or if it is unknown.
 
     Raises:
-        TypeError: if `x` is nothing that `predict` takes.
+        TypeError: if `predict` does not take data of this type.
         ValueError: if a tensor of `x` has no rows.
     """
     if hasattr(x, "cardinality") and hasattr(x, "enumerate"):  # a `tf.data.Dataset`
@@ -47,7 +49,7 @@ def with_seed(x, word):
 
 
 class _SeededBatches(keras.utils.PyDataset):
-    """A `PyDataset` with the seed beside the rows of another."""
+    """A `PyDataset` that adds the seed to the rows of another `PyDataset`."""
 
     def __init__(self, data, word):
         super().__init__(
@@ -72,7 +74,7 @@ class _SeededBatches(keras.utils.PyDataset):
 
 
 def _num_batches(batches):
-    """Length of a torch DataLoader; None where it has none."""
+    """Returns the length of a torch DataLoader, or None if it has none."""
     try:
         return len(batches)
     except TypeError:
@@ -85,7 +87,10 @@ def _seeded(batches, word):
 
 
 def _seeded_batch(batch, index, word):
-    """A batch of inputs, or of inputs, targets and weights, as a tuple of one."""
+    """Returns a tuple of one element: the inputs of a batch and their seed.
+
+    The batch is inputs, or a tuple of inputs, targets and weights.
+    """
     x = keras.utils.unpack_x_y_sample_weight(batch)[0]
     leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
     numbers = np.full(_num_rows(leaves), index)

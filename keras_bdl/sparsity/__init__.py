@@ -1,1 +1,1 @@
-"""What sparse networks are for: reports, smaller models, small files."""
+"""Reports on sparse networks, and makes smaller models and small files of them."""

@@ -1,13 +1,13 @@
-"""Which channels of a plain graph of layers can go, and what they leave behind.
+"""Finds the channels of a plain graph of layers that can be removed.
 
-A channel is an entry of the last axis of a tensor. It can go where nothing uses
-it, or where it is constant (all weights into its unit are 0), in which case the
+A channel is an entry of the last axis of a tensor. It can be removed if nothing uses
+it. It can also be removed if it is constant (all weights into its unit are 0); then the
 layers that read it fold the constant into their biases. Tensors that share their
-channels (the input and output of an activation, the terms of a sum) form a
-group, and a channel goes from all of the group or from none.
+channels (the input and output of an activation, the terms of a sum) form a group. A
+channel is removed from all tensors of the group or from none.
 
-`ChannelGraph` computes both by iterating to a fixed point: constants forward,
-kept channels backward.
+`ChannelGraph` computes the constants in a forward pass. It computes the kept channels
+by backward passes, repeated up to a fixed point.
 """
 
 import keras
@@ -33,8 +33,8 @@ class ChannelGraph:
         trace: the `Trace` of the model.
         nodes, input, output: as in the trace.
         constants: tensor id -> `(channels,)`, NaN where a channel varies.
-        blocked: names of the layers that could not be rewired although there is
-            something to remove around them.
+        blocked: names of the layers that could not be rewired although channels
+            around them could be removed.
     """
 
     def __init__(self, model):
@@ -57,21 +57,24 @@ class ChannelGraph:
         ]
 
     def weights(self, node):
-        """Kernel and bias of a Dense or Conv at inference, read once."""
+        """Returns kernel and bias of a Dense or Conv at inference. Reads them once."""
         if id(node) not in self._weights:
             self._weights[id(node)] = effective_weights(node.layer)
         return self._weights[id(node)]
 
     def alive(self, tensor):
-        """`(channels,)` bool: the channels of a tensor that vary and are read."""
+        """Returns which channels of a tensor vary and are read: `(channels,)` bool."""
         return self._alive[self._group(tensor)]
 
     def kept(self, tensor):
-        """`(channels,)` bool: those that remain, at least one of a dead tensor."""
+        """Returns which channels of a tensor remain: `(channels,)` bool.
+
+        At least one channel remains, also of a dead tensor.
+        """
         return self._kept[self._group(tensor)]
 
     def _blocks(self, node, free):
-        """Whether a node of unknown rule keeps what could otherwise go."""
+        """Returns whether a node of unknown rule keeps channels from being removed."""
         ends = {id(tensor) for tensor in keras.tree.flatten(self.output)}
         outputs = node.output_list()
         read = {id(tensor) for other in self.nodes for tensor in other.inputs}
@@ -84,20 +87,20 @@ class ChannelGraph:
         return any(mask.any() for mask in (*constant, *unread))
 
     def is_whole(self, node):
-        """Whether a node is left as it is."""
+        """Returns whether a node is left unchanged."""
         return self._rules[id(node)] == "whole"
 
     def folded_bias(self, node, kernel):
-        """What the constant channels of a node's input add to its bias."""
+        """Returns what the constant channels of a node's input add to its bias."""
         (tensor,) = node.inputs
         constant = np.where(self.alive(tensor), 0.0, self.constants[id(tensor)])
-        constant = np.nan_to_num(constant)  # NaN: varies, but nothing uses it
+        constant = np.nan_to_num(constant)  # NaN: it varies, but nothing uses it
         return kernel.reshape(-1, *kernel.shape[-2:]).sum(axis=0).T @ constant
 
     # Groups
 
     def _join_groups(self):
-        """Tensors of one group have the same channels, in the same order."""
+        """Groups the tensors that have the same channels in the same order."""
         self._parent, self._width = {}, {}
         for node in self.nodes:
             tensors = node.tensors()
@@ -147,7 +150,10 @@ class ChannelGraph:
         return np.where(varies, np.nan, ops.convert_to_numpy(values).ravel())
 
     def _constant_units(self, node, constants):
-        """Units whose non-zero weights all come from constant channels."""
+        """Returns the constants of units with non-zero weights only from constants.
+
+        The other units are NaN.
+        """
         layer = node.layer
         if not is_elementwise(layer.activation):
             return np.full(layer.kernel.shape[-1], np.nan)
@@ -161,9 +167,9 @@ class ChannelGraph:
 
     @staticmethod
     def _foldable(layer, constants):
-        """Constant channels that look the same at every position of the kernel.
+        """Returns which constant channels have the same effect at every position.
 
-        Zero padding shows at the borders unless the constant is 0.
+        Zero padding changes the effect at the borders, unless the constant is 0.
         """
         constant = ~np.isnan(constants)
         padded = getattr(layer, "padding", "valid") != "valid"
@@ -196,9 +202,9 @@ class ChannelGraph:
         return keep
 
     def _with_placeholders(self, alive):
-        """One channel more in groups that have none: Keras has no layer of 0 units.
+        """Adds one channel to groups without channels, as Keras has no 0-unit layers.
 
-        Nobody reads a placeholder, so only the shapes of tensors follow from it.
+        No layer reads a placeholder, so it affects only the shapes of tensors.
         """
         keep = {key: mask.copy() for key, mask in alive.items()}
         for mask in keep.values():
@@ -208,7 +214,10 @@ class ChannelGraph:
         return keep
 
     def _backward(self, node, keep, skip=()):
-        """Adds the channels that a node's kept outputs need; whether any was new."""
+        """Adds the channels that a node's kept outputs need.
+
+        Returns whether any channel was new.
+        """
         rule = self._rules[id(node)]
         if rule in skip:
             return False

@@ -1,4 +1,4 @@
-"""A smaller plain Keras model of the same outputs, without dead units and filters."""
+"""Makes a smaller plain Keras model of the same outputs without the dead units."""
 
 import warnings
 
@@ -15,14 +15,15 @@ from keras_bdl.sparsity.rules import is_linear
 
 
 def compress(model: keras.Model) -> keras.Model:
-    """A plain Keras model with the same outputs and without the dead units.
+    """Returns a plain Keras model with the same outputs and without the dead units.
 
-    Units and filters that no weight reads, or that no weight feeds, are removed;
-    what a constant unit said is folded into the biases of its readers. The
-    shapes and names of the model's inputs and outputs stay. Sampling goes: the
-    small model has the means. Layers that cannot be rewired (more than one call,
-    mixing channels in an unknown way) stay whole; a warning names those around
-    which something could have gone.
+    Units and filters that no weight reads, or that no weight feeds, are removed.
+    The output of a constant unit is folded into the biases of the layers that read
+    it. The shapes and names of the model's inputs and outputs stay the same. The
+    small model has the posterior means and cannot be sampled. Layers that cannot be
+    rewired (because they are called more than once, or mix channels in an unknown
+    way) stay whole. If units around such a layer could have been removed, a warning
+    names the layer.
 
     Args:
         model: built functional or Sequential Keras model (or a keras_bdl model
@@ -33,7 +34,7 @@ def compress(model: keras.Model) -> keras.Model:
 
     Raises:
         TypeError: if the model is of another kind.
-        ValueError: if a layer has no plain counterpart, or cannot be made anew from
+        ValueError: if a layer has no plain counterpart, or cannot be made again from
             its config (as in `to_keras`).
 
     Example:
@@ -82,7 +83,7 @@ class _Builder:
         return outputs
 
     def _copy(self, node):
-        """A new layer, and the weights that it gets once it is built."""
+        """Returns a new layer, and the weights that it gets once it is built."""
         layer = node.layer
         if not isinstance(layer, keras.layers.Layer):
             return layer, []  # an operation of `keras.ops`, without state
@@ -95,7 +96,7 @@ class _Builder:
             copy = made_anew(layer)
             copy_assets(layer, copy)
             return copy, weights
-        kept = self.graph.kept(node.outputs)  # of a BatchNormalization
+        kept = self.graph.kept(node.outputs)  # a BatchNormalization
         config = _config_to_narrow(layer)
         return type(layer).from_config(config), [w[kept] for w in weights]
 
@@ -114,6 +115,9 @@ class _Builder:
 
 
 def _config_to_narrow(layer):
-    """Without initializers of the full width: the weights follow."""
+    """Returns the config of a layer without initializers of the full width.
+
+    The weights are assigned later.
+    """
     config = copies.live_config(type(layer), layer)
     return config | {name: "zeros" for name in config if name.endswith("_initializer")}

@@ -1,17 +1,24 @@
-"""A compact file of a sparse network: the architecture and the weights that are left.
+"""Saves a sparse network in a compact file: the architecture and non-zero weights.
 
-A NumPy `.npz` archive of five arrays: `header`, JSON with the plain Keras model's
-configuration and the layout of its weights; `vectors`, the values of arrays with at
-most one axis (biases, statistics), in float32; `values`, of the others the non-zero
-values of sparse ones and all of dense ones, each divided by the array's `scale`, its
-largest absolute value; `columns` and `counts`, the compressed sparse rows (CSR) of
-the sparse arrays, seen as matrices with their last axis as columns: column indices,
-and the number of values in each row. Layers with state in files of its own
-(vocabularies) add those, as `asset/<number of the layer>/<file>`. `sha256` is the
-digest of all others; files of format 2 have none.
+The file is a NumPy `.npz` archive of five arrays and a digest:
 
-Nothing larger than the file's bytes is made before they have been compared with the
-digest, and no array before its shape in the header has been compared with the model's.
+- `header`: JSON with the plain Keras model's configuration and the layout of its
+  weights.
+- `vectors`: the values of weights with at most one axis (biases, statistics), float32.
+- `values`: the values of all other weights. A sparse weight stores only its non-zero
+  values, a dense one stores all. Each value is divided by the `scale` of the weight,
+  which is its largest absolute value.
+- `columns` and `counts`: the compressed sparse rows (CSR) of the sparse weights, seen
+  as matrices with their last axis as columns. `columns` has the column indices and
+  `counts` the number of values in each row.
+- `sha256`: the digest of all other arrays. Files of format 2 have no digest.
+
+Layers that save state in files of their own (vocabularies) add these files as
+`asset/<number of the layer>/<file>`.
+
+The size of the archive's contents is limited before they are unpacked, and their digest
+is checked before the model is made. The shape of each weight in the header is compared
+with the model's before the weight is made.
 """
 
 import copy
@@ -34,7 +41,8 @@ from keras_bdl.sparsity.compress import compress
 FORMAT, OLD_FORMAT = "keras_bdl sparse 3", "keras_bdl sparse 2"
 ARRAYS = ("header", "vectors", "values", "columns", "counts")
 
-# What a file may unpack to: zeros are packed a thousand to one, and numbers not so.
+# Limits of the unpacked size: per byte of the file, and in addition in bytes. Zeros are
+# compressed by a factor of a thousand, but other numbers are not.
 _MOST_PER_BYTE, _MOST = 100, 2**26
 DTYPES = ("float16", "float32")
 
@@ -44,21 +52,22 @@ def save_sparse(
 ) -> int:
     """Writes the compressed model (see `compress`) to one small file.
 
-    A file of this name is replaced once the new one is written whole.
+    A file of this name is replaced after the new file is written completely.
 
     Args:
-        model: what `compress` takes, or what it returned.
-        path: file name; by custom it ends in ".npz".
-        dtype: of the kernels, "float16" (relative rounding of 5e-4, coarser below
-            6e-5 of the largest weight) or "float32".
+        model: any model that `compress` takes or returns.
+        path: file name, which by convention ends in ".npz".
+        dtype: dtype of the kernels, "float16" (relative rounding of 5e-4, coarser
+            below 6e-5 of the largest weight) or "float32".
 
     Returns:
         The size of the file in bytes.
 
     Raises:
-        TypeError, ValueError: as in `compress`; ValueError on another `dtype`, on
-            a weight that is not finite, or on a model that its config cannot
-            rebuild, such as one with a lambda.
+        TypeError: as in `compress`, or if `path` is not a file name.
+        ValueError: as in `compress`, or if `dtype` is another one, a weight is not
+            finite, or the model cannot be rebuilt from its config, such as a model
+            with a lambda.
 
     Example:
 
@@ -127,7 +136,7 @@ def _as_path(path):
 
 
 def _assets(model):
-    """What layers save beside their weights: bytes by name."""
+    """Returns what layers save in addition to their weights, as bytes by name."""
     arrays = {}
     for index, layer in enumerate(finding.flatten_layers(model)):
         if hasattr(layer, "save_assets"):
@@ -155,7 +164,7 @@ def _load_assets(model, arrays):
 
 def _check_rebuilds(config):
     try:
-        keras.saving.deserialize_keras_object(copy.deepcopy(config))  # empties it
+        keras.saving.deserialize_keras_object(copy.deepcopy(config))  # it is emptied
     except (TypeError, ValueError) as error:
         raise ValueError(
             "Expected a model that Keras can rebuild from its config. Functions need "
@@ -165,20 +174,23 @@ def _check_rebuilds(config):
 
 
 def _smallest(parts):
-    """Integers, concatenated, in the smallest type that holds them."""
+    """Concatenates integers and returns them in the smallest dtype that fits."""
     joined = np.concatenate([*parts, np.zeros(0, int)])
     return joined.astype(np.min_scalar_type(int(joined.max(initial=0))))
 
 
 def load_sparse(path: str | os.PathLike) -> keras.Model:
-    """The plain Keras model in a file of `save_sparse`.
+    """Loads the plain Keras model from a file of `save_sparse`.
 
     Args:
         path: file name.
 
+    Returns:
+        The plain Keras model.
+
     Raises:
-        TypeError: if `path` is no file name.
-        OSError: if there is no such file, or it cannot be read.
+        TypeError: if `path` is not a file name.
+        OSError: if the file does not exist or cannot be read.
         ValueError: if the file is of another kind or damaged, or its model has a class
             that is not registered with Keras.
 
@@ -193,7 +205,7 @@ def load_sparse(path: str | os.PathLike) -> keras.Model:
         header = json.loads(arrays["header"].tobytes())
         _check(header["format"], arrays)
         config, layout = header["model"], header["layout"]
-    except Exception as error:  # whatever zipfile, zlib, NumPy and json make of bytes
+    except Exception as error:  # zipfile, zlib, NumPy and json may raise anything
         raise _refusal(path, error) from error
     try:
         model = keras.saving.deserialize_keras_object(config)
@@ -225,7 +237,10 @@ def _expect(condition, otherwise):
 
 
 def _arrays_of(content):
-    """Arrays of an archive by name, of no more bytes than are credible."""
+    """Returns the arrays of an archive by name.
+
+    Raises an error if they claim to unpack to an implausible number of bytes.
+    """
     arrays = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         claimed = sum(entry.file_size for entry in archive.infolist())
@@ -233,7 +248,7 @@ def _arrays_of(content):
         for entry in archive.infolist():
             deflated = entry.compress_type in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED)
             _expect(deflated, "an unknown compression")
-            file = io.BytesIO(archive.read(entry))  # compares the checksum
+            file = io.BytesIO(archive.read(entry))  # checks the checksum
             _expect(np.lib.format.read_magic(file) == (1, 0), "an unknown array")
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
             data = file.read()
@@ -249,7 +264,10 @@ def _arrays_of(content):
 
 
 def _check(format, arrays):
-    """Compares what is there with the digest, and takes that from the arrays."""
+    """Checks the format, the names and the values of the arrays, and the digest.
+
+    Removes the digest from the arrays.
+    """
     _expect(format in (FORMAT, OLD_FORMAT), f"format {format!r}")
     others = {name for name in arrays if not name.startswith("asset/")}
     digest = ("sha256",) if format == FORMAT else ()
@@ -262,7 +280,7 @@ def _check(format, arrays):
 
 
 def _weights(layout, arrays, shapes):
-    """The weights of a model, whose shapes are those of the layout."""
+    """Returns the weights of a model, whose shapes must be those of the layout."""
     _expect(
         [tuple(entry["shape"]) for entry in layout] == shapes,
         "a layout of other weights than the model's",

@@ -1,4 +1,4 @@
-"""How many weights of each layer survive."""
+"""Reports how many weights of each layer survive."""
 
 import keras
 import numpy as np
@@ -12,13 +12,13 @@ _COLUMNS = ("layer", "weights", "non-zero", "dead inputs", "dead outputs", "fact
 
 
 class SparsityReport:
-    """Weights that survive in each layer with kernels; `print` shows a table.
+    """Reports the weights that survive in each layer. `print` shows a table.
 
-    A weight counts as non-zero if it is one at inference and both its input and
-    its output unit are alive: an input is dead if no weight reads it, an output
-    if it is constant or unused. Biases are excluded, as in Molchanov et al.
-    (2017). Other layers than Dense and Conv (recurrent, depthwise, embeddings)
-    count with all non-zero entries of their matrices.
+    A weight counts as non-zero if it is non-zero at inference and both its input and
+    its output unit are alive. An input is dead if no weight reads it. An output is
+    dead if it is constant or unused. Biases are excluded, as in Molchanov et al.
+    (2017). For other layers than Dense and Conv (recurrent, depthwise, embeddings)
+    all non-zero entries of their matrices count.
 
     Attributes:
         rows: one dict per layer, with keys layer, weights, non_zero,
@@ -34,7 +34,10 @@ class SparsityReport:
         self.factor = _factor(self.weights, self.non_zero)
 
     def to_dict(self):
-        """Rows and totals as JSON types; a factor is None where nothing is left."""
+        """Returns rows and totals as JSON types.
+
+        A factor is None if no weight is left.
+        """
         totals = {"weights": self.weights, "non_zero": self.non_zero}
         rows = [*self.rows, {**totals, "factor": self.factor}]
         *rows, totals = (
@@ -71,7 +74,7 @@ def _factor(weights, non_zero):
 
 
 def sparsity_report(model: keras.Model) -> SparsityReport:
-    """How many weights of each layer survive at inference.
+    """Returns how many weights of each layer survive at inference.
 
     Args:
         model: built functional or Sequential Keras model (or a keras_bdl model
@@ -96,7 +99,7 @@ def _report_rows(graph, seen):
         if id(layer) in seen or not isinstance(layer, keras.layers.Layer):
             continue
         if is_linear(layer):
-            seen |= set(map(id, finding.flatten_layers(layer)))  # with its activation
+            seen |= set(map(id, finding.flatten_layers(layer)))  # and its activation
             kernel, _ = graph.weights(node)
             yield _kernel_row(layer, live_weights(graph, node, kernel))
         elif isinstance(layer, keras.Model) and finding.is_graph(layer):
@@ -107,7 +110,10 @@ def _report_rows(graph, seen):
 
 
 def _inner_rows(layer, seen):
-    """Of a wrapper, a layer of the user's own, or a kind that is never pruned."""
+    """Yields rows for the layers inside a wrapper or a user's layer.
+
+    Also yields the row of a layer of a kind that is never pruned.
+    """
     others = []
     for inner in finding.flatten_layers(layer):
         if id(inner) in seen or not inner.built:
@@ -150,7 +156,10 @@ def _row(layer, arrays, dead_inputs=0, dead_outputs=0):
 
 
 def live_weights(graph, node, kernel):
-    """Weights that are not 0, from inputs that vary to outputs that are read."""
+    """Returns which weights are non-zero, with an input that varies and a read output.
+
+    In a layer that stays whole, all non-zero weights are live.
+    """
     if graph.is_whole(node):
         return kernel != 0
     alive = graph.alive(node.inputs[0])[:, None] & graph.alive(node.outputs)
@@ -158,7 +167,11 @@ def live_weights(graph, node, kernel):
 
 
 def network_of(model):
-    """The graph of layers that a model is, or is made around."""
+    """Returns the functional or Sequential network that a model is or contains.
+
+    Raises:
+        TypeError: if there is no such network.
+    """
     network = getattr(model, "sampled_network", model)
     if not (isinstance(network, keras.Model) and finding.is_graph(network)):
         raise TypeError(

@@ -1,8 +1,8 @@
-"""What each Keras layer does to the channels of its inputs, at inference.
+"""Rules for what each Keras layer does to the channels of its inputs at inference.
 
-`rule_of` names what the call of a layer does, a `graphs.trace.Node`:
+`rule_of` returns the name of the rule for the call of a layer (a `graphs.trace.Node`):
 "linear" (Dense, Conv), "norm", "elementwise", "identity", "merge", "flatten",
-"concatenate", or "whole" where channels or positions mix in a way not known here.
+"concatenate", or "whole" if channels or positions mix in an unknown way.
 """
 
 import keras
@@ -11,7 +11,7 @@ from keras import layers, ops
 
 from keras_bdl.core import stochastic
 
-# Exact classes: a subclass may do anything.
+# Only these exact classes are known. A subclass may do anything.
 _IDENTITY = (
     layers.Dropout,
     layers.SpatialDropout1D,
@@ -80,26 +80,27 @@ _ELEMENTWISE_ACTIVATIONS = (
 
 
 def channels(tensor):
-    """Size of the last axis; 1 where a tensor has none or it is not known."""
+    """Returns the size of the last axis, or 1 if there is none or it is unknown."""
     return (tensor.shape[-1] if len(tensor.shape) > 1 else None) or 1
 
 
 def is_linear(layer):
-    """Whether a layer is a plain Dense or Conv, or one of ours in its place."""
+    """Returns whether a layer is a plain Dense or Conv, or a keras_bdl form of one."""
     ours = type(layer) in stochastic.REGISTRY.values() and isinstance(layer, LINEAR)
     return ours or type(layer) in LINEAR
 
 
 def is_elementwise(activation):
-    """Whether an activation is known to act on each unit by itself."""
-    # By identity: a function of the user's own may have one of these names.
+    """Returns whether an activation is known to act on each unit by itself."""
+    # Functions are compared by identity, because a user's function may have the name
+    # of one of these.
     return activation is None or any(
         activation is keras.activations.get(name) for name in _ELEMENTWISE_ACTIVATIONS
     )
 
 
 def rule_of(node, counts):
-    """The name of what a node does to channels (see the module).
+    """Returns the name of the rule for what a node does to channels (see the module).
 
     Args:
         node: `graphs.trace.Node`.
@@ -113,7 +114,7 @@ def rule_of(node, counts):
         return "whole"
     merges = kind in _MERGE or kind is layers.Concatenate
     if len(node.output_list()) > 1 or (len(node.inputs) > 1 and not merges):
-        return "whole"  # a list of tensors, or a mask beside one
+        return "whole"  # several tensors, or a tensor and its mask
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return "whole"
     if is_linear(layer):
@@ -145,7 +146,10 @@ def rule_of(node, counts):
 
 
 def effective_weights(layer):
-    """Kernel `(..., in, out)` and bias `(out,)` of a Dense or Conv at inference."""
+    """Returns kernel `(..., in, out)` and bias `(out,)` of a layer at inference.
+
+    The layer is a Dense or Conv.
+    """
     ours = isinstance(layer, stochastic.StochasticLayer)
     kernel = ops.convert_to_numpy(
         stochastic.own_weights(layer)[0] if ours else layer.kernel
