@@ -128,6 +128,8 @@ USES = [(shape, "float32") for shape in SHAPES] + [
     for shape in ("shared", "time_unknown")
     for policy in ("mixed_float16", "mixed_bfloat16")
 ]
+if BACKEND != "tensorflow":
+    USES = [("subclassed", "float32"), ("time_unknown", "mixed_bfloat16")]
 
 
 def only(capability):
