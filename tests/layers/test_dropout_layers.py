@@ -512,7 +512,7 @@ def test_dropout_is_converted_and_back():
          ValueError, "alpha_per"),
         (lambda: keras_bdl.VariationalGaussianDropout(0.1, alpha_per="unit2"),
          ValueError, "alpha_per"),
-        (lambda: keras_bdl.VariationalGaussianDropout(0.0), ValueError, "rate"),
+        (lambda: keras_bdl.VariationalGaussianDropout(0.0), ValueError, "initial_rate"),
         (lambda: keras_bdl.DropConnectDense(3, rate=1.5), ValueError, "rate"),
         (lambda: keras_bdl.DropConnectDense(3, prior="normal"), ValueError, "prior"),
         (lambda: keras_bdl.MCDropout(1.0), ValueError, "rate"),
