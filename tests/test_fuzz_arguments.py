@@ -65,7 +65,7 @@ not_shares = (*not_positive, st.floats(min_value=1.0) | st.integers(1, 5))
 PRIORS = {
     "Normal": {"mean": finite, "stddev": positive},
     "LearnedNormal": {"initial_stddev": positive},
-    "NormalPerWeight": {"stddev": positive},
+    "NormalPerWeight": {"initial_stddev": positive},
     "ScaleMixture": {
         "weight": st.floats(1e-3, 0.999),
         "stddev1": positive,

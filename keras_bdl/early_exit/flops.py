@@ -186,7 +186,9 @@ class _Counter(Doubles):
             double(row, training=False)
         self.calls = [block for block, _ in scope.depths]
         self.not_counted += [
-            layer.name for key, layer in self.targets.items() if key not in self._seen
+            layer.name
+            for key, layer in self.targets.items()
+            if layer.built and key not in self._seen
         ]
 
     def _count(self, layer, inputs, outputs):

@@ -215,7 +215,7 @@ def class_indices(labels: Tensor, prediction_shape: _Shape) -> Tensor:
         one_hot = ops.max(labels, axis=-1) >= 1.0 - _TOLERANCE
         if validation.is_false(ops.all(one_hot)):
             raise ValueError(
-                "Expected one class per label, as an index or one-hot. Received: "
+                "Expected labels of one class each, as an index or one-hot. Received: "
                 f"soft labels of shape {tuple(labels.shape)}"
             )
         valid = ops.logical_and(valid, one_hot)
