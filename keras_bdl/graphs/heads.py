@@ -115,7 +115,7 @@ def logits_network(network, received="network"):
     if head.activation == SIGMOID and units != 1:
         raise ValueError(
             f"Expected `{received}` to give logits of one categorical variable, or "
-            "their softmax. The sigmoid fits labels that are independent of each "
+            "their softmax. The sigmoid fits labels that hold independently of each "
             "other. Leave the activation out, or use softmax. "
             f"Received: {received}={network.name!r}, which ends in sigmoid of "
             f"{units} units"
