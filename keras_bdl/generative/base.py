@@ -254,7 +254,8 @@ class GenerativeModel(keras.Model):
         batch_checks.check_weights(sample_weight)
         if len(sample_weight.shape) > len(x.shape):
             raise ValueError(
-                "Expected weights `(n,)`, or one for each position. Received: x of "
+                "Expected weights `(n,)`, or one for each of the positions of x. "
+                "Received: x of "
                 f"shape {tuple(x.shape)}, sample_weight of shape "
                 f"{tuple(sample_weight.shape)}"
             )
