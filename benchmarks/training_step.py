@@ -77,6 +77,14 @@ def lenet5_models():
     return models
 
 
+# Name, function that makes the models, shape of a row, batch size.
+NETS = (
+    ("lenet_300_100", dense_models, (784,), 128),
+    ("lenet_300_100", dense_models, (784,), 1000),
+    ("lenet5_wide", lenet5_models, (28, 28, 1), 128),
+)
+
+
 def step_times(models, shape, batch_size, steps, rounds):
     """Milliseconds of a step by model: a list of one value per round."""
     rng = np.random.default_rng(0)
@@ -144,11 +152,7 @@ def main():
     args = parser.parse_args()
     backend = keras.backend.backend()
     measurements = []
-    for net, models, shape, batch_size in (
-        ("lenet_300_100", dense_models, (784,), 128),
-        ("lenet_300_100", dense_models, (784,), 1000),
-        ("lenet5_wide", lenet5_models, (28, 28, 1), 128),
-    ):
+    for net, models, shape, batch_size in NETS:
         times = step_times(models(), shape, batch_size, args.steps, args.rounds)
         if backend == "tensorflow" and net == "lenet_300_100":
             times |= tfp_step_times(batch_size, args.steps, args.rounds)

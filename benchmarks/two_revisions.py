@@ -22,6 +22,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 ROUNDS = 15
+STEPS = (60, 20, 8)  # of each of `training_step.NETS`
 
 
 def training_rows():
@@ -29,11 +30,7 @@ def training_rows():
     import training_step
 
     rows = {}
-    for net, models, shape, batch_size, steps in (
-        ("lenet_300_100", training_step.dense_models, (784,), 128, 60),
-        ("lenet_300_100", training_step.dense_models, (784,), 1000, 20),
-        ("lenet5_wide", training_step.lenet5_models, (28, 28, 1), 128, 8),
-    ):
+    for (net, models, shape, batch_size), steps in zip(training_step.NETS, STEPS):
         rng = np.random.default_rng(0)
         x = rng.random((batch_size * steps, *shape), dtype="float32")
         y = rng.integers(0, 10, len(x))

@@ -157,8 +157,7 @@ def to_keras(
         return model.to_keras(weights, seed)
     check_is_built_model(model)
     copies.check_weights(weights)
-    if seed is not None:
-        seed = validation.integer("seed", seed)
+    seed = validation.optional_integer("seed", seed)
     layers = stochastic.stochastic_layers(model)
     inside = {
         id(inner)

@@ -4,6 +4,8 @@ import collections
 import threading
 import types
 
+from keras_bdl.core import finding
+
 # The number of programs of one kind that a model keeps; the oldest is dropped. Each
 # program holds a compiled function until then.
 _MOST_KEPT = 8
@@ -14,6 +16,8 @@ _LOCK = threading.RLock()  # two threads may ask for the same program
 
 def kept_with(model, kind, key, make):
     """Returns the result of `make()`, which is called once per key.
+
+    It is called again once the layers of the model, at any depth, are others.
 
     The model keeps the results that were asked for last, a few of each kind. Keras does
     not track them, because the model must not own what wraps it.
@@ -27,6 +31,7 @@ def kept_with(model, kind, key, make):
     Returns:
         The result for this key.
     """
+    key = (key, tuple(map(id, finding.flatten_layers(model))))
     with _LOCK:
         if "_keras_bdl_kept" not in model.__dict__:
             # A namespace hides them: Keras loads weights into every model that is in a

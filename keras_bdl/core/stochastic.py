@@ -106,7 +106,7 @@ class StochasticLayer(_Base):
         self.sample_at_inference = validation.boolean(
             "sample_at_inference", sample_at_inference
         )
-        self.seed = None if seed is None else validation.integer("seed", seed)
+        self.seed = validation.optional_integer("seed", seed)
         self.noise = NoiseGenerator(seed, salt=self.name)
 
     def build(self, input_shape: Any) -> None:

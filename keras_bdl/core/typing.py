@@ -11,5 +11,5 @@ Activation: TypeAlias = str | Callable | None
 Initializer: TypeAlias = str | keras.initializers.Initializer | Callable
 ArrayLike: TypeAlias = np.ndarray | keras.KerasTensor | Sequence
 Tensor: TypeAlias = Any
-# Of a plain copy.
+# The weights that a plain copy gets.
 Weights: TypeAlias = Literal["mean", "sample"]

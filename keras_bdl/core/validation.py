@@ -48,6 +48,13 @@ def integer(name: str, value: Any, least: int | None = None, most: int = 10**30)
     return number
 
 
+def optional_integer(
+    name: str, value: Any, least: int | None = None, most: int = 10**30
+) -> int | None:
+    """Converts as `integer` does, and takes None as well."""
+    return None if value is None else integer(name, value, least, most)
+
+
 def number(name: str, value: Any, least: float | None = None) -> float:
     """Converts a finite number that float32 holds, also of NumPy, to a Python float.
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl.core import dtypes, finding, latents, scopes, stochastic, validation
+from keras_bdl.core import dtypes, latents, scopes, stochastic
 from keras_bdl.core.cache import kept_with
 from keras_bdl.layers.latent import early_exit_blocks, num_combinations
 from keras_bdl.prediction.program import SeededModel
@@ -61,15 +61,8 @@ def depth(
     _check_blocks(model)
     if x is None:
         raise TypeError("Expected `x` to be inputs of the model. Received: x=None")
-    layers = tuple(map(id, finding.flatten_layers(model)))
-    runner = kept_with(model, "depths", layers, lambda: _DepthModel(model))
+    runner = kept_with(model, "depths", None, lambda: _DepthModel(model))
     return runner.run(x, 0, batch_size, None, verbose, None)
-
-
-def check_batch_size(batch_size):
-    """Raises an error if the batch size is neither None nor a positive integer."""
-    if batch_size is not None:
-        validation.integer("batch_size", batch_size, least=1)
 
 
 class _DepthModel(SeededModel):
@@ -94,7 +87,12 @@ def depth_posterior(
 ):
     """Returns the `DepthPosterior` of a classifier. See `BayesianClassifier`."""
     blocks = _check_blocks(network)
-    runner = _DepthPosteriorModel(network, num_samples)
+    runner = kept_with(
+        network,
+        "depth_posteriors",
+        num_samples,
+        lambda: _DepthPosteriorModel(network, num_samples),
+    )
     result = runner.run(x, seed, batch_size, None, verbose, None)
     joint, depths = result["joint"], result["depths"][0]
     flat = joint.reshape(len(joint), -1).argmax(axis=1)

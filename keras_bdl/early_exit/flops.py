@@ -9,10 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_bdl.core import latents, scopes
+from keras_bdl.core import latents, scopes, validation
 from keras_bdl.core.finding import flatten_layers
 from keras_bdl.core.stochastic import own_weights
-from keras_bdl.early_exit.depth import check_batch_size, depth
+from keras_bdl.early_exit.depth import depth
 from keras_bdl.graphs.doubles import Doubles
 
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
@@ -110,7 +110,7 @@ def flops_report(
     shapes = [tuple(leaf.shape) for leaf in leaves]
     if any(shape[:1] in ((), (0,)) for shape in shapes):
         raise ValueError(f"Expected `x` to have rows. Received: x of shapes {shapes}")
-    check_batch_size(batch_size)
+    validation.optional_integer("batch_size", batch_size, least=1)
     row = keras.tree.map_structure(lambda v: v[:1], x)
     if not all(layer.built for layer in flatten_layers(model)):
         model(row, training=False)

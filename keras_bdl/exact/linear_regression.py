@@ -238,8 +238,7 @@ class BayesianLinearRegression(RegressorEstimator):
             ValueError: with an intercept and no rows.
         """
         num_samples = validation.integer("num_samples", num_samples, least=1)
-        if seed is not None:
-            seed = validation.integer("seed", seed, least=0)
+        seed = validation.optional_integer("seed", seed, least=0)
         self._check_proper()
         rng = np.random.default_rng(seed)
         draws = [one.draws(num_samples, rng) for one in self._posteriors]

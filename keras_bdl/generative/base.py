@@ -74,10 +74,8 @@ class GenerativeModel(keras.Model):
         self.observation = observations.get(likelihood)
         self.preprocessing = preprocessing
         self.seed = seed
-        self.num_examples = (
-            None
-            if num_examples is None
-            else validation.integer("num_examples", num_examples, least=1)
+        self.num_examples = validation.optional_integer(
+            "num_examples", num_examples, least=1
         )
         self.latent = GaussianLatent(
             prior=prior,
@@ -255,8 +253,7 @@ class GenerativeModel(keras.Model):
         if len(sample_weight.shape) > len(x.shape):
             raise ValueError(
                 "Expected weights `(n,)`, or one for each of the positions of x. "
-                "Received: x of "
-                f"shape {tuple(x.shape)}, sample_weight of shape "
+                f"Received: x of shape {tuple(x.shape)}, sample_weight of shape "
                 f"{tuple(sample_weight.shape)}"
             )
 

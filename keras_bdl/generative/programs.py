@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_bdl.core import dtypes, finding, scopes, stochastic
+from keras_bdl.core import dtypes, scopes, stochastic
 from keras_bdl.core.cache import kept_with
 from keras_bdl.core.noise import NoiseGenerator, fold_in
 from keras_bdl.prediction.program import SeededModel
@@ -140,5 +140,4 @@ def evidence(vae, inputs, num_samples, block, seed):
 
 def get(vae, cls, *options):
     """Returns a runner of the VAE, which is made once."""
-    key = (*options, tuple(map(id, finding.flatten_layers(vae))))
-    return kept_with(vae, cls.__name__, key, lambda: cls(vae, *options))
+    return kept_with(vae, cls.__name__, options, lambda: cls(vae, *options))

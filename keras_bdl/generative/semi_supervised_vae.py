@@ -127,8 +127,7 @@ class SemiSupervisedVAE(SemiSupervisedUse):
         if classifier_weight is not None:
             validation.number("classifier_weight", classifier_weight, least=0.0)
         self.classifier_weight = classifier_weight
-        if summed_classes is not None:
-            validation.integer("summed_classes", summed_classes, least=1)
+        validation.optional_integer("summed_classes", summed_classes, least=1)
         self.summed_classes = summed_classes
         # The share of labelled examples in the training data, 0 before it is known.
         self._labeled_fraction = self.add_weight(

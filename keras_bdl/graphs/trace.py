@@ -107,8 +107,7 @@ class Trace:
 
 def trace_of(model):
     """Returns the `Trace` of a model, which is made once and kept with the model."""
-    layers = tuple(map(id, finding.flatten_layers(model)))
-    return kept_with(model, "traces", layers, lambda: Trace(model))
+    return kept_with(model, "traces", None, lambda: Trace(model))
 
 
 def symbolic_tensors(nest):

@@ -88,10 +88,8 @@ class BayesianLayer(WeightedLayer):
                     f"Received: {name}={getattr(self, name)!r}"
                 )
         self.prior = priors.get(prior)
-        self.num_examples = (
-            None
-            if num_examples is None
-            else validation.integer("num_examples", num_examples, least=1)
+        self.num_examples = validation.optional_integer(
+            "num_examples", num_examples, least=1
         )
         # 0 stands for an unknown N. An inferred N is kept here and not in
         # `num_examples`.

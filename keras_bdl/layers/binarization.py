@@ -38,7 +38,7 @@ class DynamicBinarization(keras.layers.Layer):
 
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.seed = None if seed is None else validation.integer("seed", seed)
+        self.seed = validation.optional_integer("seed", seed)
         self.noise = NoiseGenerator(seed, salt=self.name)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:

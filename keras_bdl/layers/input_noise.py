@@ -150,11 +150,10 @@ class InputNoiseLayer(BayesianLayer, keras.layers.Layer):
 
     def _finish(self, outputs):
         """Adds the bias of the wrapped layer and applies its activation."""
-        weight_map, bias = maps.of(self.layer), self.layer.bias
+        bias = self.layer.bias
         if bias is not None:
-            bias = weight_map.expand_bias(self.layer, ops.convert_to_tensor(bias))
-            outputs = outputs + ops.cast(bias, outputs.dtype)
-        return weight_map.activate(self.layer, outputs)
+            bias = ops.cast(bias, outputs.dtype)
+        return maps.of(self.layer).finish(self.layer, outputs, bias)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         if self.layer is None:

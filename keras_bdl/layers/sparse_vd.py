@@ -27,7 +27,6 @@ class SparseVDLayer(DropInLayer):
     bias_log_stddev = None  # the bias is deterministic
     posterior: SparseVD
 
-    @renamed(kl="kl_form")
     def __init__(
         self,
         *args: Any,

@@ -115,6 +115,14 @@ class WeightMap:
         activation = getattr(layer, "activation", None)
         return outputs if activation is None else activation(outputs)
 
+    def finish(
+        self, layer: keras.layers.Layer, outputs: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        """Adds a bias to linear outputs and applies the layer's activation."""
+        if bias is not None:
+            outputs = outputs + self.expand_bias(layer, bias)
+        return self.activate(layer, outputs)
+
     def apply(
         self, layer: keras.layers.Layer, inputs: Tensor, weights: dict[str, Tensor]
     ) -> Tensor:
@@ -126,9 +134,8 @@ class WeightMap:
             weights: dictionary by name, in the dtype of the inputs.
         """
         outputs = self.linear(layer, inputs, weights[self.kernel])
-        if self.bias in weights:
-            outputs = outputs + self.expand_bias(layer, weights[self.bias])
-        return self.activate(layer, outputs)
+        bias = weights.get(self.bias) if self.bias else None
+        return self.finish(layer, outputs, bias)
 
     def apply_per_sample(
         self,

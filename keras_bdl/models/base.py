@@ -58,10 +58,8 @@ class LikelihoodModel(CheckedBatches):
             )
         self.network = network
         self.num_samples = validation.integer("num_samples", num_samples, 1, 10**9)
-        self.num_examples = (
-            None
-            if num_examples is None
-            else validation.integer("num_examples", num_examples, least=1)
+        self.num_examples = validation.optional_integer(
+            "num_examples", num_examples, least=1
         )
         self.num_latent_samples = validation.integer(
             "num_latent_samples", num_latent_samples, least=2

@@ -43,10 +43,8 @@ class SeededModel(keras.Model):
         """
         if seed is None:
             seed = python_random.getrandbits(31)
-        if steps is not None:
-            steps = validation.integer("steps", steps, least=1)
-        if batch_size is not None:
-            batch_size = validation.integer("batch_size", batch_size, least=1)
+        steps = validation.optional_integer("steps", steps, least=1)
+        batch_size = validation.optional_integer("batch_size", batch_size, least=1)
         check_inputs(self.input_network(), x)
         data, known_steps = with_seed(x, word(seed))
         with weights_kept(self):

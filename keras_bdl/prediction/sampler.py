@@ -39,9 +39,8 @@ def make_sampler(model, num_samples, reduction, kind, mc_dropout=False, joint=Fa
         raise TypeError(
             f"Expected `model` to be a Keras model. Received: model={model!r}"
         )
-    layers = tuple(map(id, finding.flatten_layers(network)))
     rates = tuple(x.rate for x in dropout_layers(network)) if mc_dropout else None
-    cut = (rates, joint, layers)
+    cut = (rates, joint)
     options = (num_samples, reduction, kind)
 
     def make():

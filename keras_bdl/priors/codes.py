@@ -149,7 +149,7 @@ class GaussianMixture(_Mixture):
             "num_components", num_components, 1, 10**6
         )
         self.spread = validation.positive("spread", spread)
-        self.seed = None if seed is None else validation.integer("seed", seed)
+        self.seed = validation.optional_integer("seed", seed)
 
     def build(self, codes_shape: _Shape) -> None:
         super().build(codes_shape)
