@@ -13,6 +13,7 @@ from keras_bdl import priors as priors
 from keras_bdl.conversion.continual import prior_from_posterior as prior_from_posterior
 from keras_bdl.conversion.convert import to_bayesian as to_bayesian
 from keras_bdl.conversion.convert import to_keras as to_keras
+from keras_bdl.conversion.whole import Bayesian as Bayesian
 from keras_bdl.early_exit.depth import depth as depth
 from keras_bdl.early_exit.flops import flops_report as flops_report
 from keras_bdl.layers import BayesianLastLayer as BayesianLastLayer
@@ -29,12 +30,18 @@ from keras_bdl.layers import SparseVDDense as SparseVDDense
 from keras_bdl.layers import VariationalConv1D as VariationalConv1D
 from keras_bdl.layers import VariationalConv2D as VariationalConv2D
 from keras_bdl.layers import VariationalConv3D as VariationalConv3D
+from keras_bdl.layers import VariationalConvLSTM1D as VariationalConvLSTM1D
+from keras_bdl.layers import VariationalConvLSTM2D as VariationalConvLSTM2D
+from keras_bdl.layers import VariationalConvLSTM3D as VariationalConvLSTM3D
 from keras_bdl.layers import VariationalDense as VariationalDense
 from keras_bdl.layers import VariationalDepthwiseConv1D as VariationalDepthwiseConv1D
 from keras_bdl.layers import VariationalDepthwiseConv2D as VariationalDepthwiseConv2D
 from keras_bdl.layers import VariationalEinsumDense as VariationalEinsumDense
 from keras_bdl.layers import VariationalEmbedding as VariationalEmbedding
 from keras_bdl.layers import VariationalGaussianDropout as VariationalGaussianDropout
+from keras_bdl.layers import VariationalGRU as VariationalGRU
+from keras_bdl.layers import VariationalLSTM as VariationalLSTM
+from keras_bdl.layers import VariationalSimpleRNN as VariationalSimpleRNN
 from keras_bdl.models import VAE as VAE
 from keras_bdl.models import BayesianClassifier as BayesianClassifier
 from keras_bdl.models import BayesianLinearRegression as BayesianLinearRegression
@@ -55,6 +62,7 @@ from keras_bdl.training.num_examples import set_num_examples as set_num_examples
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bayesian",
     "BayesianClassifier",
     "BayesianLastLayer",
     "BayesianLinearRegression",
@@ -76,12 +84,18 @@ __all__ = [
     "VariationalConv1D",
     "VariationalConv2D",
     "VariationalConv3D",
+    "VariationalConvLSTM1D",
+    "VariationalConvLSTM2D",
+    "VariationalConvLSTM3D",
     "VariationalDense",
     "VariationalDepthwiseConv1D",
     "VariationalDepthwiseConv2D",
     "VariationalEinsumDense",
     "VariationalEmbedding",
+    "VariationalGRU",
     "VariationalGaussianDropout",
+    "VariationalLSTM",
+    "VariationalSimpleRNN",
     "callbacks",
     "compress",
     "depth",

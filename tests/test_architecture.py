@@ -42,7 +42,7 @@ OF_OPS = ("ops", "core.typing", "core.validation")
 # Tools know what layers have in common and no concrete layer, so that a new layer
 # changes no tool.
 TOOLS = ("graphs", "training", "prediction", "conversion", "sparsity", "early_exit")
-COMMON = ("layers.bayesian", "layers.kl_weight", "layers.latent")
+COMMON = ("layers.bayesian", "layers.kl_weight", "layers.latent", "layers.wrapper")
 
 # Packages that one module may import, or none.
 ONLY_IMPORTER = {

@@ -18,7 +18,7 @@ def live_config(cls, layer):
     config = cls.get_config(layer)
     for name in config:
         function = getattr(layer, name, None)
-        is_function = name == "activation" or name.endswith("_initializer")
+        is_function = name.endswith("activation") or name.endswith("_initializer")
         # Some layers, such as attention, keep them under other names.
         known = hasattr(layer, name) and not isinstance(function, keras.layers.Layer)
         if is_function and known:
@@ -26,9 +26,33 @@ def live_config(cls, layer):
     return config
 
 
-def built_shape(layer):
-    """Returns the input shape that a layer was built with, or None."""
-    return (layer.get_build_config() or {}).get("input_shape")
+def build_alike(copy, layer):
+    """Builds a layer on the shapes of the inputs of another one."""
+    config = layer.get_build_config()
+    if config and None not in config.values():
+        copy.build_from_config(config)
+    else:
+        copy.build(None)
+
+
+def copied(layer):
+    """Returns a copy of a built layer or model, with its weights.
+
+    Raises:
+        ValueError: if its class has no config.
+    """
+    try:
+        copy = type(layer).from_config(live_config(type(layer), layer))
+    except NotImplementedError as error:
+        raise ValueError(
+            f"Layer '{layer.name}' cannot be copied, because its class "
+            f"{type(layer).__name__} has no `get_config`. Received: layer={layer!r}"
+        ) from error
+    if not copy.built:
+        build_alike(copy, layer)
+    weights = [ops.convert_to_numpy(weight) for weight in layer.weights]
+    assign_weights(copy, weights)
+    return copy
 
 
 def check_weights(weights):

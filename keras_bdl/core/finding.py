@@ -14,6 +14,18 @@ def flatten_layers(model):
     return list(seen.values())
 
 
+def idle_seeds(model):
+    """Returns ids of states of seeds that inference changes without using them.
+
+    Cells of recurrent layers draw a dropout mask in every call.
+    """
+    return {
+        id(cell.seed_generator.state)
+        for cell in flatten_layers(model)
+        if hasattr(cell, "recurrent_dropout") and hasattr(cell, "seed_generator")
+    }
+
+
 def is_graph(model):
     """Whether a model is the plain graph of its layers, with no `call` of its own."""
     if isinstance(model, keras.Sequential):

@@ -92,6 +92,8 @@ class StochasticLayer(_Base):
     # Whether `call_sampled` takes inputs `(rows, ...)` that all samples share, for
     # layers that the scope names.
     takes_shared_inputs = False
+    # Whether the Keras layer takes the seed too, for noise of its own.
+    shares_seed = False
     # Whether the outputs are the inputs if nothing is sampled.
     is_identity = False
 
@@ -102,6 +104,8 @@ class StochasticLayer(_Base):
         seed: int | None = None,
         **kwargs,
     ) -> None:
+        if self.shares_seed:
+            kwargs["seed"] = seed
         super().__init__(*args, **kwargs)
         self.sample_at_inference = validation.boolean(
             "sample_at_inference", sample_at_inference
@@ -184,14 +188,24 @@ class StochasticLayer(_Base):
         return as_floats(inputs, self.compute_dtype)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        return self.forward(inputs, training)
+
+    def forward(self, inputs: Any, training: bool | None, **arguments: Any) -> Any:
+        """Runs the forward pass that is asked for: mean, noisy or sampled.
+
+        Args:
+            inputs: inputs of `call`.
+            training: argument of `call`.
+            **arguments: further arguments of `call`, which the passes take too.
+        """
         inputs = self.prepare_inputs(inputs)
         scope = scopes.SamplingScope.current()
         if scope is not None:
             scope.restart(self.noise)
-            return self.call_sampled(inputs, scope)
+            return self.call_sampled(inputs, scope, **arguments)
         if training or self.sample_at_inference:
-            return self.call_noisy(inputs)
-        return self.call_mean(inputs)
+            return self.call_noisy(inputs, **arguments)
+        return self.call_mean(inputs, **arguments)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -256,11 +270,12 @@ def check_no_recurrent_cells(model):
     """
     for layer in finding.flatten_layers(model):
         if isinstance(layer, keras.layers.RNN):
-            inner = stochastic_layers(layer)
+            inner = [x for x in stochastic_layers(layer) if x is not layer]
             if inner:
                 raise ValueError(
                     f"Layer '{inner[0].name}' is in the cell of the recurrent layer "
                     f"'{layer.name}', where its KL term cannot reach the loss; use it "
-                    "outside the cell (`TimeDistributed` works). "
+                    "outside the cell (`TimeDistributed` works), or a layer such as "
+                    "`keras_bdl.VariationalLSTM`. "
                     f"Received: layer={inner[0].name!r}"
                 )

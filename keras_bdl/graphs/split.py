@@ -201,6 +201,8 @@ def keeps_rows(operation):
     if _goes_over_rows(operation):
         return False
     if isinstance(operation, keras.layers.Layer):
+        if not getattr(operation, "keeps_rows", True):
+            return False
         package = type(operation).__module__.split(".")[0]
         plain = package == "keras" and not isinstance(operation, keras.layers.Lambda)
         return plain or package == "keras_bdl"

@@ -20,6 +20,15 @@ from keras_bdl.layers.variational import VariationalConv1D as VariationalConv1D
 from keras_bdl.layers.variational import VariationalConv2D as VariationalConv2D
 from keras_bdl.layers.variational import VariationalConv3D as VariationalConv3D
 from keras_bdl.layers.variational import VariationalDense as VariationalDense
+from keras_bdl.layers.variational_conv_lstm import (
+    VariationalConvLSTM1D as VariationalConvLSTM1D,
+)
+from keras_bdl.layers.variational_conv_lstm import (
+    VariationalConvLSTM2D as VariationalConvLSTM2D,
+)
+from keras_bdl.layers.variational_conv_lstm import (
+    VariationalConvLSTM3D as VariationalConvLSTM3D,
+)
 from keras_bdl.layers.variational_depthwise import (
     VariationalDepthwiseConv1D as VariationalDepthwiseConv1D,
 )
@@ -32,6 +41,12 @@ from keras_bdl.layers.variational_einsum import (
 from keras_bdl.layers.variational_embedding import (
     VariationalEmbedding as VariationalEmbedding,
 )
+from keras_bdl.layers.variational_recurrent import VariationalGRU as VariationalGRU
+from keras_bdl.layers.variational_recurrent import VariationalLSTM as VariationalLSTM
+from keras_bdl.layers.variational_recurrent import (
+    VariationalSimpleRNN as VariationalSimpleRNN,
+)
+from keras_bdl.layers.wrapper import BayesianWrapper as BayesianWrapper
 from keras_bdl.priors.codes import GaussianMixture as GaussianMixture
 from keras_bdl.priors.codes import LatentPrior as LatentPrior
 from keras_bdl.priors.codes import StandardNormal as StandardNormal
@@ -40,6 +55,7 @@ from keras_bdl.priors.codes import VampPrior as VampPrior
 
 __all__ = [
     "BayesianLastLayer",
+    "BayesianWrapper",
     "ConcreteDropout",
     "DropConnectDense",
     "DynamicBinarization",
@@ -60,10 +76,16 @@ __all__ = [
     "VariationalConv1D",
     "VariationalConv2D",
     "VariationalConv3D",
+    "VariationalConvLSTM1D",
+    "VariationalConvLSTM2D",
+    "VariationalConvLSTM3D",
     "VariationalDense",
     "VariationalDepthwiseConv1D",
     "VariationalDepthwiseConv2D",
     "VariationalEinsumDense",
     "VariationalEmbedding",
+    "VariationalGRU",
     "VariationalGaussianDropout",
+    "VariationalLSTM",
+    "VariationalSimpleRNN",
 ]

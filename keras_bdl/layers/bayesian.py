@@ -80,9 +80,11 @@ class BayesianLayer(WeightedLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        for name in [name for name in vars(self) if name != "activity_regularizer"]:
+        # Recurrent layers have them as properties.
+        names = sorted({*vars(self), *dir(type(self))} - {"activity_regularizer"})
+        for name in names:
             fix = next((f for end, f in _REFUSED.items() if name.endswith(end)), None)
-            if fix is not None and getattr(self, name) is not None:
+            if fix is not None and getattr(self, name, None) is not None:
                 raise ValueError(
                     f"`{type(self).__name__}` takes no `{name}`; {fix}. "
                     f"Received: {name}={getattr(self, name)!r}"
@@ -175,7 +177,7 @@ class BayesianLayer(WeightedLayer):
         )
         return self.posterior_distribution()
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+    def forward(self, inputs: Any, training: bool | None, **arguments: Any) -> Any:
         if (
             scopes.SamplingScope.current() is None
             and scopes.KLAddedElsewhere.current() is None
@@ -183,9 +185,9 @@ class BayesianLayer(WeightedLayer):
             self.add_kl(training)
         shared = scopes.SharedWeights.current()
         if shared is None:
-            return super().call(inputs, training=training)
+            return super().forward(inputs, training, **arguments)
         with scopes.SamplingScope(shared.seed, 0, num_samples=1):
-            return super().call(inputs, training=training)
+            return super().forward(inputs, training, **arguments)
 
     def measured_kl(self) -> Tensor:
         """Returns `kl()` without using up training noise."""

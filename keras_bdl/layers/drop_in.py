@@ -9,12 +9,8 @@ from keras_bdl.core import validation
 from keras_bdl.core.copies import assign_copy, live_config
 from keras_bdl.core.typing import Tensor
 from keras_bdl.layers.bayesian import BayesianLayer
-from keras_bdl.layers.posterior_layer import (
-    ESTIMATORS,
-    PosteriorLayer,
-    check_estimator,
-    filled,
-)
+from keras_bdl.layers.counterparts import filled
+from keras_bdl.layers.posterior_layer import ESTIMATORS, PosteriorLayer, check_estimator
 from keras_bdl.posteriors.gaussian import check_log_stddev
 
 

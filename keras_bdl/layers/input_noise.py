@@ -18,7 +18,7 @@ from keras_bdl.core.noise import NoiseGenerator
 from keras_bdl.core.stochastic import StochasticLayer
 from keras_bdl.core.typing import Tensor, Weights
 from keras_bdl.layers.bayesian import BayesianLayer
-from keras_bdl.layers.posterior_layer import (
+from keras_bdl.layers.counterparts import (
     check_conversion,
     check_plain,
     filled,

@@ -6,17 +6,19 @@ import keras
 from keras import backend, ops
 
 from keras_bdl.core import scopes, validation
-from keras_bdl.core.copies import (
-    assign_copy,
-    built_shape,
-    check_weights,
-    copy_activation,
-    live_config,
-)
+from keras_bdl.core.copies import live_config
 from keras_bdl.core.dtypes import wide
+from keras_bdl.core.finding import flatten_layers
 from keras_bdl.core.stochastic import StochasticLayer
 from keras_bdl.core.typing import Tensor
-from keras_bdl.maps import WeightMap
+from keras_bdl.layers.counterparts import (
+    check_conversion,
+    check_plain,
+    filled,
+    obstacle,
+    weight_options,
+)
+from keras_bdl.maps import LinearMap, WeightMap
 from keras_bdl.ops import estimators
 from keras_bdl.posteriors import Posterior
 
@@ -85,12 +87,23 @@ class PosteriorLayer(StochasticLayer):
     # Weights
 
     def own_variables(self) -> dict[str, keras.Variable]:
-        """Returns the variables of posterior and weights by their names in files."""
-        return {**self.posterior.variables(), **self.weight_map.variables(self)}
+        """Returns the variables of posterior and weights by their names in files.
+
+        The layers inside save their weights themselves.
+        """
+        inside = {
+            id(weight)
+            for layer in flatten_layers(self)
+            if layer is not self
+            for weight in layer.weights
+        }
+        means = self.weight_map.variables(self)
+        own = {name: v for name, v in means.items() if id(v) not in inside}
+        return {**self.posterior.variables(), **own}
 
     def mean_kernel(self) -> Tensor:
         """Returns the kernel at inference."""
-        return self.inference_means()[self.weight_map.kernel]
+        return self.inference_means()[self.linear_map.kernel]
 
     def inference_means(self) -> dict[str, Tensor]:
         """Returns the weights at inference by name, in float32 (or float64)."""
@@ -121,23 +134,34 @@ class PosteriorLayer(StochasticLayer):
     def prepare_inputs(self, inputs: Tensor) -> Tensor:
         return self.weight_map.prepare(self, inputs)
 
-    def call_mean(self, inputs: Tensor) -> Tensor:
-        weights = self._narrow(self.inference_means())
-        return self.weight_map.apply(self, inputs, weights)
+    @property
+    def linear_map(self) -> LinearMap:
+        """The weight map of a layer that is linear in its kernel."""
+        return self.weight_map  # type: ignore[return-value]
 
-    def call_noisy(self, inputs: Tensor) -> Tensor:
+    @property
+    def has_moments(self) -> bool:
+        """Whether the moments of the outputs follow from those of the weights."""
+        return self.weight_map.is_linear and self.posterior.has_moments
+
+    def call_mean(self, inputs: Tensor, **arguments: Any) -> Any:
+        weights = self._narrow(self.inference_means())
+        return self.weight_map.apply(self, inputs, weights, **arguments)
+
+    def call_noisy(self, inputs: Tensor, **arguments: Any) -> Any:
+        if not self.has_moments:
+            weights = self._narrow(self.drawn_weights(self.noise))
+            return self.weight_map.apply(self, inputs, weights, **arguments)
         name = self.resolved_estimator(inputs.shape)
         directions = self._narrow(self.posterior.directions())
-        if not self.posterior.has_moments or (
-            directions and name == "reparameterization"
-        ):
+        if directions and name == "reparameterization":
             weights = self._narrow(self.drawn_weights(self.noise))
             return self.weight_map.apply(self, inputs, weights)
         options: dict[str, Any] = {}
         if name == "flipout":
-            axes = self.weight_map.input_axes(self)
+            axes = self.linear_map.input_axes(self)
             options["channel_axis"] = axes or ()
-            options["output_axis"] = self.weight_map.output_axes(self)
+            options["output_axis"] = self.linear_map.output_axes(self)
             options["flip_inputs"] = axes is not None
         elif name == "local_reparameterization":
             options["square"] = self._square
@@ -154,12 +178,12 @@ class PosteriorLayer(StochasticLayer):
             outputs = outputs + self._noise_of_bias(outputs)
         if directions:
             outputs = outputs + self._along(directions, inputs)
-        return self.weight_map.activate(self, outputs)
+        return self.linear_map.activate(self, outputs)
 
     def _along(self, directions, inputs):
         """Returns noise along the directions of the weights, with factors per row."""
-        outputs = self.weight_map.affine_per_sample(self, inputs, directions, True)
-        count = directions[self.weight_map.kernel].shape[0]
+        outputs = self.linear_map.affine_per_sample(self, inputs, directions, True)
+        count = directions[self.linear_map.kernel].shape[0]
         row = ops.shape(outputs)[1:]
         outputs = ops.reshape(outputs, (count, -1, *row))
         shape = (count, ops.shape(outputs)[1], *(1,) * len(row))
@@ -168,16 +192,16 @@ class PosteriorLayer(StochasticLayer):
 
     def _bias_is_own(self):
         """Whether outputs with different weights also have different biases."""
-        return self.weight_map.bias_is_own(self)
+        return self.linear_map.bias_is_own(self)
 
     def _noise_of_bias(self, outputs):
         """Draws, for every row, the noise of a bias that several outputs share."""
-        _, log_stddev = self.posterior.moments()[self.weight_map.bias]
-        shape = self.weight_map.bias_shape(self, tuple(log_stddev.shape))
+        _, log_stddev = self.posterior.moments()[self.linear_map.bias]
+        shape = self.linear_map.bias_shape(self, tuple(log_stddev.shape))
         ones = (1,) * (len(outputs.shape) - 1 - len(shape))
         shape = (ops.shape(outputs)[0], *ones, *shape)
         noise = keras.random.normal(shape, dtype=log_stddev.dtype, seed=self.noise)
-        stddev = self.weight_map.expand_bias(self, ops.exp(log_stddev))
+        stddev = self.linear_map.expand_bias(self, ops.exp(log_stddev))
         return ops.cast(noise * stddev, outputs.dtype)
 
     def resolved_estimator(
@@ -191,7 +215,7 @@ class PosteriorLayer(StochasticLayer):
         """
         if self.estimator is not None:
             return self.estimator
-        if not self.posterior.has_moments:
+        if not self.has_moments:
             return "reparameterization"
         positions = self._positions(input_shape)
         return "flipout" if positions else "local_reparameterization"
@@ -201,7 +225,9 @@ class PosteriorLayer(StochasticLayer):
             return self._built_positions
         return self.weight_map.num_positions(self, input_shape)
 
-    def call_sampled(self, inputs: Tensor, scope: scopes.SamplingScope) -> Tensor:
+    def call_sampled(
+        self, inputs: Tensor, scope: scopes.SamplingScope, **arguments: Any
+    ) -> Any:
         if id(self) in scope.moment_layers:
             mean, stddev = self.moments(inputs)
             shape = (scope.num_samples, -1, *mean.shape[1:])
@@ -210,7 +236,9 @@ class PosteriorLayer(StochasticLayer):
             )
         weights = self._narrow(self.drawn_weights(self.noise, scope.num_samples))
         shared = id(self) in scope.shared_layers
-        return self.weight_map.apply_per_sample(self, inputs, weights, shared)
+        return self.weight_map.apply_per_sample(
+            self, inputs, weights, shared, **arguments
+        )
 
     # Moments of the outputs
 
@@ -223,7 +251,7 @@ class PosteriorLayer(StochasticLayer):
             input_shape: as in `resolved_estimator`.
         """
         posterior = self.posterior
-        independent = posterior.has_moments and not posterior.directions()
+        independent = self.has_moments and not posterior.directions()
         if self.weight_map.bias in posterior.shapes:
             independent = independent and self._bias_is_own()
         return independent and self._positions(input_shape) == 0
@@ -255,15 +283,15 @@ class PosteriorLayer(StochasticLayer):
         shape = (scope.num_samples, 1, *row)
         noise = keras.random.normal(shape, dtype=stddev.dtype, seed=self.noise)
         outputs = mean + ops.cast(stddev * noise, mean.dtype)
-        return self.weight_map.activate(self, ops.reshape(outputs, (-1, *row)))
+        return self.linear_map.activate(self, ops.reshape(outputs, (-1, *row)))
 
     def _row_rank(self):
         """Returns the number of axes of a row of outputs, without positions."""
-        return len(self.weight_map.output_axes(self))
+        return len(self.linear_map.output_axes(self))
 
     def _moments_of_weights(self):
         """Returns the arguments of the estimators that follow the inputs."""
-        weight_map, moments = self.weight_map, self.posterior.moments()
+        weight_map, moments = self.linear_map, self.posterior.moments()
         kernel, log_stddev = moments[weight_map.kernel]
         bias, bias_log_stddev = moments.get(weight_map.bias, (None, None))
         if bias is None:
@@ -277,10 +305,10 @@ class PosteriorLayer(StochasticLayer):
         return ops.cast(kernel, self.compute_dtype), log_stddev, bias, bias_log_stddev
 
     def _linear(self, inputs, kernel):
-        return self.weight_map.linear(self, inputs, kernel)
+        return self.linear_map.linear(self, inputs, kernel)
 
     def _square(self, inputs):
-        return self.weight_map.square(self, inputs)
+        return self.linear_map.square(self, inputs)
 
     # Reports, conversion and files
 
@@ -289,7 +317,9 @@ class PosteriorLayer(StochasticLayer):
             return super().inference_weights()
         known = set(map(id, self.own_variables().values()))
         others = [w for w in super().inference_weights() if id(w) not in known]
-        return [self.mean_kernel(), *others]
+        means = self.inference_means()
+        means.pop(self.weight_map.bias, None)  # type: ignore[arg-type]
+        return [*means.values(), *others]
 
     def posterior_distribution(self) -> Any:
         """Returns the weight posterior as a TensorFlow Probability distribution."""
@@ -364,55 +394,3 @@ class PosteriorLayer(StochasticLayer):
 
     def saved_variables(self) -> dict[str, keras.Variable]:
         return {**self.own_variables(), **super().saved_variables()}
-
-
-def filled(copy, layer, weight_map, weights):
-    """Builds a new layer as another is built, and copies weights and activation to it.
-
-    Args:
-        copy: new layer.
-        layer: built layer, whose activation is copied.
-        weight_map: map of both layers.
-        weights: values for the variables of the copy, by name.
-    """
-    copy.build(built_shape(layer))
-    for name, variable in weight_map.variables(copy).items():
-        assign_copy(variable, weights[name])
-    copy_activation(layer, copy)
-    return copy
-
-
-def weight_options(config, suffix):
-    """Returns the names of arguments for the weights of a layer, by their suffix."""
-    return [n for n in config if n.endswith(suffix) and n != f"activity{suffix}"]
-
-
-def obstacle(layer):
-    """Returns why a plain layer cannot get a posterior over its weights, or None."""
-    for name in weight_options(vars(layer), "_constraint"):
-        if getattr(layer, name) is not None:
-            return f"has a {name}"
-    if getattr(layer, "quantization_mode", None):
-        return "is quantized"
-    if getattr(layer, "lora_enabled", False):
-        return "has LoRA weights"
-    return None
-
-
-def check_plain(layer, reason):
-    """Raises an error if there is a reason not to convert a plain layer."""
-    if reason is not None:
-        raise ValueError(
-            f"Layer '{layer.name}' {reason}, which a posterior cannot keep. "
-            f"Received: layer={layer!r}"
-        )
-
-
-def check_conversion(layer, weights):
-    """Raises an error if the layer is not built or `weights` has an unknown value."""
-    check_weights(weights)
-    if not layer.built:
-        raise ValueError(
-            "Expected a built layer; call it on a batch first. "
-            f"Received: layer={layer.name!r}"
-        )

@@ -1,5 +1,7 @@
 """What a Keras layer computes, with weights that the caller chooses."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -9,6 +11,112 @@ from keras_bdl.core.typing import Tensor
 
 class WeightMap:
     """The arithmetic of one kind of Keras layer, without any state.
+
+    It says which weights a layer has, and gives the layer's outputs with other weights.
+    A subclass names the variables and implements `apply`.
+
+    Attributes:
+        kernel: name of the weight that reports show, or None if there is no such one.
+        bias: name of the weight that `bias_posterior=False` leaves out, or None.
+        attributes: attribute of the layer that holds the variable of each weight. It
+            may have dots, as in "cell.kernel".
+        is_linear: whether the map is a `LinearMap`.
+    """
+
+    kernel: str | None = None
+    bias: str | None = "bias"
+    attributes: dict[str, str] = {}
+    is_linear: bool = False
+
+    def variables(self, layer: keras.layers.Layer) -> dict[str, keras.Variable]:
+        """Returns the variables of a built layer's weights by name, kernel first."""
+        found = {name: _attribute(layer, a) for name, a in self.attributes.items()}
+        return {
+            name: variable for name, variable in found.items() if variable is not None
+        }
+
+    def prepare(self, layer: keras.layers.Layer, inputs: Tensor) -> Tensor:
+        """Casts inputs that are not floats to the layer's compute dtype."""
+        return as_floats(inputs, layer.compute_dtype)
+
+    def num_positions(
+        self, layer: keras.layers.Layer, input_shape: tuple[int | None, ...]
+    ) -> int:
+        """Returns the number of axes of positions, whose outputs share all weights."""
+        raise NotImplementedError
+
+    def apply(
+        self,
+        layer: keras.layers.Layer,
+        inputs: Tensor,
+        weights: dict[str, Tensor],
+        **arguments: Any,
+    ) -> Any:
+        """Returns the layer's outputs with other weights.
+
+        Args:
+            layer: Keras layer.
+            inputs: tensor as `prepare` returns it.
+            weights: dictionary by name, in the dtype of the inputs.
+            **arguments: further arguments of the layer's `call`, if it has any.
+        """
+        raise NotImplementedError
+
+    def apply_per_sample(
+        self,
+        layer: keras.layers.Layer,
+        inputs: Tensor,
+        weights: dict[str, Tensor],
+        shared: bool = False,
+        **arguments: Any,
+    ) -> Any:
+        """Calls `apply` with the s-th weights on the s-th of equal parts of the rows.
+
+        Args:
+            layer: Keras layer.
+            inputs: `(samples * rows, ...)`, or `(rows, ...)` if `shared`.
+            weights: dictionary by name, `(samples, ...)` each.
+            shared: whether all samples have the same inputs.
+            **arguments: as in `apply`; tensors have the rows of the inputs.
+
+        Returns:
+            Outputs `(samples * rows, ...)`.
+        """
+        num_samples = next(iter(weights.values())).shape[0]
+        if num_samples == 1:
+            only = {name: weight[0] for name, weight in weights.items()}
+            return self.apply(layer, inputs, only, **arguments)
+        given = keras.tree.flatten((inputs, arguments))
+        tensors = [x for x in given if ops.is_tensor(x)]
+        if not shared:
+            tensors = [_by_sample(x, num_samples) for x in tensors]
+
+        def of_one(parts):
+            own, sample = (tensors, parts) if shared else parts
+            own = iter(own)
+            leaves = [next(own) if ops.is_tensor(x) else x for x in given]
+            args, kwargs = keras.tree.pack_sequence_as((inputs, arguments), leaves)
+            return self.apply(layer, args, sample, **kwargs)
+
+        outputs = ops.map(of_one, weights if shared else (tensors, weights))
+        return keras.tree.map_structure(
+            lambda y: ops.reshape(y, (-1, *ops.shape(y)[2:])), outputs
+        )
+
+
+def _attribute(layer, path):
+    """Returns an attribute by a path with dots, or None."""
+    for name in path.split("."):
+        layer = getattr(layer, name, None)
+    return layer
+
+
+def _by_sample(tensor, num_samples):
+    return ops.reshape(tensor, (num_samples, -1, *ops.shape(tensor)[1:]))
+
+
+class LinearMap(WeightMap):
+    """The arithmetic of a layer that is linear in its kernel.
 
     Outputs are `activation(linear(inputs, kernel) + bias)`, with `linear` linear in the
     kernel. This form gives the outputs with other weights, one set of weights per
@@ -26,25 +134,8 @@ class WeightMap:
     """
 
     kernel: str = "kernel"
-    bias: str | None = "bias"
     attributes: dict[str, str] = {"kernel": "_kernel", "bias": "bias"}
-
-    def variables(self, layer: keras.layers.Layer) -> dict[str, keras.Variable]:
-        """Returns the variables of a built layer's weights by name, kernel first."""
-        found = {name: getattr(layer, a, None) for name, a in self.attributes.items()}
-        return {
-            name: variable for name, variable in found.items() if variable is not None
-        }
-
-    def prepare(self, layer: keras.layers.Layer, inputs: Tensor) -> Tensor:
-        """Casts inputs that are not floats to the layer's compute dtype."""
-        return as_floats(inputs, layer.compute_dtype)
-
-    def num_positions(
-        self, layer: keras.layers.Layer, input_shape: tuple[int | None, ...]
-    ) -> int:
-        """Returns the number of axes of positions, whose outputs share all weights."""
-        raise NotImplementedError
+    is_linear = True
 
     def input_axes(self, layer: keras.layers.Layer) -> tuple[int, ...] | None:
         """Returns the axes of the inputs along which the weights differ.
@@ -124,15 +215,12 @@ class WeightMap:
         return self.activate(layer, outputs)
 
     def apply(
-        self, layer: keras.layers.Layer, inputs: Tensor, weights: dict[str, Tensor]
+        self,
+        layer: keras.layers.Layer,
+        inputs: Tensor,
+        weights: dict[str, Tensor],
+        **arguments: Any,
     ) -> Tensor:
-        """Returns the layer's outputs with other weights.
-
-        Args:
-            layer: Keras layer.
-            inputs: tensor as `prepare` returns it.
-            weights: dictionary by name, in the dtype of the inputs.
-        """
         outputs = self.linear(layer, inputs, weights[self.kernel])
         bias = weights.get(self.bias) if self.bias else None
         return self.finish(layer, outputs, bias)
@@ -143,16 +231,8 @@ class WeightMap:
         inputs: Tensor,
         weights: dict[str, Tensor],
         shared: bool = False,
+        **arguments: Any,
     ) -> Tensor:
-        """Calls `apply` with the s-th weights on the s-th of equal parts of the rows.
-
-        Args:
-            layer, inputs, shared: as in `linear_per_sample`.
-            weights: dictionary by name, `(samples, ...)` each.
-
-        Returns:
-            Outputs `(samples * rows, ...)`.
-        """
         outputs = self.affine_per_sample(layer, inputs, weights, shared)
         return self.activate(layer, outputs)
 

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_bdl.core.typing import Tensor
-from keras_bdl.maps.base import WeightMap
+from keras_bdl.maps.base import LinearMap
 from keras_bdl.maps.linear import Conv
 
 
@@ -29,7 +29,7 @@ class Depthwise(Conv):
         self, layer: keras.layers.Layer, inputs: Tensor, kernels: Tensor, shared: bool
     ) -> Tensor:
         if not shared:
-            return WeightMap.linear_per_sample(self, layer, inputs, kernels, shared)
+            return LinearMap.linear_per_sample(self, layer, inputs, kernels, shared)
         # One convolution gives each channel the kernels of all samples.
         num_samples, multiplier = kernels.shape[0], kernels.shape[-1]
         kernels = ops.moveaxis(kernels, 0, -2)  # (..., channels, samples, multiplier)

@@ -6,10 +6,10 @@ import keras
 from keras import ops
 
 from keras_bdl.core.typing import Tensor
-from keras_bdl.maps.base import WeightMap
+from keras_bdl.maps.base import LinearMap
 
 
-class Einsum(WeightMap):
+class Einsum(LinearMap):
     """Computes `keras.layers.EinsumDense`, whose first axis is that of the rows.
 
     Labels that are in the inputs and not in the kernel are positions if the outputs

@@ -4,10 +4,10 @@ import keras
 from keras import backend, ops
 
 from keras_bdl.core.typing import Tensor
-from keras_bdl.maps.base import WeightMap
+from keras_bdl.maps.base import LinearMap
 
 
-class Embedding(WeightMap):
+class Embedding(LinearMap):
     """Computes `keras.layers.Embedding`. Positions of equal index share one row."""
 
     kernel = "embeddings"

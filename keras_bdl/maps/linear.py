@@ -4,14 +4,14 @@ import keras
 from keras import ops
 
 from keras_bdl.core.typing import Tensor
-from keras_bdl.maps.base import WeightMap
+from keras_bdl.maps.base import LinearMap
 
 # With at least this many filters, one convolution for all samples loses more time to
 # its transposition than it saves (measured in benchmarks/README.md).
 _MANY_FILTERS = 16
 
 
-class Dense(WeightMap):
+class Dense(LinearMap):
     """Computes `keras.layers.Dense`, a matrix product over the last axis."""
 
     def num_positions(
@@ -39,7 +39,7 @@ class Dense(WeightMap):
         return ops.reshape(outputs, (-1, *positions, units))
 
 
-class Conv(WeightMap):
+class Conv(LinearMap):
     """Computes `keras.layers.Conv1D`, `Conv2D` and `Conv3D`."""
 
     def num_positions(
@@ -96,6 +96,6 @@ class Conv(WeightMap):
         return (*shape, *(1,) * layer.rank)
 
 
-def of(layer: keras.layers.Layer) -> WeightMap:
+def of(layer: keras.layers.Layer) -> LinearMap:
     """Returns the map of a plain Dense or convolution layer."""
     return Dense() if isinstance(layer, keras.layers.Dense) else Conv()

@@ -1,5 +1,6 @@
 """Models that know their likelihood, and exact conjugate models."""
 
+from keras_bdl.conversion.whole import BayesianModel as BayesianModel
 from keras_bdl.exact.conjugate import (
     BayesianLinearRegression as BayesianLinearRegression,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "VAE",
     "BayesianClassifier",
     "BayesianLinearRegression",
+    "BayesianModel",
     "BayesianRegressor",
     "BetaBernoulli",
     "DirichletCategorical",

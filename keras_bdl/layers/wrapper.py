@@ -1,0 +1,225 @@
+"""A wrapper that gives the weights of any layer a posterior."""
+
+from typing import Any, Self
+
+import keras
+
+from keras_bdl import maps
+from keras_bdl.core import copies, validation
+from keras_bdl.core.stochastic import register, stochastic_layers
+from keras_bdl.core.typing import Weights
+from keras_bdl.layers.counterparts import check_conversion
+from keras_bdl.layers.drop_in import VariationalLayer
+from keras_bdl.maps.wrapped import weights_inside
+from keras_bdl.posteriors import Posterior
+from keras_bdl.priors import Prior
+
+
+@register
+class BayesianWrapper(VariationalLayer, keras.layers.Layer):
+    """Any Keras layer, with a posterior over its weights.
+
+    In training every call of the layer runs it with one draw of its weights, which all
+    rows of the batch share. Inference runs it with the means. The layer keeps its
+    arguments, masks, losses, statistics and dtype policy. `Bayesian` makes it.
+
+    Args:
+        layer: Keras layer or model, built or not. It holds the means.
+        weights: "matrices" for a posterior over the weights of all layers inside that
+            have one of at least two axes, or "all" for every trainable weight. Frozen
+            weights have none.
+        prior, posterior, num_examples, kl_weight, initial_log_stddev,
+            sample_at_inference, seed: as in `VariationalDense`. The prior takes the
+            place of regularizers of these weights.
+
+    Call arguments, input and output shape: those of the layer.
+
+    Raises:
+        TypeError: if `layer` is not a Keras layer.
+        ValueError: on another wrong argument; if the layer holds keras_bdl layers, has
+            nothing to train, or a constraint on a weight; in `fit` and `evaluate`
+            while `num_examples` is unknown.
+
+    Example:
+
+    >>> layer = keras_bdl.layers.BayesianWrapper(
+    ...     keras.layers.Bidirectional(keras.layers.LSTM(8)), num_examples=60_000
+    ... )
+    >>> outputs = layer(keras.ops.ones((2, 5, 3)))
+
+    Reference: Blundell, Cornebise, Kavukcuoglu and Wierstra, "Weight uncertainty in
+    neural networks", 2015, section 3.2.
+    """
+
+    method = "wrapper"
+    weight_map = maps.Wrapped()
+    # A sample may not be a part of the rows: nothing is known about the arguments.
+    takes_shared_inputs = False
+    keeps_rows = False
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        weights: str = "matrices",
+        *,
+        prior: str | Prior = "normal",
+        posterior: str | Posterior = "gaussian",
+        num_examples: int | None = None,
+        kl_weight: float = 1.0,
+        initial_log_stddev: float | None = None,
+        sample_at_inference: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(layer, keras.layers.Layer):
+            raise TypeError(
+                f"Expected `layer` to be a Keras layer. Received: layer={layer!r}"
+            )
+        inside = stochastic_layers(layer)
+        if inside:
+            raise ValueError(
+                "Expected `layer` without keras_bdl layers, whose weights would have "
+                f"two posteriors. Received: layer={layer.name!r}, which holds "
+                f"{inside[0].name!r}"
+            )
+        # With another policy Keras would round the inputs and the weights here.
+        policy = {"dtype": layer.dtype_policy.variable_dtype, "autocast": False}
+        kwargs = {k: v for k, v in kwargs.items() if k != "dtype"}
+        super().__init__(
+            prior=prior,
+            posterior=posterior,
+            num_examples=num_examples,
+            kl_weight=kl_weight,
+            initial_log_stddev=initial_log_stddev,
+            sample_at_inference=sample_at_inference,
+            seed=seed,
+            **policy,
+            **kwargs,
+        )
+        self.layer = layer
+        self.which = validation.choice("weights", weights, ("matrices", "all"))
+        self.supports_masking = True
+        self._chosen: dict[str, keras.Variable] = {}
+        if layer.built:
+            self.build(None)
+
+    @property
+    def chosen(self) -> dict[str, keras.Variable]:
+        """The weights of the layer that have a posterior, by name."""
+        return self._chosen
+
+    def build(self, input_shape: Any = None) -> None:
+        if self.built:
+            return
+        found = weights_inside(self.layer, self.which == "matrices")
+        if not found:
+            raise ValueError(
+                f"Layer '{self.layer.name}' has no weight to give a posterior: nothing "
+                f"in it is trained, or weights={self.which!r} chooses none. "
+                f"Received: layer={self.layer!r}"
+            )
+        for variable in found.values():
+            if variable.constraint is not None:
+                raise ValueError(
+                    f"Weight '{variable.path}' has a constraint, which a posterior "
+                    f"cannot keep. Received: constraint={variable.constraint!r}"
+                )
+            variable.regularizer = None
+        # Keras would track the dict, and with it the variables of the layer again.
+        object.__setattr__(self, "_chosen", found)
+        super().build(None)
+        self.built = True
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        return None  # the layer has its own
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Does nothing, because the layer has its own build config."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.built:
+            self._build_layer(args, kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def _build_layer(self, args, kwargs):
+        """Builds the layer in its own way: by a call, on symbols of the arguments."""
+        if not self.layer.built:
+            args, kwargs = keras.tree.map_structure(_symbol, (args, kwargs))
+            self.layer(*args, **kwargs)
+        self.build(None)
+
+    def prepare_inputs(self, inputs: Any) -> Any:
+        return inputs
+
+    def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        return self.forward(args, training, is_training=training, **kwargs)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    # Conversion
+
+    @classmethod
+    def replaces(cls, layer: keras.layers.Layer) -> bool:
+        return False  # conversion wraps what has no other counterpart
+
+    @classmethod
+    def from_keras(cls, layer: keras.layers.Layer, **options: Any) -> Self:
+        """Wraps a copy of a built layer.
+
+        Args:
+            layer: built Keras layer.
+            **options: arguments of this class, such as `num_examples`.
+        """
+        return cls(copies.copied(layer), **options)
+
+    def to_keras(
+        self, weights: Weights = "mean", seed: int | None = None
+    ) -> keras.layers.Layer:
+        """Returns a copy of the layer with posterior-mean or sampled weights.
+
+        Raises:
+            ValueError: if `weights` is unknown, or the layer is not built or has no
+                config.
+        """
+        check_conversion(self, weights)
+        return self.assign_to(copies.copied(self.layer), weights, seed)
+
+    def assign_to(
+        self, copy: keras.layers.Layer, weights: Weights, seed: int | None
+    ) -> keras.layers.Layer:
+        """Gives a copy of the layer posterior-mean or sampled weights; returns it."""
+        if weights == "sample":
+            values = self.drawn_weights(keras.random.SeedGenerator(seed))
+        else:
+            values = self.inference_means()
+        variables = weights_inside(copy, self.which == "matrices")
+        for name, value in values.items():
+            copies.assign_copy(variables[name], value)
+        return copy
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        for name in ("dtype", "estimator", "bias_posterior"):
+            config.pop(name, None)
+        return {
+            **config,
+            "layer": keras.saving.serialize_keras_object(self.layer),
+            "weights": self.which,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        layer = keras.saving.deserialize_keras_object(config["layer"])
+        return cls(**{**config, "layer": layer})
+
+
+def _symbol(leaf: Any) -> Any:
+    """Returns a symbol of the shape of a tensor, and other arguments as they are."""
+    if keras.ops.is_tensor(leaf) and not isinstance(leaf, keras.KerasTensor):
+        dtype = keras.backend.standardize_dtype(leaf.dtype)
+        return keras.KerasTensor(leaf.shape, dtype=dtype)
+    return leaf

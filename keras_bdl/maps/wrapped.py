@@ -1,0 +1,71 @@
+"""Layers inside a wrapper, of any class."""
+
+import inspect
+import itertools
+from typing import Any
+
+import keras
+
+from keras_bdl.core.finding import flatten_layers
+from keras_bdl.maps.whole import Whole
+
+
+class Wrapped(Whole):
+    """Computes any layer that a wrapper holds as its attribute `layer`.
+
+    A wrapper says which weights of that layer have a posterior, as a dictionary of
+    variables by name: its attribute `chosen`.
+    """
+
+    bias = None
+
+    def variables(self, layer: keras.layers.Layer) -> dict[str, keras.Variable]:
+        return dict(layer.chosen)
+
+    def target(self, layer: keras.layers.Layer) -> keras.layers.Layer:
+        return layer.layer
+
+    def run(
+        self,
+        layer: keras.layers.Layer,
+        inputs: Any,
+        is_training: bool | None = None,
+        **arguments: Any,
+    ) -> Any:
+        if takes_training(layer.layer):
+            arguments["training"] = is_training
+        return layer.layer(*inputs, **arguments)
+
+
+def takes_training(layer: keras.layers.Layer) -> bool:
+    """Returns whether the `call` of a layer has the argument `training`."""
+    return "training" in inspect.signature(layer.call).parameters
+
+
+def weights_inside(
+    layer: keras.layers.Layer, only_with_matrices: bool = True
+) -> dict[str, keras.Variable]:
+    """Returns the trainable weights of a built layer, by names for files.
+
+    A name has the name of the variable and the number of the layer inside that owns it:
+    names of variables are not unique, and their paths have other numbers in a copy.
+
+    Args:
+        layer: built Keras layer.
+        only_with_matrices: whether to leave out layers without a weight of at least
+            two axes, which have scales and offsets alone, such as normalisation.
+    """
+    owners: dict[int, int] = {}
+    for number, owner in enumerate(flatten_layers(layer)):
+        # A layer precedes those inside of it, so the last one is the owner.
+        owners |= {id(variable): number for variable in owner.trainable_variables}
+    trained = layer.trainable_variables
+    with_matrix = {owners[id(v)] for v in trained if len(v.shape) > 1}
+    found: dict[str, keras.Variable] = {}
+    for variable in trained:
+        number = owners[id(variable)]
+        if only_with_matrices and number not in with_matrix:
+            continue
+        names = (f"{variable.name}_{number}{'_' * k}" for k in itertools.count())
+        found[next(name for name in names if name not in found)] = variable
+    return found
