@@ -188,7 +188,8 @@ def randomize(layer, seed=0):
 
 def copy_means(layer, plain, kernel=None):
     """Gives the plain layer the posterior means, or `kernel` in place of its own."""
-    plain.build((None, *layer._build_shapes_dict["input_shape"][1:]))
+    (shape, *_) = layer._build_shapes_dict.values()
+    plain.build((None, *shape[1:]))
     weight_map = layer.weight_map
     values = {n: to_numpy(w) for n, w in weight_map.variables(layer).items()}
     if kernel is not None:

@@ -1,14 +1,10 @@
-"""Decides which layers of a model are replaced and which are left, and says why."""
+"""Chooses which layers of a model are replaced, and reports it."""
 
-import dataclasses
+import math
 
-import keras
+from keras_bdl.layers.bayesian import bayesian_layers
 
-from keras_bdl.conversion.weight_use import obstacles
-from keras_bdl.core import finding, stochastic
-from keras_bdl.graphs.converted import held_layers, layers_of
-
-_COLUMNS = ("layer", "class", "replaced by", "left, because")
+_COLUMNS = ("layer", "class", "replaced by", "left, because", "share")
 
 
 class ConversionReport:
@@ -16,12 +12,19 @@ class ConversionReport:
 
     Attributes:
         rows: one dict per layer that has weights or drops, in the order of the model.
-            The keys are layer, class, replaced_by (name of a class, or None) and
-            reason (why the layer was left, or None).
+            The keys are layer, class, replaced_by (name of a class, or None), reason
+            (why the layer was left, or None) and share (part of the trained weights of
+            the model, in scalars, that have a posterior in this layer).
+        share: part of the trained weights of the model that have a posterior.
     """
 
     def __init__(self, rows):
         self.rows = rows
+
+    @property
+    def share(self):
+        """Part of the trained weights of the model, in scalars, with a posterior."""
+        return sum(row["share"] for row in self.rows)
 
     @property
     def replaced(self):
@@ -35,68 +38,14 @@ class ConversionReport:
 
     def __str__(self):
         table = [_COLUMNS]
-        table += [tuple(value or "" for value in row.values()) for row in self.rows]
+        for row in self.rows:
+            share = f"{100 * row['share']:.1f} %"
+            table.append((*(x or "" for x in list(row.values())[:-1]), share))
+        table.append(("all", "", "", "", f"{100 * self.share:.1f} %"))
         widths = [max(map(len, column)) for column in zip(*table)]
         return "\n".join(
             "  ".join(map(str.ljust, line, widths)).rstrip() for line in table
         )
-
-
-@dataclasses.dataclass
-class Found:
-    """A layer, the class that can replace it (or None), and a reason against it."""
-
-    layer: keras.layers.Layer
-    cls: type | None
-    reason: str | None
-    is_frozen: bool = False
-
-
-def find(model, classes):
-    """Returns a `Found` for every layer that has weights or could be replaced."""
-    found, seen = [], set()
-
-    def visit(layer, is_frozen):
-        if id(layer) in seen:
-            return
-        seen.add(id(layer))
-        is_frozen = is_frozen or not layer.trainable
-        if isinstance(layer, stochastic.StochasticLayer):
-            found.append(Found(layer, None, "is Bayesian already"))
-            return
-        cls = next((cls for cls in classes if cls.replaces(layer)), None)
-        if cls is not None:
-            reason = cls.obstacle(layer) if layer.built else "is never called"
-            frozen = is_frozen and bool(layer.weights)
-            found.append(Found(layer, None if reason else cls, reason, frozen))
-            return
-        inner = _inside(layer)
-        for part in inner:
-            visit(part, is_frozen)
-        if not inner and layer.weights:
-            found.append(Found(layer, None, "has no counterpart"))
-
-    for part in _inside(model):
-        visit(part, not model.trainable)
-    candidates = [entry.layer for entry in found if entry.cls]
-    reasons = obstacles(model, candidates)
-    for entry in found:
-        if id(entry.layer) in reasons:
-            entry.cls, entry.reason = None, reasons[id(entry.layer)]
-        elif entry.cls and entry.is_frozen:
-            entry.reason = "is frozen (`trainable=False`)"
-    return found
-
-
-def _inside(layer):
-    """Returns the inner layers of a layer that can be reached."""
-    if isinstance(layer, keras.Model) and finding.is_graph(layer):
-        return layer.layers
-    if type(layer) is keras.layers.TimeDistributed:
-        return [layer.layer]
-    if type(layer).__module__.split(".")[0] == "keras":
-        return []  # Keras makes and uses the inner layers in its own way
-    return layers_of(held_layers(layer))
 
 
 def choose(found, layers):
@@ -142,11 +91,28 @@ def choose(found, layers):
     return {id(layer) for layer in chosen}
 
 
-def row(entry, chosen):
+def row(entry, chosen, share):
+    """Returns the row of a report."""
     replaced = id(entry.layer) in chosen
     return {
         "layer": entry.layer.name,
         "class": type(entry.layer).__name__,
         "replaced_by": entry.cls.__name__ if replaced else None,
         "reason": None if replaced else entry.reason or "not chosen by `layers`",
+        "share": share,
     }
+
+
+def num_weights(variables):
+    """Returns the number of scalars in variables or shapes."""
+    shapes = (getattr(variable, "shape", variable) for variable in variables)
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def num_uncertain(layer):
+    """Returns the number of scalars with a posterior in a layer or model."""
+    return sum(
+        num_weights(bayesian.posterior.shapes.values())
+        for bayesian in bayesian_layers(layer)
+        if hasattr(bayesian.posterior, "shapes")
+    )

@@ -14,11 +14,20 @@ from typing import Any
 import keras
 
 from keras_bdl import priors
-from keras_bdl.conversion.choice import ConversionReport, Found, choose, find, row
+from keras_bdl.conversion.choice import (
+    ConversionReport,
+    choose,
+    num_uncertain,
+    num_weights,
+    row,
+)
+from keras_bdl.conversion.search import Found, find
+from keras_bdl.conversion.whole import BayesianModel
 from keras_bdl.core import copies, finding, stochastic, validation
 from keras_bdl.core.typing import Weights
-from keras_bdl.graphs.copy import ModelCopier
+from keras_bdl.graphs.copy import ModelCopier, copied, own_copy
 from keras_bdl.layers.bayesian import bayesian_layers
+from keras_bdl.layers.wrapper import BayesianWrapper
 from keras_bdl.prediction.export import mark_called
 from keras_bdl.training.num_examples import set_num_examples
 
@@ -102,25 +111,42 @@ def to_bayesian(
         options["prior"] = priors.NormalPerWeight()
     _check_options(classes, options)
 
-    found = find(model, classes)
+    wrapper = BayesianWrapper if method == "variational" else None
+    found = find(model, classes, wrapper)
     chosen = choose(found, layers)
     counterpart = {id(x.layer): x.cls for x in found if id(x.layer) in chosen}
+    made, borrowed = {}, {}
 
     def convert(layer):
-        bayesian = counterpart[id(layer)].from_keras(layer, **options)
+        cls = counterpart[id(layer)]
+        own = {name: options[name] for name in _accepted(cls) & set(options)}
+        if cls is BayesianWrapper:
+            inner, kept = copied(layer)
+            borrowed.update(kept)
+            bayesian = cls(inner, **own)
+        else:
+            bayesian = cls.from_keras(layer, **own)
         if moped is not None:
             bayesian.inform(moped)
+        made[id(layer)] = bayesian
         return bayesian
 
-    targets = [x.layer for x in found if id(x.layer) in chosen]
-    copier = ModelCopier(targets, convert)
-    copy = copier.copy(model)
-    found += _borrowed(copier)
+    if id(model) in counterpart:
+        copy = _called(BayesianModel(convert(model), name=model.name))
+    else:
+        copier = ModelCopier([x.layer for x in found if id(x.layer) in chosen], convert)
+        copy = copier.copy(model)
+        borrowed.update(copier.borrowed)
+    found += _borrowed(borrowed)
     if num_examples is not None and bayesian_layers(copy):
         set_num_examples(copy, num_examples)
     if not return_report:
         return copy
-    return copy, ConversionReport([row(entry, chosen) for entry in found])
+    count = max(1, num_weights(model.trainable_weights))
+    shares = {key: num_uncertain(layer) / count for key, layer in made.items()}
+    return copy, ConversionReport(
+        [row(entry, chosen, shares.get(id(entry.layer), 0.0)) for entry in found]
+    )
 
 
 def to_keras(
@@ -167,17 +193,22 @@ def to_keras(
     }
     order = {id(layer): index for index, layer in enumerate(layers)}
 
-    def convert(layer):
-        _check_has_counterpart(layer)
+    def own_seed(layer):
         # Layers of the same seed and shape must not draw the same values.
         word = f"{seed}/{order[id(layer)]}".encode()
-        own = None if seed is None else zlib.crc32(word) >> 1
-        return layer.to_keras(weights, own)
+        return None if seed is None else zlib.crc32(word) >> 1
+
+    def convert(layer):
+        _check_has_counterpart(layer)
+        if isinstance(layer, BayesianWrapper):
+            copy = own_copy(layer.layer, plain=True)
+            return layer.assign_to(copy, weights, own_seed(layer))
+        return layer.to_keras(weights, own_seed(layer))
 
     targets = [layer for layer in layers if id(layer) not in inside]
     copier = ModelCopier(targets, convert, plain=True)
     copy = copier.copy(model)
-    _borrowed(copier)
+    _borrowed(copier.borrowed)
     return _called(copy)
 
 
@@ -242,9 +273,8 @@ def _check_model(model):
 
 def _classes_of(method):
     """Returns the registered layers of a method."""
-    methods = sorted(
-        {c.method for c in stochastic.REGISTRY.values() if hasattr(c, "method")}
-    )
+    methods = {getattr(cls, "method", None) for cls in stochastic.REGISTRY.values()}
+    methods = sorted(methods - {None})
     if not isinstance(method, str) or method not in methods:
         raise ValueError(
             f"Expected `method` to be one of {methods}. Received: method={method!r}"
@@ -253,18 +283,23 @@ def _classes_of(method):
     return [cls for cls in classes if getattr(cls, "method", None) == method]
 
 
-def _check_options(classes, options):
+def _accepted(cls):
+    """Returns the names of a class's own arguments, which the Keras class lacks."""
     accepted = {
         name
-        for cls in classes
         for part in cls.__mro__
         if part.__module__.startswith(f"{stochastic.PACKAGE}.")
         and "__init__" in vars(part)
         for name in inspect.signature(part.__init__).parameters
     }
-    for cls in classes:  # without the arguments of the replaced layer
-        if getattr(cls, "keras_class", None) is not None:
-            accepted -= set(inspect.signature(cls.keras_class.__init__).parameters)
+    if getattr(cls, "keras_class", None) is None:
+        return accepted
+    replaced = set(inspect.signature(cls.keras_class.__init__).parameters)
+    return accepted - (replaced - {"seed"})
+
+
+def _check_options(classes, options):
+    accepted = set().union(*map(_accepted, classes))
     unknown = sorted(set(options) - accepted)
     if unknown:
         names = sorted(cls.__name__ for cls in classes)
@@ -274,12 +309,12 @@ def _check_options(classes, options):
         )
 
 
-def _borrowed(copier):
+def _borrowed(borrowed):
     """Returns entries for the layers that both models share.
 
     Warns of shared layers that have weights.
     """
-    for layer, reason in copier.borrowed.items():
+    for layer, reason in borrowed.items():
         if layer.weights:
             warnings.warn(
                 f"{reason}. The copy has the layer itself, so that training one model "
@@ -288,5 +323,5 @@ def _borrowed(copier):
             )
     return [
         Found(layer, None, f"is in both models, because it cannot be copied: {reason}")
-        for layer, reason in copier.borrowed.items()
+        for layer, reason in borrowed.items()
     ]

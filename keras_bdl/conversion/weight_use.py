@@ -45,20 +45,28 @@ def obstacles(model, candidates):
     return reasons
 
 
+# Reasons that hold for the layer around too.
+NOT_CALLED = "is not used by being called"
+ASSIGNED = "has weights that the layer around it assigns"
+
+
 class _Use:
     """Records how one layer is used."""
 
     def __init__(self):
         self.running = 0
         self.is_called = self.reads_itself = self.is_read = False
+        self.is_assigned = False
         self.has_weights = False
 
     def obstacle(self):
         """Returns why the layer cannot be replaced, or None if it can."""
+        if self.is_assigned:
+            return ASSIGNED
         if self.is_read:
-            return "has weights that the layer around it reads or assigns"
+            return "has weights that the layer around it reads"
         if not self.is_called:
-            return "is not used by being called"
+            return NOT_CALLED
         if self.has_weights and not self.reads_itself:
             return "is called with other weights than its own"
         return None
@@ -95,12 +103,13 @@ class _DryRun(ModelCopier):
             variable.__class__ = _watched_class(type(variable))
         return copy
 
-    def _note(self, use):
+    def _note(self, use, assigned=False):
         """Records that a variable is read or assigned."""
         if use.running:
             use.reads_itself = True
         elif self._holders_running:
             use.is_read = True
+            use.is_assigned = use.is_assigned or assigned
 
     def _copy_holder(self, layer):
         copy = super()._copy_holder(layer)
@@ -137,7 +146,7 @@ def _watched_class(cls):
             return super().value
 
         def assign(self, value):
-            self.noted_by()
+            self.noted_by(assigned=True)
             return super().assign(value)
 
     return Watched

@@ -1,15 +1,17 @@
 """`Bayesian`: a posterior over the weights of any layer or model as it is."""
 
+import os
 from typing import Any, Self
 
 import keras
 
-from keras_bdl.core import copies
+from keras_bdl.core import copies, finding
 from keras_bdl.core.stochastic import PACKAGE
 from keras_bdl.core.typing import Tensor, Weights
-from keras_bdl.graphs.copy import ModelCopier
+from keras_bdl.graphs.copy import own_copy
 from keras_bdl.layers.wrapper import BayesianWrapper
 from keras_bdl.posteriors import Posterior
+from keras_bdl.prediction.export import mark_called
 from keras_bdl.priors import Prior
 
 
@@ -21,63 +23,78 @@ class BayesianModel(keras.Model):
     `keras_bdl.predict` samples it.
 
     Args:
-        model: Keras model, which holds the means.
+        model: Keras model, which holds the means, or a wrapper of one.
         name: name of this model, or None.
         **options: arguments of `keras_bdl.layers.BayesianWrapper`.
     """
 
     def __init__(
-        self, model: keras.Model, name: str | None = None, **options: Any
+        self,
+        model: keras.Model | BayesianWrapper,
+        name: str | None = None,
+        **options: Any,
     ) -> None:
+        bayesian = model if isinstance(model, BayesianWrapper) else None
+        model = bayesian.layer if bayesian else model
         # By the policy of the model `compile` scales the loss; the inputs are left for
         # it to cast.
         policy = getattr(model, "dtype_policy", None)
         super().__init__(dtype=policy, autocast=False, name=name)
         options = {k: v for k, v in options.items() if k != "dtype"}
-        self.bayesian = BayesianWrapper(model, **options)
+        self.bayesian = bayesian or BayesianWrapper(model, **options)
         self.supports_masking = True
-        self.built = self.bayesian.built
+        shape = _input_shape(model) if model.built else None
+        if shape is not None:
+            self.build(shape)
 
     @property
-    def model(self) -> keras.Model:
+    def wrapped_model(self) -> keras.Model:
         """The model of the means."""
         return self.bayesian.layer
 
-    def build(self, *args: Any, **kwargs: Any) -> None:
-        """Does nothing, because the model inside builds itself when it is called."""
-        self.built = True
+    def build(self, input_shape: Any) -> None:
+        """Records the shape. The model inside builds itself when it is called."""
 
-    def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
-        return self.bayesian(*args, training=training, **kwargs)
+    def call(self, inputs: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        return self.bayesian(inputs, training=training, **kwargs)
 
     def kl(self) -> Tensor:
         """Returns KL(posterior || prior) in nats over all weights, a float32 scalar."""
         return self.bayesian.kl()
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        return self.model.compute_output_spec(*args, **kwargs)
+        return self.wrapped_model.compute_output_spec(*args, **kwargs)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
-        return self.model.compute_mask(inputs, previous_mask)
+        return self.bayesian.compute_mask(inputs, previous_mask)
+
+    def export(
+        self, filepath: str | os.PathLike, format: str = "tf_saved_model", **kwargs: Any
+    ) -> None:
+        """Exports the posterior-mean network, as in `keras.Model.export`.
+
+        `keras_bdl.export` adds endpoints of the posterior predictive.
+        """
+        mark_called(self)
+        return super().export(filepath, format=format, **kwargs)
 
     def to_keras(
         self, weights: Weights = "mean", seed: int | None = None
     ) -> keras.Model:
         """Returns a plain Keras model with these weights; see `keras_bdl.to_keras`."""
         copies.check_weights(weights)
-        copy = ModelCopier([], lambda layer: layer, plain=True).copy(self.model)
+        copy = own_copy(self.wrapped_model, plain=True)
         return self.bayesian.assign_to(copy, weights, seed)
 
     def prior_from_posterior(self) -> Self:
         """Returns a copy, not compiled, as in `keras_bdl.prior_from_posterior`."""
-        layer = self.bayesian.posterior_as_prior()
-        copy = type(self)(layer.layer, name=self.name)
-        copy.bayesian = layer
-        return copy
+        layer = self.bayesian.posterior_as_prior(own_copy(self.wrapped_model))
+        return type(self)(layer, name=self.name)
 
     def get_config(self) -> dict[str, Any]:
         config = self.bayesian.get_config()
-        return {**config, "name": self.name, "model": config.pop("layer")}
+        model = config.pop("layer")
+        return {**config, "name": self.name, "model": model}
 
     @classmethod
     def from_config(
@@ -87,6 +104,13 @@ class BayesianModel(keras.Model):
             config["model"], custom_objects=custom_objects
         )
         return cls(**{**config, "model": model})
+
+
+def _input_shape(model):
+    if finding.is_graph(model):
+        inputs = finding.graph_input(model)
+        return keras.tree.map_structure(lambda tensor: tensor.shape, inputs)
+    return (model.get_build_config() or {}).get("input_shape")
 
 
 def Bayesian(

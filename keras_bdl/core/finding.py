@@ -51,6 +51,13 @@ def _functional_class():
         return type(keras.Model(inputs, inputs, name="functional_class"))
 
 
+def described(model):
+    """Returns the model whose graph shows the inputs: the model, or one it wraps."""
+    while hasattr(model, "wrapped_model"):
+        model = model.wrapped_model
+    return model
+
+
 def graph_input(model):
     """Returns the symbolic inputs of a graph, nested as its `call` takes them."""
     if isinstance(model, keras.Sequential):

@@ -104,13 +104,14 @@ class StochasticLayer(_Base):
         seed: int | None = None,
         **kwargs,
     ) -> None:
+        seed = validation.optional_integer("seed", seed)
         if self.shares_seed:
             kwargs["seed"] = seed
         super().__init__(*args, **kwargs)
         self.sample_at_inference = validation.boolean(
             "sample_at_inference", sample_at_inference
         )
-        self.seed = validation.optional_integer("seed", seed)
+        self.seed = seed
         self.noise = NoiseGenerator(seed, salt=self.name)
 
     def build(self, input_shape: Any) -> None:
@@ -188,9 +189,9 @@ class StochasticLayer(_Base):
         return as_floats(inputs, self.compute_dtype)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        return self.forward(inputs, training)
+        return self.call_in_mode(inputs, training)
 
-    def forward(self, inputs: Any, training: bool | None, **arguments: Any) -> Any:
+    def call_in_mode(self, inputs: Any, training: bool | None, **arguments: Any) -> Any:
         """Runs the forward pass that is asked for: mean, noisy or sampled.
 
         Args:

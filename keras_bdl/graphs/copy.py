@@ -246,6 +246,35 @@ class ModelCopier:
                 raise Obstacle(inside, "is beside layers that no attribute holds")
 
 
+def copied(layer, plain=False):
+    """Returns a copy of a built layer or model with its weights.
+
+    Args:
+        layer: Keras layer or model.
+        plain: as in `ModelCopier`.
+
+    Returns:
+        The copy and the dict `ModelCopier.borrowed`. A layer that cannot be made again
+        is returned itself.
+    """
+    copier = ModelCopier([], lambda target: target, plain)
+    copy = copier.copy(layer)
+    return (copy.layer if isinstance(copy, Borrowed) else copy), copier.borrowed
+
+
+def own_copy(layer, plain=False):
+    """Returns a copy of a layer or model that shares no weights with it.
+
+    Raises:
+        ValueError: if a layer with weights cannot be made again.
+    """
+    copy, borrowed = copied(layer, plain)
+    for part, reason in borrowed.items():
+        if part.weights:
+            raise ValueError(reason)
+    return copy
+
+
 def is_holder(layer):
     """Returns whether a layer or model is the user's own and holds other layers."""
     return (
@@ -280,6 +309,10 @@ def _build_like(model, copy):
     Keras records the shapes that a model was built with, but not the dtypes.
     """
     config = model.get_build_config() or {}
+    if not isinstance(model, keras.Model):
+        copies.build_alike(copy, model)
+        if len(copy.weights) == len(model.weights):
+            return  # other layers make their variables when they are called
     shapes = config.get("shapes_dict") or {"input_shape": config.get("input_shape")}
     if None in shapes.values():
         raise ValueError(

@@ -177,7 +177,7 @@ class BayesianLayer(WeightedLayer):
         )
         return self.posterior_distribution()
 
-    def forward(self, inputs: Any, training: bool | None, **arguments: Any) -> Any:
+    def call_in_mode(self, inputs: Any, training: bool | None, **arguments: Any) -> Any:
         if (
             scopes.SamplingScope.current() is None
             and scopes.KLAddedElsewhere.current() is None
@@ -185,9 +185,9 @@ class BayesianLayer(WeightedLayer):
             self.add_kl(training)
         shared = scopes.SharedWeights.current()
         if shared is None:
-            return super().forward(inputs, training, **arguments)
+            return super().call_in_mode(inputs, training, **arguments)
         with scopes.SamplingScope(shared.seed, 0, num_samples=1):
-            return super().forward(inputs, training, **arguments)
+            return super().call_in_mode(inputs, training, **arguments)
 
     def measured_kl(self) -> Tensor:
         """Returns `kl()` without using up training noise."""

@@ -108,10 +108,12 @@ class VariationalLayer(DropInLayer):
                 "weights, which is of independent weights; that of "
                 f"`posterior='gaussian'` can. Received: posterior={self.posterior!r}"
             )
-        config = live_config(type(self), self)
-        config |= {"prior": priors.NormalPerWeight(), "num_examples": None}
-        copy = type(self).from_config(config)
-        filled(copy, self, self.weight_map, self.weight_map.variables(self))
+        return self.as_prior_of(
+            self.with_same_means(prior=priors.NormalPerWeight(), num_examples=None)
+        )
+
+    def as_prior_of(self, copy: Self) -> Self:
+        """Gives a copy the posterior of this layer as its prior and its posterior."""
         for name, variable in self.posterior.variables().items():
             assign_copy(copy.posterior.variables()[name], variable)
         for name, moments in copy.gaussians().items():
@@ -119,6 +121,12 @@ class VariationalLayer(DropInLayer):
             for part, value in zip(("mean", "log_stddev"), moments):
                 assign_copy(prior[part], value)
         return copy
+
+    def with_same_means(self, **options: Any) -> Self:
+        """Returns a layer like this one with some other arguments, and its means."""
+        config = live_config(type(self), self)
+        copy = type(self).from_config({**config, **options})
+        return filled(copy, self, self.weight_map, self.weight_map.variables(self))
 
     def get_config(self) -> dict[str, Any]:
         posterior = self._posterior_name

@@ -35,7 +35,7 @@ class RecurrentLayer(VariationalLayer):
         mask: Tensor | None = None,
         training: bool = False,
     ) -> Any:
-        return self.forward(
+        return self.call_in_mode(
             sequences,
             training,
             initial_state=initial_state,

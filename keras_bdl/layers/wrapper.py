@@ -4,11 +4,12 @@ from typing import Any, Self
 
 import keras
 
-from keras_bdl import maps
+from keras_bdl import maps, priors
 from keras_bdl.core import copies, validation
+from keras_bdl.core.finding import flatten_layers
 from keras_bdl.core.stochastic import register, stochastic_layers
 from keras_bdl.core.typing import Weights
-from keras_bdl.layers.counterparts import check_conversion
+from keras_bdl.layers.counterparts import check_conversion, obstacle
 from keras_bdl.layers.drop_in import VariationalLayer
 from keras_bdl.maps.wrapped import weights_inside
 from keras_bdl.posteriors import Posterior
@@ -51,7 +52,8 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
     neural networks", 2015, section 3.2.
     """
 
-    method = "wrapper"
+    method = None  # `to_bayesian` takes it for what has no other counterpart
+    wraps_any_layer = True
     weight_map = maps.Wrapped()
     # A sample may not be a part of the rows: nothing is known about the arguments.
     takes_shared_inputs = False
@@ -152,19 +154,40 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
         return inputs
 
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
-        return self.forward(args, training, is_training=training, **kwargs)
+        return self.call_in_mode(args, training, is_training=training, **kwargs)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer.compute_output_spec(*args, **kwargs)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        if not self.layer.supports_masking:
+            return None
         return self.layer.compute_mask(inputs, previous_mask)
+
+    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.compute_output_shape(*args, **kwargs)
 
     # Conversion
 
     @classmethod
     def replaces(cls, layer: keras.layers.Layer) -> bool:
         return False  # conversion wraps what has no other counterpart
+
+    @classmethod
+    def obstacle(cls, layer: keras.layers.Layer) -> str | None:
+        if stochastic_layers(layer):
+            return "holds keras_bdl layers"
+        for inner in flatten_layers(layer):
+            if isinstance(inner, keras.layers.SpectralNormalization):
+                return "assigns the weights of the layer inside of it"
+            reason = obstacle(inner)
+            if reason is not None:
+                return (
+                    reason if inner is layer else f"holds {inner.name}, which {reason}"
+                )
+        if not weights_inside(layer):
+            return "has no trained matrix of weights"
+        return None
 
     @classmethod
     def from_keras(cls, layer: keras.layers.Layer, **options: Any) -> Self:
@@ -175,6 +198,25 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
             **options: arguments of this class, such as `num_examples`.
         """
         return cls(copies.copied(layer), **options)
+
+    def posterior_as_prior(self, layer: keras.layers.Layer | None = None) -> Self:
+        if layer is None:
+            return super().posterior_as_prior()
+        copy = self.around(layer, prior=priors.NormalPerWeight(), num_examples=None)
+        return self.as_prior_of(copy)
+
+    def with_same_means(self, **options: Any) -> Self:
+        return self.around(copies.copied(self.layer), **options)
+
+    def around(self, layer: keras.layers.Layer, **options: Any) -> Self:
+        """Returns a wrapper of another layer, by the arguments of this one.
+
+        Args:
+            layer: copy of the layer of this wrapper.
+            **options: arguments to change.
+        """
+        config = {**self._own_config(), "prior": self.prior, **options}
+        return type(self)(layer, **config)
 
     def to_keras(
         self, weights: Weights = "mean", seed: int | None = None
@@ -201,15 +243,15 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
             copies.assign_copy(variables[name], value)
         return copy
 
+    def _own_config(self):
+        """Returns the config without the layer."""
+        config = {**super().get_config(), "weights": self.which}
+        unused = ("dtype", "estimator", "bias_posterior")
+        return {name: value for name, value in config.items() if name not in unused}
+
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        for name in ("dtype", "estimator", "bias_posterior"):
-            config.pop(name, None)
-        return {
-            **config,
-            "layer": keras.saving.serialize_keras_object(self.layer),
-            "weights": self.which,
-        }
+        layer = keras.saving.serialize_keras_object(self.layer)
+        return {**self._own_config(), "layer": layer}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:

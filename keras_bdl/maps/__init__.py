@@ -11,6 +11,7 @@ from keras_bdl.maps.linear import of as of
 from keras_bdl.maps.recurrent import Recurrent as Recurrent
 from keras_bdl.maps.whole import Whole as Whole
 from keras_bdl.maps.wrapped import Wrapped as Wrapped
+from keras_bdl.maps.wrapped import weights_inside as weights_inside
 
 __all__ = [
     "Conv",
@@ -24,4 +25,5 @@ __all__ = [
     "Whole",
     "Wrapped",
     "of",
+    "weights_inside",
 ]

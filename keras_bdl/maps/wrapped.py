@@ -47,18 +47,21 @@ def weights_inside(
 ) -> dict[str, keras.Variable]:
     """Returns the trainable weights of a built layer, by names for files.
 
-    A name has the name of the variable and the number of the layer inside that owns it:
-    names of variables are not unique, and their paths have other numbers in a copy.
+    A name has the name of the variable and the number of the layer inside that owns it,
+    among those with weights. Names of variables alone are not unique, and their paths
+    have other numbers in a copy.
 
     Args:
         layer: built Keras layer.
         only_with_matrices: whether to leave out layers without a weight of at least
             two axes, which have scales and offsets alone, such as normalisation.
     """
-    owners: dict[int, int] = {}
-    for number, owner in enumerate(flatten_layers(layer)):
+    innermost: dict[int, int] = {}
+    for order, owner in enumerate(flatten_layers(layer)):
         # A layer precedes those inside of it, so the last one is the owner.
-        owners |= {id(variable): number for variable in owner.trainable_variables}
+        innermost |= {id(variable): order for variable in owner.trainable_variables}
+    numbers = {order: i for i, order in enumerate(sorted(set(innermost.values())))}
+    owners = {key: numbers[order] for key, order in innermost.items()}
     trained = layer.trainable_variables
     with_matrix = {owners[id(v)] for v in trained if len(v.shape) > 1}
     found: dict[str, keras.Variable] = {}

@@ -189,7 +189,7 @@ def input_signature(model):
     Raises:
         ValueError: if the model does not know their shapes.
     """
-    network = getattr(model, "sampled_network", model)
+    network = finding.described(getattr(model, "sampled_network", model))
     if finding.is_graph(network):
         inputs = finding.graph_input(network)
         name = "x" if isinstance(inputs, keras.KerasTensor) else None

@@ -9,7 +9,7 @@ import zlib
 import keras
 from keras import ops
 
-from keras_bdl.core import validation
+from keras_bdl.core import finding, validation
 from keras_bdl.core.inputs import check_inputs
 from keras_bdl.core.recovery import weights_kept
 from keras_bdl.prediction.seeded_data import with_seed
@@ -45,7 +45,7 @@ class SeededModel(keras.Model):
             seed = python_random.getrandbits(31)
         steps = validation.optional_integer("steps", steps, least=1)
         batch_size = validation.optional_integer("batch_size", batch_size, least=1)
-        check_inputs(self.input_network(), x)
+        check_inputs(finding.described(self.input_network()), x)
         data, known_steps = with_seed(x, word(seed))
         with weights_kept(self):
             return self.predict(
