@@ -389,12 +389,10 @@ def test_the_report_says_why():
     x = layers.MultiHeadAttention(2, 2, name="attention")(x, x)
     model = keras.Model(inputs, layers.Dense(2, name="head")(x))
     _, report = keras_bdl.to_bayesian(model, 10, return_report=True)
-    assert report.replaced == ["head"]
+    assert report.replaced == ["recurrent", "attention", "head"]
     assert report.left == {
         "bound": "has a kernel_constraint",
-        "recurrent": "has no counterpart",
         "bayesian": "is Bayesian already",
-        "attention": "has no counterpart",
     }
     assert "VariationalDense" in str(report) and "kernel_constraint" in str(report)
     _, report = keras_bdl.to_bayesian(branched(), 10, layers="last", return_report=True)

@@ -58,7 +58,7 @@ class VariationalLayer(DropInLayer):
         **kwargs: arguments of `BayesianLayer` and of the Keras layer.
     """
 
-    method = "variational"
+    method: str | None = "variational"
     # Variables of the posteriors that have them.
     kernel_log_stddev = bias_log_stddev = None
 

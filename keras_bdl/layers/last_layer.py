@@ -100,7 +100,7 @@ class BayesianLastLayer(PosteriorLayer, keras.layers.Dense):
             )
         super().build(input_shape)
 
-    def call_mean(self, inputs: Tensor) -> Tensor:
+    def call_mean(self, inputs: Tensor, **arguments: Any) -> Tensor:
         outputs = super().call_mean(inputs)
         if not self.probit:
             return outputs

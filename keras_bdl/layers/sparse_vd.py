@@ -60,7 +60,7 @@ class SparseVDLayer(DropInLayer):
 
         It is float32. For a mean of 0 it is finite, and above 90 if stddev >= exp(-40).
         """
-        return self.posterior.log_alphas()[self.weight_map.kernel]
+        return self.posterior.log_alphas()[self.linear_map.kernel]
 
     def pruned_kernel(self) -> Tensor:
         """Returns the means, 0 if log alpha has reached the threshold."""

@@ -24,11 +24,13 @@ class RecurrentLayer(VariationalLayer):
     # Outputs can be nested, and masks have the rows of the inputs.
     takes_shared_inputs = False
 
-    # The names of the arguments tell Keras which shapes to record.
-    def build(self, sequences_shape: Any, initial_state_shape: Any = None) -> None:
+    # The arguments are those of Keras, which reads their names to record shapes.
+    def build(  # type: ignore[override]
+        self, sequences_shape: Any, initial_state_shape: Any = None
+    ) -> None:
         super().build(sequences_shape)
 
-    def call(
+    def call(  # type: ignore[override]
         self,
         sequences: Tensor,
         initial_state: Any = None,

@@ -8,7 +8,6 @@ from keras_bdl import maps, priors
 from keras_bdl.core import copies, validation
 from keras_bdl.core.finding import flatten_layers
 from keras_bdl.core.stochastic import register, stochastic_layers
-from keras_bdl.core.typing import Weights
 from keras_bdl.layers.counterparts import check_conversion, obstacle
 from keras_bdl.layers.drop_in import VariationalLayer
 from keras_bdl.maps.wrapped import weights_inside
@@ -130,7 +129,6 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
         # Keras would track the dict, and with it the variables of the layer again.
         object.__setattr__(self, "_chosen", found)
         super().build(None)
-        self.built = True
 
     def get_build_config(self) -> dict[str, Any] | None:
         return None  # the layer has its own
@@ -219,7 +217,7 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
         return type(self)(layer, **config)
 
     def to_keras(
-        self, weights: Weights = "mean", seed: int | None = None
+        self, weights: str = "mean", seed: int | None = None
     ) -> keras.layers.Layer:
         """Returns a copy of the layer with posterior-mean or sampled weights.
 
@@ -231,7 +229,7 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
         return self.assign_to(copies.copied(self.layer), weights, seed)
 
     def assign_to(
-        self, copy: keras.layers.Layer, weights: Weights, seed: int | None
+        self, copy: keras.layers.Layer, weights: str, seed: int | None
     ) -> keras.layers.Layer:
         """Gives a copy of the layer posterior-mean or sampled weights; returns it."""
         if weights == "sample":

@@ -6,12 +6,8 @@ from typing import Any
 
 import keras
 
-from keras_bdl.core import validation
-from keras_bdl.prediction.sampler import (
-    CLASSIFICATION,
-    make_sampler,
-    one_output_expected,
-)
+from keras_bdl.core import finding, validation
+from keras_bdl.prediction.sampler import CLASSIFICATION, make_sampler
 
 OUTPUTS = ("auto", *CLASSIFICATION, "mean", "mean_and_log_stddev")
 
@@ -74,7 +70,7 @@ def predict(
     verbose: int | str = "auto",
     callbacks: Sequence[keras.callbacks.Callback] | None = None,
     seed: int | None = None,
-    outputs: str = "auto",
+    outputs: Any = "auto",
     return_samples: bool = False,
     mc_dropout: bool = False,
 ) -> Any:
@@ -106,7 +102,8 @@ def predict(
             are averaged as they are. "auto" takes "logits" for a keras_bdl classifier
             and for a model compiled with a cross-entropy with `from_logits=True`. It
             takes the kind that a loss of `keras_bdl.losses` declares, and otherwise
-            averages the outputs as they are.
+            averages the outputs as they are. For several outputs it may be a list or
+            a dict of kinds, nested like them.
         return_samples: whether to return the draws. Each draw is one function: one
             weight draw for all rows and batches, the same for the same seed.
         mc_dropout: whether plain Dropout layers sample too (Gal and Ghahramani,
@@ -149,7 +146,7 @@ def predict_uncertainty(
     verbose: int | str = "auto",
     callbacks: Sequence[keras.callbacks.Callback] | None = None,
     seed: int | None = None,
-    outputs: str = "auto",
+    outputs: Any = "auto",
     mc_dropout: bool = False,
 ) -> Any:
     """Returns the posterior predictive with its uncertainty split by source.
@@ -163,15 +160,16 @@ def predict_uncertainty(
             `(n, labels)` mean classification with independent labels, and each label
             has its own entropies, `(n, labels)`. "mean" `(n, d)` and
             "mean_and_log_stddev" `(n, 2d)`, means first, mean regression. "auto" takes
-            the kind from the compiled loss or from the keras_bdl model class.
+            the kind from the compiled loss or from the keras_bdl model class. For
+            several outputs it may be a list or a dict of kinds, nested like them.
 
     Returns:
         `ClassificationUncertainty` or `RegressionUncertainty`, named tuples of
-        NumPy arrays.
+        NumPy arrays. For several outputs, a list or a dict of them, nested like the
+        model's outputs.
 
     Raises:
-        ValueError: as in `predict`, if the kind of the outputs is unknown, or if the
-            model has several outputs.
+        ValueError: as in `predict`, or if the kind of an output is unknown.
 
     Example:
 
@@ -179,10 +177,7 @@ def predict_uncertainty(
     >>> result.mutual_information.argsort()[-10:]  # the ten most novel inputs
     """
     kind = resolve_outputs(model, outputs)
-    count = len(keras.tree.flatten(getattr(model, "outputs", None) or [None]))
-    if count > 1:
-        raise ValueError(one_output_expected(count))
-    if kind is None:
+    if kind is None or (isinstance(kind, tuple) and None in kind):
         raise ValueError(
             "Cannot tell what the model's outputs are: compile it with a "
             "cross-entropy or a regression loss, or give "
@@ -190,21 +185,47 @@ def predict_uncertainty(
         )
     sampler = make_sampler(model, num_samples, "uncertainty", kind, mc_dropout)
     result = sampler.run(x, seed, batch_size, steps, verbose, callbacks)
-    if kind in CLASSIFICATION:
+    if isinstance(result, dict):
+        return _named(result)
+    return keras.tree.pack_sequence_as(sampler.structure, list(map(_named, result)))
+
+
+def _named(result):
+    """Returns the named tuple of the statistics of one output."""
+    if "probabilities" in result:
         return ClassificationUncertainty(**result)
     return RegressionUncertainty(**{"aleatoric_stddev": None, **result})
 
 
 def resolve_outputs(model, outputs):
-    """Returns the kind of a model's outputs, or None if "auto" cannot tell."""
+    """Returns the kind of a model's outputs, or None if "auto" cannot tell.
+
+    For several outputs of different kinds it is a tuple, in the order of
+    `keras.tree.flatten`.
+    """
+    if isinstance(outputs, (dict, list, tuple)):
+        kinds = keras.tree.flatten(outputs)
+        return tuple(validation.choice("outputs", kind, OUTPUTS[1:]) for kind in kinds)
     validation.choice("outputs", outputs, OUTPUTS)
     if outputs != "auto":
         return outputs
     declared = getattr(model, "outputs_kind", None)
     if declared is not None:
         return declared
-    losses = keras.tree.flatten(getattr(model, "loss", None))
-    loss = losses[0] if len(losses) == 1 else None
+    losses = getattr(model, "loss", None)
+    if not isinstance(losses, (dict, list, tuple)):
+        return _kind_of_loss(losses)
+    if isinstance(losses, dict):
+        # Losses may have the names of outputs that are in a list.
+        nest = getattr(finding.described(model), "output", None)
+        names = sorted(nest) if isinstance(nest, dict) else model.output_names
+        losses = [losses.get(name) for name in names or sorted(losses)]
+    kinds = tuple(map(_kind_of_loss, keras.tree.flatten(losses)))
+    return kinds[0] if len(kinds) == 1 else kinds
+
+
+def _kind_of_loss(loss):
+    """Returns the kind of the outputs that a loss takes, or None if it is unknown."""
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
     if hasattr(loss, "outputs_kind"):

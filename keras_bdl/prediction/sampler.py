@@ -93,8 +93,12 @@ class Sampler(SeededModel):
         model: the model to sample.
         num_samples: positive integer S, number of posterior samples.
         reduction: "mean", "samples" or "uncertainty".
-        kind: kind of the model's outputs, or None if it is unknown.
+        kind: kind of the model's outputs, or None if it is unknown, or a tuple of the
+            kinds of its flat outputs.
         cut: the `Cut` of the model.
+
+    Attributes:
+        structure: the model's outputs with 0 in place of tensors, once it has run.
     """
 
     def __init__(self, model, num_samples, reduction, kind, cut):
@@ -105,6 +109,7 @@ class Sampler(SeededModel):
         self.num_samples = num_samples
         self.reduction = reduction
         self.kind = kind
+        self.structure = None
         self.cut = cut
         self.block = min(_BLOCK, num_samples) if cut.parts.batched else 1
 
@@ -143,25 +148,42 @@ class Sampler(SeededModel):
                 )
                 stack.enter_context(_no_changes(self.network))
                 outputs = parts.suffix(boundary, scope)
-            return keras.tree.map_structure(self._link, outputs)
+            # Keras would make a class of its own of a dict that it tracks.
+            structure = keras.tree.map_structure(lambda _: 0, outputs)
+            object.__setattr__(self, "structure", structure)
+            outputs = keras.tree.flatten(outputs)
+            return list(map(self._link, outputs, self._kinds(len(outputs))))
 
         reduce = self._reduce_blocks
         if self.reduction == "samples":
             reduce = self._stack_blocks
         outputs = reduce(run_block, num_blocks)
         self.cut.check_called()
-        return outputs
+        if self.reduction != "uncertainty":
+            return keras.tree.pack_sequence_as(self.structure, outputs)
+        return outputs[0] if len(outputs) == 1 else outputs
 
-    def _link(self, outputs):
+    def _kinds(self, count):
+        """Returns the kinds of `count` flat outputs."""
+        if not isinstance(self.kind, tuple):
+            return (self.kind,) * count
+        if len(self.kind) != count:
+            raise ValueError(
+                f"Expected `outputs` to give the kind of each of {count} outputs. "
+                f"Received: {len(self.kind)} kinds"
+            )
+        return self.kind
+
+    def _link(self, outputs, kind):
         """Returns one block's outputs with the sample axis first: `(block, n, ...)`.
 
         Logits are converted to probabilities.
         """
         shape = ops.shape(outputs)
         outputs = ops.reshape(outputs, (self.block, -1, *shape[1:]))
-        if self.kind in ("logits", "binary_logits"):
+        if kind in ("logits", "binary_logits"):
             outputs = dtypes.wide(outputs)
-            if outputs.shape[-1] == 1 or self.kind == "binary_logits":
+            if outputs.shape[-1] == 1 or kind == "binary_logits":
                 return ops.sigmoid(outputs)
             return ops.softmax(outputs, axis=-1)
         return outputs
@@ -195,9 +217,9 @@ class Sampler(SeededModel):
                 mask = ops.reshape(valid, (-1,) + (1,) * (len(y.shape) - 1))
                 return ops.sum(y * ops.cast(mask, y.dtype), axis=0)
 
-            return keras.tree.map_structure(
-                over_samples, self._statistics(outputs, shift)
-            )
+            kinds = self._kinds(len(outputs))
+            statistics = list(map(self._statistics, outputs, shift, kinds))
+            return keras.tree.map_structure(over_samples, statistics)
 
         sums = total(0, first)
         if num_blocks > 1:
@@ -210,54 +232,41 @@ class Sampler(SeededModel):
                 sums,
             )
         means = keras.tree.map_structure(lambda y: y / self.num_samples, sums)
-        return self._finish(means, shift)
+        return list(map(self._finish, means, shift, self._kinds(len(shift))))
 
-    def _statistics(self, outputs, shift):
-        """Returns the statistics to average over samples.
+    def _statistics(self, outputs, shift, kind):
+        """Returns the statistics of one output to average over samples.
 
         Means are shifted before they are summed, to keep the precision of the sums.
         """
         if self.reduction == "mean":
             return outputs
-        if isinstance(outputs, (list, tuple, dict)):
-            raise ValueError(one_output_expected(len(outputs)))
-        if self.kind in CLASSIFICATION:
+        if kind in CLASSIFICATION:
             return {
                 "probabilities": outputs,
-                "entropy": uncertainty.entropy(self._classes(outputs)),
+                "entropy": uncertainty.entropy(_classes(outputs, kind)),
             }
-        mean, log_stddev = _split_moments(outputs, self.kind)
-        centre, _ = _split_moments(shift, self.kind)
+        mean, log_stddev = _split_moments(outputs, kind)
+        centre, _ = _split_moments(shift, kind)
         offset = dtypes.wide(mean) - centre
         statistics = {"offset": offset, "square": ops.square(offset)}
         if log_stddev is not None:
             statistics["noise_variance"] = ops.exp(2.0 * dtypes.wide(log_stddev))
         return statistics
 
-    def _classes(self, probabilities):
-        """Returns the probabilities of all classes.
-
-        A binary problem has two classes, and the outputs give only one of them.
-        """
-        if probabilities.shape[-1] == 1:
-            return ops.concatenate([1.0 - probabilities, probabilities], axis=-1)
-        if self.kind in ("binary_logits", "binary_probabilities"):
-            return ops.stack([1.0 - probabilities, probabilities], axis=-1)
-        return probabilities
-
-    def _finish(self, means, shift):
+    def _finish(self, means, shift, kind):
         if self.reduction == "mean":
             return means
-        if self.kind in CLASSIFICATION:
+        if kind in CLASSIFICATION:
             probabilities, expected = means["probabilities"], means["entropy"]
-            predictive = uncertainty.entropy(self._classes(probabilities))
+            predictive = uncertainty.entropy(_classes(probabilities, kind))
             return {
                 "probabilities": probabilities,
                 "predictive_entropy": predictive,
                 "expected_entropy": expected,
                 "mutual_information": ops.maximum(predictive - expected, 0.0),
             }
-        centre, _ = _split_moments(shift, self.kind)
+        centre, _ = _split_moments(shift, kind)
         offset = means.pop("offset")
         variance = means.pop("square") - ops.square(offset)
         result = {
@@ -269,13 +278,16 @@ class Sampler(SeededModel):
         return result
 
 
-def one_output_expected(count):
-    """Returns the error message of `predict_uncertainty` for several outputs."""
-    return (
-        "`predict_uncertainty` expected a model with one output; make one of each "
-        "output, `keras.Model(model.inputs, output)`, or use `predict`. "
-        f"Received: {count} outputs"
-    )
+def _classes(probabilities, kind):
+    """Returns the probabilities of all classes.
+
+    A binary problem has two classes, and the outputs give only one of them.
+    """
+    if probabilities.shape[-1] == 1:
+        return ops.concatenate([1.0 - probabilities, probabilities], axis=-1)
+    if kind in ("binary_logits", "binary_probabilities"):
+        return ops.stack([1.0 - probabilities, probabilities], axis=-1)
+    return probabilities
 
 
 def _split_moments(outputs, kind):
