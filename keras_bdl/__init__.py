@@ -28,8 +28,11 @@ from keras_bdl.layers import SparseVDConv2D as SparseVDConv2D
 from keras_bdl.layers import SparseVDConv3D as SparseVDConv3D
 from keras_bdl.layers import SparseVDDense as SparseVDDense
 from keras_bdl.layers import VariationalConv1D as VariationalConv1D
+from keras_bdl.layers import VariationalConv1DTranspose as VariationalConv1DTranspose
 from keras_bdl.layers import VariationalConv2D as VariationalConv2D
+from keras_bdl.layers import VariationalConv2DTranspose as VariationalConv2DTranspose
 from keras_bdl.layers import VariationalConv3D as VariationalConv3D
+from keras_bdl.layers import VariationalConv3DTranspose as VariationalConv3DTranspose
 from keras_bdl.layers import VariationalConvLSTM1D as VariationalConvLSTM1D
 from keras_bdl.layers import VariationalConvLSTM2D as VariationalConvLSTM2D
 from keras_bdl.layers import VariationalConvLSTM3D as VariationalConvLSTM3D
@@ -41,6 +44,8 @@ from keras_bdl.layers import VariationalEmbedding as VariationalEmbedding
 from keras_bdl.layers import VariationalGaussianDropout as VariationalGaussianDropout
 from keras_bdl.layers import VariationalGRU as VariationalGRU
 from keras_bdl.layers import VariationalLSTM as VariationalLSTM
+from keras_bdl.layers import VariationalSeparableConv1D as VariationalSeparableConv1D
+from keras_bdl.layers import VariationalSeparableConv2D as VariationalSeparableConv2D
 from keras_bdl.layers import VariationalSimpleRNN as VariationalSimpleRNN
 from keras_bdl.models import VAE as VAE
 from keras_bdl.models import BayesianClassifier as BayesianClassifier
@@ -82,8 +87,11 @@ __all__ = [
     "SparseVDDense",
     "VAE",
     "VariationalConv1D",
+    "VariationalConv1DTranspose",
     "VariationalConv2D",
+    "VariationalConv2DTranspose",
     "VariationalConv3D",
+    "VariationalConv3DTranspose",
     "VariationalConvLSTM1D",
     "VariationalConvLSTM2D",
     "VariationalConvLSTM3D",
@@ -95,6 +103,8 @@ __all__ = [
     "VariationalGRU",
     "VariationalGaussianDropout",
     "VariationalLSTM",
+    "VariationalSeparableConv1D",
+    "VariationalSeparableConv2D",
     "VariationalSimpleRNN",
     "callbacks",
     "compress",

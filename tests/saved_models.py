@@ -32,6 +32,16 @@ def convolution(name, rank):
     return lambda: sequential(layer, shape=(*(4,) * rank, 2))
 
 
+def transposed(rank):
+    make = getattr(keras_bdl, f"VariationalConv{rank}DTranspose")
+    return lambda: sequential(make(2, 2, strides=2), shape=(*(4,) * rank, 2))
+
+
+def separable(rank):
+    make = getattr(keras_bdl, f"VariationalSeparableConv{rank}D")
+    return lambda: sequential(make(3, 2), shape=(*(4,) * rank, 2))
+
+
 def early_exit(**options):
     units = [layers.Dense(4, "relu"), dense_of_width_4(), layers.Dense(4)]
     return sequential(
@@ -72,6 +82,8 @@ MODELS = {
     "variational_depthwise_conv2d": lambda: sequential(
         keras_bdl.VariationalDepthwiseConv2D(2, num_examples=7), shape=(4, 4, 2)
     ),
+    **{f"variational_conv{rank}d_transpose": transposed(rank) for rank in (1, 2, 3)},
+    **{f"variational_separable_conv{rank}d": separable(rank) for rank in (1, 2)},
     "variational_einsum_dense": lambda: sequential(
         keras_bdl.VariationalEinsumDense("ab,bc->ac", 3, bias_axes="c", num_examples=7)
     ),

@@ -69,3 +69,26 @@ def test_the_model_is_not_touched(x):
     }
     assert all("call" not in vars(layer) for layer in model.layers)
     np.testing.assert_array_equal(model.predict(x, verbose=0), expected)
+
+
+@pytest.mark.parametrize("is_bayesian", [False, True])
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_transposed_and_separable_convolutions(is_bayesian, data_format):
+    if keras.backend.backend() == "tensorflow" and data_format == "channels_first":
+        pytest.skip("TensorFlow convolves channels_first on a GPU alone")
+    shape = (5, 6, 3) if data_format == "channels_last" else (3, 5, 6)
+    inputs = keras.Input(shape)
+    options = {"padding": "same", "data_format": data_format}
+    x = layers.Conv2DTranspose(4, 3, strides=2, **options)(inputs)
+    x = layers.SeparableConv2D(7, 3, strides=3, depth_multiplier=2, **options)(x)
+    model = keras.Model(inputs, x)
+    if is_bayesian:
+        model = keras_bdl.to_bayesian(model, num_examples=10)
+    # Each of 5 x 6 inputs is multiplied by a kernel (3, 3, 4, 3). Of 10 x 12 outputs
+    # the separable convolution keeps 4 x 4: 3 x 3 for each of 4 x 2 channels, and a
+    # product of these with 7 filters.
+    transposed = 5 * 6 * (3 * 3 * 4 * 3)
+    separable = 4 * 4 * (3 * 3 * 4 * 2 + 4 * 2 * 7)
+    report = keras_bdl.flops_report(model, np.zeros((1, *shape)), verbose=0)
+    assert report.full == transposed + separable
+    assert report.not_counted == []

@@ -46,6 +46,21 @@ from keras_bdl.layers.variational_recurrent import VariationalLSTM as Variationa
 from keras_bdl.layers.variational_recurrent import (
     VariationalSimpleRNN as VariationalSimpleRNN,
 )
+from keras_bdl.layers.variational_separable import (
+    VariationalSeparableConv1D as VariationalSeparableConv1D,
+)
+from keras_bdl.layers.variational_separable import (
+    VariationalSeparableConv2D as VariationalSeparableConv2D,
+)
+from keras_bdl.layers.variational_transposed import (
+    VariationalConv1DTranspose as VariationalConv1DTranspose,
+)
+from keras_bdl.layers.variational_transposed import (
+    VariationalConv2DTranspose as VariationalConv2DTranspose,
+)
+from keras_bdl.layers.variational_transposed import (
+    VariationalConv3DTranspose as VariationalConv3DTranspose,
+)
 from keras_bdl.layers.wrapper import BayesianWrapper as BayesianWrapper
 from keras_bdl.priors.codes import GaussianMixture as GaussianMixture
 from keras_bdl.priors.codes import LatentPrior as LatentPrior
@@ -74,8 +89,11 @@ __all__ = [
     "TFPLatentPrior",
     "VampPrior",
     "VariationalConv1D",
+    "VariationalConv1DTranspose",
     "VariationalConv2D",
+    "VariationalConv2DTranspose",
     "VariationalConv3D",
+    "VariationalConv3DTranspose",
     "VariationalConvLSTM1D",
     "VariationalConvLSTM2D",
     "VariationalConvLSTM3D",
@@ -87,5 +105,7 @@ __all__ = [
     "VariationalGRU",
     "VariationalGaussianDropout",
     "VariationalLSTM",
+    "VariationalSeparableConv1D",
+    "VariationalSeparableConv2D",
     "VariationalSimpleRNN",
 ]

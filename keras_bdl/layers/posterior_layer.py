@@ -1,5 +1,6 @@
 """Layers with a posterior: a Keras class, a weight map and a posterior together."""
 
+import functools
 from typing import Any, Self
 
 import keras
@@ -157,28 +158,32 @@ class PosteriorLayer(StochasticLayer):
         if directions and name == "reparameterization":
             weights = self._narrow(self.drawn_weights(self.noise))
             return self.weight_map.apply(self, inputs, weights)
-        options: dict[str, Any] = {}
-        if name == "flipout":
-            axes = self.linear_map.input_axes(self)
-            options["channel_axis"] = axes or ()
-            options["output_axis"] = self.linear_map.output_axes(self)
-            options["flip_inputs"] = axes is not None
-        elif name == "local_reparameterization":
-            options["square"] = self._square
-        estimator = getattr(estimators, name)
-        outputs = estimator(
-            self._linear,
-            inputs,
-            *self._moments_of_weights(),
-            seed=self.noise,
-            **options,
-        )
+        outputs = self._estimated(self.linear_map, inputs)
         bias = self.weight_map.bias
         if not self._bias_is_own() and bias in self.posterior.shapes:
             outputs = outputs + self._noise_of_bias(outputs)
         if directions:
             outputs = outputs + self._along(directions, inputs)
         return self.linear_map.activate(self, outputs)
+
+    def _estimated(self, linear_map, inputs):
+        """Returns noisy outputs of a linear map of the weights, by the estimator."""
+        name = self.resolved_estimator(inputs.shape)
+        options: dict[str, Any] = {}
+        if name == "flipout":
+            axes = linear_map.input_axes(self)
+            options["channel_axis"] = axes or ()
+            options["output_axis"] = linear_map.output_axes(self)
+            options["flip_inputs"] = axes is not None
+        elif name == "local_reparameterization":
+            options["square"] = functools.partial(linear_map.square, self)
+        return getattr(estimators, name)(
+            functools.partial(linear_map.linear, self),
+            inputs,
+            *self._moments_of_weights(linear_map),
+            seed=self.noise,
+            **options,
+        )
 
     def _along(self, directions, inputs):
         """Returns noise along the directions of the weights, with factors per row."""
@@ -261,7 +266,10 @@ class PosteriorLayer(StochasticLayer):
         if backend.is_float_dtype(backend.standardize_dtype(inputs.dtype)):
             inputs = ops.cast(inputs, self.compute_dtype)  # Keras has not cast them
         return estimators.moments(
-            self._linear, inputs, *self._moments_of_weights(), square=self._square
+            functools.partial(self.linear_map.linear, self),
+            inputs,
+            *self._moments_of_weights(self.linear_map),
+            square=functools.partial(self.linear_map.square, self),
         )
 
     def sample_moments(
@@ -289,26 +297,20 @@ class PosteriorLayer(StochasticLayer):
         """Returns the number of axes of a row of outputs, without positions."""
         return len(self.linear_map.output_axes(self))
 
-    def _moments_of_weights(self):
+    def _moments_of_weights(self, linear_map):
         """Returns the arguments of the estimators that follow the inputs."""
-        weight_map, moments = self.linear_map, self.posterior.moments()
-        kernel, log_stddev = moments[weight_map.kernel]
-        bias, bias_log_stddev = moments.get(weight_map.bias, (None, None))
+        moments = self.posterior.moments()
+        kernel, log_stddev = moments[linear_map.kernel]
+        bias, bias_log_stddev = moments.get(linear_map.bias, (None, None))
         if bias is None:
-            bias = self._with_points({}).get(weight_map.bias)
+            bias = self._with_points({}).get(linear_map.bias)
         if bias is not None:
-            bias = weight_map.expand_bias(self, ops.cast(bias, self.compute_dtype))
-        if bias_log_stddev is not None and not self._bias_is_own():
+            bias = linear_map.expand_bias(self, ops.cast(bias, self.compute_dtype))
+        if bias_log_stddev is not None and not linear_map.bias_is_own(self):
             bias_log_stddev = None  # drawn separately
         if bias_log_stddev is not None:
-            bias_log_stddev = weight_map.expand_bias(self, bias_log_stddev)
+            bias_log_stddev = linear_map.expand_bias(self, bias_log_stddev)
         return ops.cast(kernel, self.compute_dtype), log_stddev, bias, bias_log_stddev
-
-    def _linear(self, inputs, kernel):
-        return self.linear_map.linear(self, inputs, kernel)
-
-    def _square(self, inputs):
-        return self.linear_map.square(self, inputs)
 
     # Reports, conversion and files
 

@@ -9,6 +9,8 @@ from keras_bdl.maps.linear import Conv as Conv
 from keras_bdl.maps.linear import Dense as Dense
 from keras_bdl.maps.linear import of as of
 from keras_bdl.maps.recurrent import Recurrent as Recurrent
+from keras_bdl.maps.separable import Separable as Separable
+from keras_bdl.maps.transposed import Transposed as Transposed
 from keras_bdl.maps.whole import Whole as Whole
 from keras_bdl.maps.wrapped import Wrapped as Wrapped
 from keras_bdl.maps.wrapped import weights_inside as weights_inside
@@ -21,6 +23,8 @@ __all__ = [
     "Embedding",
     "LinearMap",
     "Recurrent",
+    "Separable",
+    "Transposed",
     "WeightMap",
     "Whole",
     "Wrapped",

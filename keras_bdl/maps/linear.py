@@ -40,7 +40,13 @@ class Dense(LinearMap):
 
 
 class Conv(LinearMap):
-    """Computes `keras.layers.Conv1D`, `Conv2D` and `Conv3D`."""
+    """Computes `keras.layers.Conv1D`, `Conv2D` and `Conv3D`.
+
+    Attributes:
+        filters_axis: axis of the filters in a kernel, from the end.
+    """
+
+    filters_axis = -1
 
     def num_positions(
         self, layer: keras.layers.Layer, input_shape: tuple[int | None, ...]
@@ -71,15 +77,19 @@ class Conv(LinearMap):
     def linear_per_sample(
         self, layer: keras.layers.Layer, inputs: Tensor, kernels: Tensor, shared: bool
     ) -> Tensor:
-        if shared and layer.groups == 1 and layer.filters < _MANY_FILTERS:
+        groups = getattr(layer, "groups", 1)  # transposed convolutions have none
+        if shared and groups == 1 and layer.filters < _MANY_FILTERS:
             return self._samples_as_channels(layer, inputs, kernels)
         return super().linear_per_sample(layer, inputs, kernels, shared)
 
     def _samples_as_channels(self, layer, inputs, kernels):
         """Runs one convolution with the filters of all samples side by side."""
-        kernels = ops.moveaxis(kernels, 0, -2)  # (..., channels, samples, filters)
-        num_samples, filters = kernels.shape[-2:]
-        kernel = ops.reshape(kernels, (*kernels.shape[:-2], num_samples * filters))
+        num_samples, *kernel_shape = kernels.shape
+        filters = kernel_shape[self.filters_axis]
+        kernel_shape[self.filters_axis] = num_samples * filters
+        # The samples come before the filters: (..., channels, samples, filters).
+        kernels = ops.moveaxis(kernels, 0, self.filters_axis - 1)
+        kernel = ops.reshape(kernels, kernel_shape)
         outputs = self.linear(layer, inputs, kernel)
         axis = self.output_axes(layer)[0] % len(outputs.shape)
         shape = list(ops.shape(outputs))
