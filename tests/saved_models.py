@@ -42,6 +42,23 @@ def separable(rank):
     return lambda: sequential(make(3, 2), shape=(*(4,) * rank, 2))
 
 
+def recurrent(name, rank=0):
+    make = getattr(keras_bdl, f"Variational{name}")
+    if not rank:
+        return lambda: sequential(make(2, num_examples=7), shape=(3, 2))
+    return lambda: sequential(make(2, 2, num_examples=7), shape=(3, *(4,) * rank, 2))
+
+
+def wrapped(make_layer):
+    layer = keras_bdl.Bayesian(make_layer(), num_examples=7)
+    return sequential(layer, shape=(3, 2))
+
+
+def wrapped_model():
+    network = sequential(layers.Dense(3), layers.LayerNormalization(), layers.Dense(2))
+    return keras_bdl.Bayesian(network, num_examples=7)
+
+
 def early_exit(**options):
     units = [layers.Dense(4, "relu"), dense_of_width_4(), layers.Dense(4)]
     return sequential(
@@ -84,6 +101,16 @@ MODELS = {
     ),
     **{f"variational_conv{rank}d_transpose": transposed(rank) for rank in (1, 2, 3)},
     **{f"variational_separable_conv{rank}d": separable(rank) for rank in (1, 2)},
+    **{
+        f"variational_{name.lower()}": recurrent(name)
+        for name in ("SimpleRNN", "GRU", "LSTM")
+    },
+    **{
+        f"variational_conv_lstm{rank}d": recurrent(f"ConvLSTM{rank}D", rank)
+        for rank in (1, 2, 3)
+    },
+    "wrapper": lambda: wrapped(lambda: layers.Bidirectional(layers.LSTM(2))),
+    "wrapped_model": wrapped_model,
     "variational_einsum_dense": lambda: sequential(
         keras_bdl.VariationalEinsumDense("ab,bc->ac", 3, bias_axes="c", num_examples=7)
     ),

@@ -478,9 +478,14 @@ class ReadsItsKernel(keras.Model):
 def test_what_cannot_be_replaced_safely_is_refused():
     model = ReadsItsKernel()
     model(np.ones((2, 4), "float32"))
-    for chosen in ("all", ["dense"]):
-        with pytest.raises(ValueError, match="Received.*dense: has weights.*reads"):
-            keras_bdl.to_bayesian(model, 10, chosen)
+    with pytest.raises(ValueError, match="Received.*dense: has weights.*reads"):
+        keras_bdl.to_bayesian(model, 10, ["dense"])
+    with pytest.raises(ValueError, match="Received.*dense: has weights.*reads"):
+        keras_bdl.to_bayesian(model, 10, method="sparse_vd")
+    bayesian, report = keras_bdl.to_bayesian(model, 10, return_report=True)
+    assert report.replaced == [model.name] and report.share == 1.0
+    x = np.ones((2, 4), "float32")
+    np.testing.assert_array_equal(to_numpy(bayesian(x)), to_numpy(model(x)))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from keras import layers
 import keras_bdl
 from keras_bdl.core import finding, stochastic
 
-READS = "has weights that the layer around it reads or assigns"
+ASSIGNS = "has weights that the layer around it assigns"
 # What is replaced; by default the head alone.
 REPLACED = {
     **dict.fromkeys(
@@ -23,12 +23,12 @@ REPLACED = {
     "mixed": {"hidden", "head"},
     "popping": {"popped", "head"},
     "listed": {"first", "second", "head"},
+    "tied": {"tied"},
 }
 # What is left besides layers of other classes.
 LEFT = {
-    "tied": {"encoder": READS},
-    "Normalised": {"v": READS},
-    **dict.fromkeys(("Masked", "MaskedWeights", "MaskedInTraining"), {"conv": READS}),
+    "Normalised": {"v": ASSIGNS},
+    **dict.fromkeys(("Masked", "MaskedWeights", "MaskedInTraining"), {"conv": ASSIGNS}),
     "frozen": {"frozen": "is frozen (`trainable=False`)"},
     "spectral": {"spectral_normalization": "has no counterpart"},
 }
@@ -153,7 +153,15 @@ def test_nobody_elses_layers_are_touched():
 def test_a_layer_in_both_models_is_told():
     model, _ = model_zoo.make("forgetful_weights")
     with pytest.warns(UserWarning, match="Forgetful.*trains the other"):
-        _, report = keras_bdl.to_bayesian(model, 10, return_report=True)
+        bayesian, report = keras_bdl.to_bayesian(model, 10, return_report=True)
+    held = next(x for x in model.layers if isinstance(x, model_zoo.Forgetful))
+    assert held.name in report.replaced and report.share > 0.9
+    wrapper = next(x for x in bayesian.layers if hasattr(x, "chosen"))
+    assert wrapper.layer is held
+    with pytest.warns(UserWarning, match="Forgetful.*trains the other"):
+        _, report = keras_bdl.to_bayesian(
+            model, 10, method="sparse_vd", return_report=True
+        )
     reasons = " ".join(report.left.values())
     assert "inside a layer that cannot be copied" in reasons
     assert "is in both models" in reasons

@@ -112,7 +112,8 @@ def to_bayesian(
     _check_options(classes, options)
 
     wrapper = BayesianWrapper if method == "variational" else None
-    found = find(model, classes, wrapper)
+    # Names and functions choose layers, which have to be there one by one.
+    found = find(model, classes, wrapper, whole=isinstance(layers, str))
     chosen = choose(found, layers)
     counterpart = {id(x.layer): x.cls for x in found if id(x.layer) in chosen}
     made, borrowed = {}, {}
@@ -137,7 +138,7 @@ def to_bayesian(
         copier = ModelCopier([x.layer for x in found if id(x.layer) in chosen], convert)
         copy = copier.copy(model)
         borrowed.update(copier.borrowed)
-    found += _borrowed(borrowed)
+    found += [x for x in _borrowed(borrowed) if id(x.layer) not in chosen]
     if num_examples is not None and bayesian_layers(copy):
         set_num_examples(copy, num_examples)
     if not return_report:

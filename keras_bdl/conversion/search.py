@@ -25,21 +25,22 @@ class Found:
     is_frozen: bool = False
 
 
-def find(model, classes, wrapper=None):
+def find(model, classes, wrapper=None, whole=True):
     """Returns a `Found` for every layer that has weights or could be replaced.
 
     Args:
         model: built Keras model.
         classes: classes that replace layers of a Keras class.
-        wrapper: class that wraps any other layer, or None. Then the only `Found` may be
-            that of the model, if its layers cannot be replaced one by one.
+        wrapper: class that wraps a layer without a counterpart, or None.
+        whole: whether it may also wrap a layer or the model whole, if layers inside
+            cannot be replaced one by one. The layers inside are then not in the list.
     """
     found = _listed(model, classes, wrapper)
     candidates = [entry.layer for entry in found if entry.cls]
     reasons = weight_use.obstacles(model, candidates)
     holders = [x for x in finding.flatten_layers(model) if is_holder(x)]
     wrapped = {}
-    if wrapper is not None:
+    if wrapper is not None and whole:
         wrapped = _holders_to_wrap(model, holders, reasons, wrapper)
         nothing = not any(x.cls and id(x.layer) not in reasons for x in found)
         if id(model) in wrapped or (
