@@ -121,6 +121,9 @@ def to_bayesian(
     def convert(layer):
         cls = counterpart[id(layer)]
         own = {name: options[name] for name in _accepted(cls) & set(options)}
+        weight_map = getattr(cls, "weight_map", None)
+        if weight_map is not None and not weight_map.has_estimators:
+            own.pop("estimator", None)  # it draws its weights once for a batch
         if cls is BayesianWrapper:
             inner, kept = copied(layer)
             borrowed.update(kept)

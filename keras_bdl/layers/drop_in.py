@@ -93,7 +93,14 @@ class VariationalLayer(DropInLayer):
         self._posterior_name = posterior if isinstance(posterior, str) else None
         self.initial_log_stddev = initial_log_stddev
         self.estimator = check_estimator(estimator)
-        if estimator not in (None, ESTIMATORS[-1]) and not self.posterior.has_moments:
+        by_draws = estimator in (None, ESTIMATORS[-1])
+        if not (by_draws or self.weight_map.has_estimators):
+            raise ValueError(
+                f"`{type(self).__name__}` draws its weights once for a batch: expected "
+                f"`estimator` to be {ESTIMATORS[-1]!r} or None. "
+                f"Received: estimator={estimator!r}"
+            )
+        if not (by_draws or self.posterior.has_moments):
             raise ValueError(
                 f"Expected `estimator` to be {ESTIMATORS[-1]!r} or None for a "
                 "posterior whose weights are no Gaussians. Received: "

@@ -21,12 +21,15 @@ class WeightMap:
         attributes: attribute of the layer that holds the variable of each weight. It
             may have dots, as in "cell.kernel".
         is_linear: whether the map is a `LinearMap`.
+        has_estimators: whether layers can train with noise of its own for every row.
+            Otherwise they draw their weights once for a batch.
     """
 
     kernel: str | None = None
     bias: str | None = "bias"
     attributes: dict[str, str] = {}
     is_linear: bool = False
+    has_estimators: bool = False
 
     def variables(self, layer: keras.layers.Layer) -> dict[str, keras.Variable]:
         """Returns the variables of a built layer's weights by name, kernel first."""
@@ -136,6 +139,7 @@ class LinearMap(WeightMap):
     kernel: str = "kernel"
     attributes: dict[str, str] = {"kernel": "_kernel", "bias": "bias"}
     is_linear = True
+    has_estimators = True
 
     def input_axes(self, layer: keras.layers.Layer) -> tuple[int, ...] | None:
         """Returns the axes of the inputs along which the weights differ.

@@ -55,6 +55,7 @@ class Separable(WeightMap):
     """
 
     kernel = "pointwise_kernel"
+    has_estimators = True
     steps: tuple[LinearMap, ...] = (DepthwiseStep(), PointwiseStep())
     attributes = {**steps[0].attributes, **steps[1].attributes}
 

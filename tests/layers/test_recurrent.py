@@ -472,6 +472,8 @@ def test_refusals_say_what_to_do():
         layer(np.ones((2, 3), "float32"), training=True)
     with pytest.raises(ValueError, match="kernel_regularizer.*Received"):
         keras_bdl.VariationalLSTM(2, kernel_regularizer="l2")
+    with pytest.raises(ValueError, match="once for a batch.*Received: estimator"):
+        keras_bdl.VariationalLSTM(2, estimator="flipout")
     with pytest.raises(ValueError, match="recurrent_constraint.*Received"):
         keras_bdl.VariationalGRU(2, recurrent_constraint="non_neg")
 
