@@ -39,8 +39,14 @@ from keras_bdl.layers import VariationalDepthwiseConv2D as VariationalDepthwiseC
 from keras_bdl.layers import VariationalEinsumDense as VariationalEinsumDense
 from keras_bdl.layers import VariationalEmbedding as VariationalEmbedding
 from keras_bdl.layers import VariationalGaussianDropout as VariationalGaussianDropout
+from keras_bdl.layers import (
+    VariationalGroupQueryAttention as VariationalGroupQueryAttention,
+)
 from keras_bdl.layers import VariationalGRU as VariationalGRU
 from keras_bdl.layers import VariationalLSTM as VariationalLSTM
+from keras_bdl.layers import (
+    VariationalMultiHeadAttention as VariationalMultiHeadAttention,
+)
 from keras_bdl.layers import VariationalSimpleRNN as VariationalSimpleRNN
 from keras_bdl.models import VAE as VAE
 from keras_bdl.models import BayesianClassifier as BayesianClassifier
@@ -94,7 +100,9 @@ __all__ = [
     "VariationalEmbedding",
     "VariationalGRU",
     "VariationalGaussianDropout",
+    "VariationalGroupQueryAttention",
     "VariationalLSTM",
+    "VariationalMultiHeadAttention",
     "VariationalSimpleRNN",
     "callbacks",
     "compress",

@@ -6,7 +6,7 @@ import keras
 
 from keras_bdl import maps
 from keras_bdl.core import copies, validation
-from keras_bdl.core.stochastic import register, stochastic_layers
+from keras_bdl.core.stochastic import register, whole_layers
 from keras_bdl.core.typing import Weights
 from keras_bdl.layers.counterparts import check_conversion
 from keras_bdl.layers.drop_in import VariationalLayer
@@ -75,7 +75,7 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
             raise TypeError(
                 f"Expected `layer` to be a Keras layer. Received: layer={layer!r}"
             )
-        inside = stochastic_layers(layer)
+        inside = whole_layers(layer)
         if inside:
             raise ValueError(
                 "Expected `layer` without keras_bdl layers, whose weights would have "
