@@ -42,8 +42,14 @@ from keras_bdl.layers import VariationalDepthwiseConv2D as VariationalDepthwiseC
 from keras_bdl.layers import VariationalEinsumDense as VariationalEinsumDense
 from keras_bdl.layers import VariationalEmbedding as VariationalEmbedding
 from keras_bdl.layers import VariationalGaussianDropout as VariationalGaussianDropout
+from keras_bdl.layers import (
+    VariationalGroupQueryAttention as VariationalGroupQueryAttention,
+)
 from keras_bdl.layers import VariationalGRU as VariationalGRU
 from keras_bdl.layers import VariationalLSTM as VariationalLSTM
+from keras_bdl.layers import (
+    VariationalMultiHeadAttention as VariationalMultiHeadAttention,
+)
 from keras_bdl.layers import VariationalSeparableConv1D as VariationalSeparableConv1D
 from keras_bdl.layers import VariationalSeparableConv2D as VariationalSeparableConv2D
 from keras_bdl.layers import VariationalSimpleRNN as VariationalSimpleRNN
@@ -102,9 +108,11 @@ __all__ = [
     "VariationalEmbedding",
     "VariationalGRU",
     "VariationalGaussianDropout",
+    "VariationalGroupQueryAttention",
     "VariationalLSTM",
     "VariationalSeparableConv1D",
     "VariationalSeparableConv2D",
+    "VariationalMultiHeadAttention",
     "VariationalSimpleRNN",
     "callbacks",
     "compress",

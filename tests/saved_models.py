@@ -59,6 +59,12 @@ def wrapped_model():
     return keras_bdl.Bayesian(network, num_examples=7)
 
 
+def attention(cls, *arguments, **options):
+    inputs = keras.Input((4, 3))
+    layer = cls(*arguments, num_examples=7, **options)
+    return keras.Model(inputs, layer(inputs, inputs))
+
+
 def early_exit(**options):
     units = [layers.Dense(4, "relu"), dense_of_width_4(), layers.Dense(4)]
     return sequential(
@@ -113,6 +119,12 @@ MODELS = {
     "wrapped_model": wrapped_model,
     "variational_einsum_dense": lambda: sequential(
         keras_bdl.VariationalEinsumDense("ab,bc->ac", 3, bias_axes="c", num_examples=7)
+    ),
+    "variational_multi_head_attention": lambda: attention(
+        keras_bdl.VariationalMultiHeadAttention, 2, 3, use_gate=True
+    ),
+    "variational_group_query_attention": lambda: attention(
+        keras_bdl.VariationalGroupQueryAttention, 3, 4, 2, posterior="low_rank"
     ),
     "low_rank": lambda: sequential(
         dense(posterior=keras_bdl.posteriors.LowRank(rank=3)),

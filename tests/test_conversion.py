@@ -386,13 +386,17 @@ def test_the_report_says_why():
     x = layers.Dense(4, kernel_constraint="non_neg", name="bound")(inputs)
     x = layers.LSTM(4, return_sequences=True, name="recurrent")(x)
     x = keras_bdl.VariationalDense(4, name="bayesian")(x)
-    x = layers.MultiHeadAttention(2, 2, name="attention")(x, x)
+    x = layers.MultiHeadAttention(2, 2, bias_constraint="non_neg", name="above")(x, x)
+    x = layers.GroupQueryAttention(2, 2, 1, name="attention")(x, x)
+    x = layers.LayerNormalization(name="norm")(x)
     model = keras.Model(inputs, layers.Dense(2, name="head")(x))
     _, report = keras_bdl.to_bayesian(model, 10, return_report=True)
     assert report.replaced == ["recurrent", "attention", "head"]
     assert report.left == {
         "bound": "has a kernel_constraint",
         "bayesian": "is Bayesian already",
+        "above": "has a bias_constraint",
+        "norm": "has no counterpart",
     }
     assert "VariationalDense" in str(report) and "kernel_constraint" in str(report)
     _, report = keras_bdl.to_bayesian(branched(), 10, layers="last", return_report=True)

@@ -261,7 +261,18 @@ def built(case, **options):
     return layer
 
 
-@pytest.mark.parametrize("layer_class", sorted(stochastic.REGISTRY))
+# Groups take the arguments of their layers; their own tests are tables.
+every_layer = pytest.mark.parametrize(
+    "layer_class",
+    sorted(
+        name
+        for name, cls in stochastic.REGISTRY.items()
+        if not issubclass(cls, stochastic.StochasticGroup)
+    ),
+)
+
+
+@every_layer
 def test_layers_refuse_wrong_values(layer_class):
     case = first_cases()[layer_class]
     wrong = {name: argument(layer_class, name)[0] for name in own_arguments(case)}
@@ -273,7 +284,7 @@ def test_layers_refuse_wrong_values(layer_class):
         case.make(no_such_argument=1)
 
 
-@pytest.mark.parametrize("layer_class", sorted(stochastic.REGISTRY))
+@every_layer
 def test_layers_take_right_values_and_round_trip(layer_class):
     case = first_cases()[layer_class]
     right = {name: argument(layer_class, name)[1] for name in own_arguments(case)}
@@ -294,7 +305,7 @@ def test_layers_take_right_values_and_round_trip(layer_class):
     each(st.fixed_dictionaries(right), check, max_examples=few)
 
 
-@pytest.mark.parametrize("layer_class", sorted(stochastic.REGISTRY))
+@every_layer
 def test_keras_arguments_end_as_in_the_keras_layer(layer_class):
     """What Keras takes we take, unless we refuse it with a message of our own."""
     case = first_cases()[layer_class]

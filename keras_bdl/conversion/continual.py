@@ -68,7 +68,7 @@ def prior_from_posterior(model: keras.Model) -> keras.Model:
             "`BayesianClassifier` or a `BayesianRegressor`; give a network of this "
             f"model (such as `model.network`) by itself. Received: model={model!r}"
         )
-    layers = stochastic.stochastic_layers(model)
+    layers = stochastic.whole_layers(model)
     if not layers:
         raise ValueError(
             "Expected `model` to have layers with a posterior over weights; make "

@@ -188,7 +188,7 @@ def to_keras(
     check_is_built_model(model)
     copies.check_weights(weights)
     seed = validation.optional_integer("seed", seed)
-    layers = stochastic.stochastic_layers(model)
+    layers = stochastic.whole_layers(model)
     inside = {
         id(inner)
         for layer in layers

@@ -77,7 +77,7 @@ def _listed(model, classes, wrapper):
             return
         seen.add(id(layer))
         is_frozen = is_frozen or not layer.trainable
-        if isinstance(layer, stochastic.StochasticLayer):
+        if stochastic.is_whole(layer):
             found.append(Found(layer, None, "is Bayesian already"))
             return
         cls = next((cls for cls in classes if cls.replaces(layer)), None)

@@ -2,7 +2,8 @@
 
 `StochasticLayer` is a mixin that comes before a public Keras layer. It owns the noise,
 the saving, and the choice between the mean and a sample. `layers.bayesian` adds the
-part for posteriors over weights, `layers.latent` the part for latent variables.
+part for posteriors over weights, `layers.latent` the part for latent variables. A
+`StochasticGroup` does not sample by itself: its inner layers do.
 """
 
 from typing import Any, Literal, TypeVar
@@ -39,6 +40,28 @@ def stochastic_layers(model):
         for layer in finding.flatten_layers(model)
         if isinstance(layer, StochasticLayer)
     ]
+
+
+def whole_layers(model):
+    """Returns every layer of a model that tools take as a whole, in order.
+
+    These are the groups, also those that are not built, and the layers outside of
+    groups that sample.
+    """
+    layers = finding.flatten_layers(model)
+    inside = {
+        id(inner)
+        for layer in layers
+        if isinstance(layer, StochasticGroup)
+        for inner in finding.flatten_layers(layer)
+        if inner is not layer
+    }
+    return [x for x in layers if is_whole(x) and id(x) not in inside]
+
+
+def is_whole(layer):
+    """Whether a layer samples, or is a group of layers that do."""
+    return isinstance(layer, (StochasticLayer, StochasticGroup))
 
 
 def places(model):
@@ -259,6 +282,41 @@ class StochasticLayer(_Base):
 
         The default ignores it and keeps the value of the constructor.
         """
+
+
+class StochasticGroup(_Base):
+    """Mixin of a Keras layer that does not sample by itself: its inner layers do.
+
+    The Keras layer makes the inner layers in its `build` and calls them in its own
+    way. A subclass sees to it that they are stochastic layers. Tools that replace
+    layers take the group as a whole, all others find its inner layers.
+
+    Attributes:
+        num_examples: number of training examples, or None. The group keeps it for the
+            layers that its `build` makes.
+    """
+
+    # Inner layers take inputs that have the rows of all samples.
+    takes_shared_inputs = False
+    is_identity = False
+    num_examples: int | None
+
+    def set_num_examples(self, num_examples: int, inferred: bool = False) -> None:
+        """Sets the number in the group and its inner layers.
+
+        An inferred number never overrides one that the user gave.
+        """
+        raise NotImplementedError
+
+    def to_keras(
+        self, weights: Literal["mean", "sample"] = "mean", seed: int | None = None
+    ) -> keras.layers.Layer:
+        """Returns the plain Keras layer that replaces this one."""
+        raise NotImplementedError
+
+    def posterior_as_prior(self) -> keras.layers.Layer:
+        """Returns a layer like this one whose prior is the posterior of this one."""
+        raise NotImplementedError
 
 
 def check_no_recurrent_cells(model):

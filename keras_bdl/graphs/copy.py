@@ -279,7 +279,7 @@ def is_holder(layer):
     """Returns whether a layer or model is the user's own and holds other layers."""
     return (
         type(layer).__module__.split(".")[0] != "keras"
-        and not isinstance(layer, stochastic.StochasticLayer)
+        and not stochastic.is_whole(layer)
         and not (isinstance(layer, keras.Model) and finding.is_graph(layer))
         and bool(held_layers(layer))
     )

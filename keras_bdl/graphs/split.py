@@ -215,7 +215,8 @@ def _goes_over_rows(operation):
     is_layer = isinstance(operation, keras.layers.Layer)
     if not is_layer and hasattr(operation, "axis") and operation.axis is None:
         return True  # all axes
-    axes = keras.tree.flatten(getattr(operation, "axis", ()))
+    axes = [getattr(operation, name, ()) for name in ("axis", "attention_axes")]
+    axes = keras.tree.flatten(axes)
     axes = [axis for axis in axes if isinstance(axis, int)]
     if any(axis <= 0 for axis in axes):
         ranks = {len(t.shape) for t in keras.tree.flatten(operation.output)}

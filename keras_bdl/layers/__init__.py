@@ -20,6 +20,12 @@ from keras_bdl.layers.variational import VariationalConv1D as VariationalConv1D
 from keras_bdl.layers.variational import VariationalConv2D as VariationalConv2D
 from keras_bdl.layers.variational import VariationalConv3D as VariationalConv3D
 from keras_bdl.layers.variational import VariationalDense as VariationalDense
+from keras_bdl.layers.variational_attention import (
+    VariationalGroupQueryAttention as VariationalGroupQueryAttention,
+)
+from keras_bdl.layers.variational_attention import (
+    VariationalMultiHeadAttention as VariationalMultiHeadAttention,
+)
 from keras_bdl.layers.variational_conv_lstm import (
     VariationalConvLSTM1D as VariationalConvLSTM1D,
 )
@@ -104,8 +110,10 @@ __all__ = [
     "VariationalEmbedding",
     "VariationalGRU",
     "VariationalGaussianDropout",
+    "VariationalGroupQueryAttention",
     "VariationalLSTM",
     "VariationalSeparableConv1D",
     "VariationalSeparableConv2D",
+    "VariationalMultiHeadAttention",
     "VariationalSimpleRNN",
 ]

@@ -14,6 +14,7 @@ from keras import ops
 from keras_bdl import priors
 from keras_bdl.core import scopes, validation
 from keras_bdl.core.finding import flatten_layers
+from keras_bdl.core.stochastic import StochasticGroup
 from keras_bdl.core.typing import Tensor
 from keras_bdl.layers.kl_weight import WeightedLayer
 
@@ -31,6 +32,31 @@ def bayesian_layers(model: keras.layers.Layer) -> list["BayesianLayer"]:
     return [
         layer for layer in flatten_layers(model) if isinstance(layer, BayesianLayer)
     ]
+
+
+def counted_layers(model: keras.layers.Layer) -> list[Any]:
+    """Returns the layers of a model that must know the number of training examples.
+
+    These are `bayesian_layers` and the groups, which make theirs when they are built.
+    """
+    return [
+        layer
+        for layer in flatten_layers(model)
+        if isinstance(layer, (BayesianLayer, StochasticGroup))
+    ]
+
+
+def refuse_options(layer: keras.layers.Layer) -> None:
+    """Raises an error for an argument that no layer with a posterior takes."""
+    # Recurrent layers have them as properties.
+    for name in sorted({*vars(layer), *dir(type(layer))}):
+        fix = next((f for end, f in _REFUSED.items() if name.endswith(end)), None)
+        value, name = getattr(layer, name, None) if fix else None, name.lstrip("_")
+        if value is not None and name != "activity_regularizer":
+            raise ValueError(
+                f"`{type(layer).__name__}` takes no `{name}`; {fix}. "
+                f"Received: {name}={value!r}"
+            )
 
 
 class KLTerm(keras.layers.Layer):
@@ -71,6 +97,8 @@ class BayesianLayer(WeightedLayer):
 
     # Made by `build`.
     _prior_variables: dict[str, keras.Variable]
+    # Name and class of the group that the layer is in, for messages.
+    group_name: tuple[str, str] | None = None
 
     def __init__(
         self,
@@ -80,15 +108,7 @@ class BayesianLayer(WeightedLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        # Recurrent layers have them as properties.
-        names = sorted({*vars(self), *dir(type(self))} - {"activity_regularizer"})
-        for name in names:
-            fix = next((f for end, f in _REFUSED.items() if name.endswith(end)), None)
-            if fix is not None and getattr(self, name, None) is not None:
-                raise ValueError(
-                    f"`{type(self).__name__}` takes no `{name}`; {fix}. "
-                    f"Received: {name}={getattr(self, name)!r}"
-                )
+        refuse_options(self)
         self.prior = priors.get(prior)
         self.num_examples = validation.optional_integer(
             "num_examples", num_examples, least=1
@@ -136,10 +156,11 @@ class BayesianLayer(WeightedLayer):
         return next(iter(self.saved_variables().values()))
 
     def _require_num_examples(self, _):
+        name, kind = self.group_name or (self.name, type(self).__name__)
         raise ValueError(
-            f"Layer '{self.name}' does not know the number of training examples, "
+            f"Layer '{name}' does not know the number of training examples, "
             "which divides its KL term. Set it in one of three ways: "
-            f"`{type(self).__name__}(..., num_examples=n)`, "
+            f"`{kind}(..., num_examples=n)`, "
             "`keras_bdl.set_num_examples(model, n)`, or train a keras_bdl model "
             "such as `keras_bdl.BayesianClassifier`, which reads it from the data. "
             f"Received: num_examples={self.num_examples}"

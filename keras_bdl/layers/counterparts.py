@@ -33,7 +33,7 @@ def obstacle(layer):
     """Returns why a plain layer cannot get a posterior over its weights, or None."""
     for name in weight_options(dir(layer), "_constraint"):
         if getattr(layer, name, None) is not None:
-            return f"has a {name}"
+            return f"has a {name.lstrip('_')}"
     if getattr(layer, "quantization_mode", None):
         return "is quantized"
     if getattr(layer, "lora_enabled", False):

@@ -7,7 +7,7 @@ import keras
 from keras_bdl import maps, priors
 from keras_bdl.core import copies, validation
 from keras_bdl.core.finding import flatten_layers
-from keras_bdl.core.stochastic import register, stochastic_layers
+from keras_bdl.core.stochastic import register, whole_layers
 from keras_bdl.layers.counterparts import check_conversion, obstacle
 from keras_bdl.layers.drop_in import VariationalLayer
 from keras_bdl.maps.wrapped import weights_inside
@@ -76,7 +76,7 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
             raise TypeError(
                 f"Expected `layer` to be a Keras layer. Received: layer={layer!r}"
             )
-        inside = stochastic_layers(layer)
+        inside = whole_layers(layer)
         if inside:
             raise ValueError(
                 "Expected `layer` without keras_bdl layers, whose weights would have "
@@ -173,7 +173,7 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
 
     @classmethod
     def obstacle(cls, layer: keras.layers.Layer) -> str | None:
-        if stochastic_layers(layer):
+        if whole_layers(layer):
             return "holds keras_bdl layers"
         for inner in flatten_layers(layer):
             if isinstance(inner, keras.layers.SpectralNormalization):

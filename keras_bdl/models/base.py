@@ -11,7 +11,7 @@ from keras_bdl.conversion import continual, convert
 from keras_bdl.core import copies, finding, latents, recovery, validation
 from keras_bdl.core.typing import Weights
 from keras_bdl.layers import latent
-from keras_bdl.layers.bayesian import bayesian_layers
+from keras_bdl.layers.bayesian import counted_layers
 from keras_bdl.models.batch_checks import CheckedBatches, Problem, require_targets
 from keras_bdl.models.latent_scope import latent_scope
 from keras_bdl.prediction import export, sampler
@@ -70,7 +70,7 @@ class LikelihoodModel(CheckedBatches):
         self._tell_num_examples()
 
     def _tell_num_examples(self):
-        if self.num_examples is not None and bayesian_layers(self.network):
+        if self.num_examples is not None and counted_layers(self.network):
             num_examples.set_num_examples(self.network, self.num_examples)
 
     @property

@@ -145,8 +145,9 @@ def _kernel_row(layer, live):
 def _row(layer, arrays, dead_inputs=0, dead_outputs=0):
     weights = sum(array.size for array in arrays)
     non_zero = sum(int(np.count_nonzero(array)) for array in arrays)
+    group, _ = getattr(layer, "group_name", None) or (None, None)
     return {
-        "layer": layer.name,
+        "layer": layer.name if group is None else f"{group}/{layer.name}",
         "weights": weights,
         "non_zero": non_zero,
         "dead_inputs": dead_inputs,

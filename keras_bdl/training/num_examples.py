@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_bdl.core import stochastic, validation
-from keras_bdl.layers.bayesian import bayesian_layers
+from keras_bdl.layers.bayesian import counted_layers
 from keras_bdl.training.data import num_training_rows
 
 __all__ = ["infer_num_examples", "set_num_examples", "tell_num_examples"]
@@ -37,13 +37,13 @@ def set_num_examples(
         raise TypeError(
             f"Expected `model` to be a Keras model or layer. Received: model={model!r}"
         )
-    if not stochastic.stochastic_layers(model):
+    if not stochastic.whole_layers(model):
         raise ValueError(
             "Expected `model` to have keras_bdl layers; this one has none. "
             f"Received: model={model!r}"
         )
     stochastic.check_no_recurrent_cells(model)
-    for layer in bayesian_layers(model):
+    for layer in counted_layers(model):
         layer.set_num_examples(num_examples)
     return model
 
@@ -60,7 +60,7 @@ def tell_num_examples(model: keras.Model, x: Any, extent: dict[str, Any]) -> Non
     Raises:
         ValueError: if N cannot be inferred.
     """
-    unknown = [layer for layer in bayesian_layers(model) if layer.num_examples is None]
+    unknown = [layer for layer in counted_layers(model) if layer.num_examples is None]
     if not unknown:
         return
     rows = infer_num_examples(x, **extent)
