@@ -43,8 +43,8 @@ class Case:
         also: what else it is of, on demand.
         thorough: whether it is of everything, Keras's machinery too (tests marked
             `structural`): one dense and one convolutional case of a family are.
-        family: whether it stands for its family: the tests of Keras's programs and
-            files (marked `machinery`) are on demand for other thorough cases.
+        family: whether it stands for its family: the tests of Keras's programs, files
+            and dtypes (marked `machinery`) are on demand for other thorough cases.
         every_backend: whether it is a mechanism of its own in a program of JAX, so that
             it stands for its family on other backends than TensorFlow too.
         every_use: whether the KL is counted in every use and dtype policy.
@@ -174,7 +174,7 @@ def about(*kinds):
 
 
 def machinery(test):
-    """Marks a `structural` test that costs a program or a file."""
+    """Marks a `structural` test that is of a family, and costs more than others."""
     test.machinery = True
     return structural(test)
 
@@ -298,7 +298,7 @@ class LayerContract:
         np.testing.assert_array_equal(first, to_numpy(layer(x)))
         np.testing.assert_allclose(first, to_numpy(plain(x)), atol=1e-6)
 
-    @structural
+    @machinery
     def test_integers_are_taken_for_floats(self, case):
         layer = case.built()
         case.randomize(layer)
@@ -564,7 +564,7 @@ class LayerContract:
     def test_half_precision_keeps_variance(self, case):
         self.check_half_precision(case, "mixed_float16")
 
-    @structural
+    @machinery
     @pytest.mark.parametrize("policy", ["mixed_bfloat16", "float16"])
     def test_other_half_precisions_keep_variance(self, case, policy):
         self.check_half_precision(case, policy)
