@@ -1,5 +1,6 @@
 """Shared fixtures. The backend is the one in KERAS_BACKEND (default TensorFlow)."""
 
+import functools
 import gc
 import os
 
@@ -22,16 +23,24 @@ BACKEND = keras.backend.backend()
 def pytest_generate_tests(metafunc):
     """Gives every test of a `LayerContract` subclass its cases."""
     if "case" in metafunc.fixturenames and metafunc.cls is not None:
-        cases = metafunc.cls.cases
+        cases, test = metafunc.cls.cases, metafunc.function
+        in_ci = cases
         if BACKEND != "tensorflow":
             # Estimators, priors and divergences have tests of their own on every
             # backend; of the layers around them one case each is enough there.
-            cases = [case for case in cases if case.thorough] or cases[:1]
-        cases = [case for case in cases if case.takes(metafunc.function)]
-        marks = {True: pytest.mark.traced, False: ()}
+            in_ci = [case for case in cases if case.thorough] or cases[:1]
+
+        def marks(case):
+            slow = case.on_demand(test) or not any(case is other for other in in_ci)
+            return [pytest.mark.slow] * slow + [pytest.mark.traced] * case.traced
+
         metafunc.parametrize(
             "case",
-            [pytest.param(c, id=c.name, marks=marks[c.traced]) for c in cases],
+            [
+                pytest.param(c, id=c.name, marks=marks(c))
+                for c in cases
+                if c.takes(test)
+            ],
         )
 
 
@@ -49,15 +58,36 @@ def fresh_state(request):
     keras.backend.clear_session(free_memory=False)
 
 
+def after_the_optimizer(method):
+    """A method that trains, of a model whose optimizer has its variables."""
+
+    @functools.wraps(method)
+    def wrapped(self, *args, **options):
+        optimizer = getattr(self, "optimizer", None)
+        if self.built and not getattr(optimizer, "built", True):
+            optimizer.build(self.trainable_variables)
+        return method(self, *args, **options)
+
+    return wrapped
+
+
 @pytest.fixture(autouse=True)
-def programs(request):
-    """Compiles nothing for a test that is marked `eager`."""
+def programs(request, monkeypatch):
+    """Compiles nothing for a test that is marked `eager`, and once for the others.
+
+    A first step that makes the variables of the optimizer is traced twice by
+    TensorFlow. A test that is marked `unbuilt` keeps that.
+    """
     if BACKEND != "tensorflow":
         yield
         return
     import tensorflow as tf
 
     marks = {mark.name for mark in request.node.iter_markers()}
+    if "unbuilt" not in marks:
+        for name in ("fit", "train_on_batch"):
+            method = after_the_optimizer(getattr(keras.Model, name))
+            monkeypatch.setattr(keras.Model, name, method)
     tf.config.run_functions_eagerly("eager" in marks and "traced" not in marks)
     yield
     tf.config.run_functions_eagerly(False)
@@ -74,9 +104,13 @@ def only_tensorflow():
         pytest.skip("a feature of the TensorFlow backend")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Drops what pytest makes of a contract test that applies to no case."""
     items[:] = [item for item in items if "NOTSET" not in item.name]
+    for item in items:
+        if BACKEND != "tensorflow" and item.get_closest_marker("one_backend"):
+            item.add_marker("slow")
 
 
 def pytest_collection_finish():

@@ -40,8 +40,13 @@ class Case:
         closed_kl: whether `kl()` has no noise.
         about: what the case is of: "layer" (a class, or what its map does), "noise"
             (an estimator), "prior". The tests of other things are left to others.
+        also: what else it is of, on demand.
         thorough: whether it is of everything, Keras's machinery too (tests marked
             `structural`): one dense and one convolutional case of a family are.
+        family: whether it stands for its family: the tests of Keras's programs, files
+            and dtypes (marked `machinery`) are on demand for other thorough cases.
+        every_backend: whether it is a mechanism of its own in a program of JAX, so that
+            it stands for its family on other backends than TensorFlow too.
         every_use: whether the KL is counted in every use and dtype policy.
         drop_in: whether the layer is one of the class that it replaces.
         has_kl: whether there are weights with a posterior and a KL.
@@ -58,7 +63,10 @@ class Case:
     proper_prior: bool = True
     closed_kl: bool = True
     about: tuple = ("layer", "noise")
+    also: tuple = ()
     thorough: bool = True
+    family: bool = False
+    every_backend: bool = False
     every_use: bool = False
     drop_in: bool = True
     has_kl: bool = True
@@ -68,9 +76,19 @@ class Case:
         """Whether a test of the contract is for this case."""
         about = getattr(test, "about", self.about)
         capabilities = getattr(test, "only", ())
-        return (self.thorough or not set(about).isdisjoint(self.about)) and all(
+        of_this = not set(about).isdisjoint(self.about + self.also)
+        return (self.thorough or of_this) and all(
             getattr(self, name) for name in capabilities
         )
+
+    def on_demand(self, test):
+        """Whether a test that is for this case is left to `-m slow`."""
+        elsewhere = BACKEND != "tensorflow"
+        if getattr(test, "about", ()) == ("noise",):
+            return "noise" not in self.about or (elsewhere and not self.family)
+        if elsewhere and "thorough" in getattr(test, "only", ()):
+            return not self.every_backend
+        return getattr(test, "machinery", False) and not self.family
 
     # What is known of a layer: here, of one with Gaussian weights.
 
@@ -122,11 +140,14 @@ class Case:
         return keras.Model(inputs, layer(inputs)), layer
 
 
-SHAPES = ("single", "shared", "siamese", "time", "time_unknown", "subclassed")
-USES = [(shape, "float32") for shape in SHAPES] + [
-    pytest.param(shape, policy, marks=pytest.mark.eager)
-    for shape in ("shared", "time_unknown")
-    for policy in ("mixed_float16", "mixed_bfloat16")
+SHAPES = ("shared", "siamese", "time", "time_unknown", "subclassed")
+USES = [
+    pytest.param("single", "float32", marks=pytest.mark.slow),
+    *[(shape, "float32") for shape in SHAPES],
+    pytest.param("shared", "mixed_bfloat16", marks=pytest.mark.eager),
+    pytest.param("time_unknown", "mixed_float16", marks=pytest.mark.eager),
+    pytest.param("shared", "mixed_float16", marks=pytest.mark.slow),
+    pytest.param("time_unknown", "mixed_bfloat16", marks=pytest.mark.slow),
 ]
 if BACKEND != "tensorflow":
     USES = [("subclassed", "float32"), ("time_unknown", "mixed_bfloat16")]
@@ -150,6 +171,12 @@ def about(*kinds):
         return test
 
     return mark
+
+
+def machinery(test):
+    """Marks a `structural` test that is of a family, and costs more than others."""
+    test.machinery = True
+    return structural(test)
 
 
 structural, in_every_use = only("thorough"), only("every_use")
@@ -272,7 +299,7 @@ class LayerContract:
         np.testing.assert_array_equal(first, to_numpy(layer(x)))
         np.testing.assert_allclose(first, to_numpy(plain(x)), atol=1e-6)
 
-    @structural
+    @machinery
     def test_integers_are_taken_for_floats(self, case):
         layer = case.built()
         case.randomize(layer)
@@ -294,7 +321,7 @@ class LayerContract:
     def test_draws_have_the_exact_moments(self, case):
         self.check_draws(case, sample_at_inference=False)
 
-    @structural
+    @machinery
     def test_draws_at_inference_have_the_exact_moments(self, case):
         self.check_draws(case, sample_at_inference=True)
 
@@ -424,7 +451,7 @@ class LayerContract:
         assert abs(values[-1]) < 1e-6 * weights
 
     @of_weights
-    @structural
+    @machinery
     def test_kl_counts_once(self, case):
         self.check_kl_counts_once(case, "shared", "mixed_float16")
 
@@ -454,7 +481,7 @@ class LayerContract:
             assert abs(history - np.mean(draws)) < margin
 
     @of_weights
-    @structural
+    @machinery
     def test_kl_is_scaled_by_weight_and_examples(self, case):
         model, layer = case.model(num_examples=50, kl_weight=0.25)
         compile_zero_loss(model)
@@ -476,7 +503,7 @@ class LayerContract:
         assert evaluated_loss(model, case.inputs()) == 0.0
 
     @of_weights
-    @structural
+    @machinery
     @eager
     def test_unknown_num_examples_raises_in_fit_and_evaluate_only(self, case):
         x = case.inputs()
@@ -508,7 +535,7 @@ class LayerContract:
             assert np.isfinite(new).all()
             assert (old != new).mean() > 0.9
 
-    @structural
+    @machinery
     @eager
     @pytest.mark.parametrize("policy", [slow("float32"), "mixed_float16"])
     def test_zero_input_and_zero_variance_train(self, case, policy):
@@ -521,7 +548,8 @@ class LayerContract:
         for variable in model.trainable_variables:
             assert np.isfinite(to_numpy(variable)).all()
 
-    @structural
+    @machinery
+    @pytest.mark.unbuilt
     def test_jit_compiled_training(self, case):
         if BACKEND != "tensorflow":
             pytest.skip("JAX compiles every program; torch needs a toolchain, minutes")
@@ -537,7 +565,7 @@ class LayerContract:
     def test_half_precision_keeps_variance(self, case):
         self.check_half_precision(case, "mixed_float16")
 
-    @structural
+    @machinery
     @pytest.mark.parametrize("policy", ["mixed_bfloat16", "float16"])
     def test_other_half_precisions_keep_variance(self, case, policy):
         self.check_half_precision(case, policy)
@@ -576,7 +604,7 @@ class LayerContract:
         copy.build((None, *case.input_shape))
         assert [v.shape for v in copy.variables] == [v.shape for v in layer.variables]
 
-    @structural
+    @machinery
     @eager
     @pytest.mark.parametrize("policy", ["float32", slow("mixed_float16")])
     def test_saved_model_continues_exactly(self, case, policy, tmp_path):
@@ -610,7 +638,7 @@ class LayerContract:
         with pytest.raises(ValueError, match="Received"):
             model.load_weights(path)
 
-    @structural
+    @machinery
     def test_clone_and_export(self, case, tmp_path):
         model, layer = case.model(num_examples=10)
         case.randomize(layer)

@@ -150,7 +150,7 @@ def settings_of(max_examples):
     )
 
 
-@settings_of(6)
+@settings_of(4)
 @given(graphs())
 def test_random_graphs_keep_their_outputs(case):
     check_random_graph(*case)

@@ -18,7 +18,7 @@ import hypothesis
 import keras
 import numpy as np
 import pytest
-from contract import LayerContract, to_numpy
+from contract import LayerContract, slow, to_numpy
 from hypothesis import strategies as st
 
 import keras_bdl
@@ -270,22 +270,25 @@ every_layer = pytest.mark.parametrize(
         if not issubclass(cls, stochastic.StochasticGroup)
     ),
 )
+few_or_more = pytest.mark.parametrize("times", [1, slow(2)])
 
 
+@few_or_more
 @every_layer
-def test_layers_refuse_wrong_values(layer_class):
+def test_layers_refuse_wrong_values(layer_class, times):
     case = first_cases()[layer_class]
     wrong = {name: argument(layer_class, name)[0] for name in own_arguments(case)}
-    few = num_values(layer_class, 15, 4)
+    few = times * num_values(layer_class, 8, 2)
     assert_all_refused(functools.partial(built, case), few, **wrong)
     for name in own_arguments(case, refused=True):
-        assert_all_refused(case.make, **{name: argument(layer_class, name)[1]})
+        assert_all_refused(case.make, few, **{name: argument(layer_class, name)[1]})
     with pytest.raises((ValueError, TypeError), match="no_such_argument"):
         case.make(no_such_argument=1)
 
 
+@few_or_more
 @every_layer
-def test_layers_take_right_values_and_round_trip(layer_class):
+def test_layers_take_right_values_and_round_trip(layer_class, times):
     case = first_cases()[layer_class]
     right = {name: argument(layer_class, name)[1] for name in own_arguments(case)}
 
@@ -301,12 +304,13 @@ def test_layers_take_right_values_and_round_trip(layer_class):
         copy.build((None, *case.input_shape))
         assert [v.shape for v in copy.variables] == [v.shape for v in layer.variables]
 
-    few = num_values(layer_class, 12, 4)
+    few = times * num_values(layer_class, 6, 2)
     each(st.fixed_dictionaries(right), check, max_examples=few)
 
 
+@few_or_more
 @every_layer
-def test_keras_arguments_end_as_in_the_keras_layer(layer_class):
+def test_keras_arguments_end_as_in_the_keras_layer(layer_class, times):
     """What Keras takes we take, unless we refuse it with a message of our own."""
     case = first_cases()[layer_class]
     if not (case.drop_in and case.has_kl):
@@ -336,7 +340,7 @@ def test_keras_arguments_end_as_in_the_keras_layer(layer_class):
             assert type(plain) is type(ours)
 
     for name in sorted(set(case.plain().get_config()) - {"name"}):
-        few = num_values(layer_class, 8, 4)
+        few = times * num_values(layer_class, 4, 2)
         each(junk, functools.partial(check, name), max_examples=few)
 
 

@@ -6,7 +6,7 @@ import weakref
 import keras
 import numpy as np
 import pytest
-from contract import randomize, to_numpy
+from contract import randomize, slow, to_numpy
 from keras import ops
 
 import keras_bdl
@@ -167,7 +167,16 @@ def assert_same_moments(draws, others):
     assert (np.abs(draws.var(0) - others.var(0)) / error).max() < 5
 
 
-@pytest.mark.parametrize("make", MODELS)
+# Of the others, a convolution, a graph and a loop over samples are here already.
+BRUTE_FORCE = [
+    slow(make)
+    if make in (sequential, pooled_convolution, nested, fixed_batch)
+    else make
+    for make in MODELS
+]
+
+
+@pytest.mark.parametrize("make", BRUTE_FORCE)
 def test_draws_and_marginals_agree_with_brute_force(make):
     model = prepared(make)
     x = inputs_of(model)

@@ -20,6 +20,7 @@ def smoke(tmp_path_factory):
     return folder, run_here(SCRIPT, "--smoke", "--num-samples", 8, "--output", folder)
 
 
+@pytest.mark.slow
 def test_table_has_sane_numbers(smoke):
     rows = {name: cells for name, *cells in ROW.findall(smoke[1])}
     assert list(rows)[:3] == ["accuracy", "NLL (nats)", "ECE (15 bins)"]
@@ -32,6 +33,7 @@ def test_table_has_sane_numbers(smoke):
                 assert 0.0 <= float(cell) <= (10.0 if "NLL" in name else 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_are_pictures(smoke, name):
     from matplotlib import image

@@ -123,6 +123,10 @@ class InputNoiseCase(Case):
         return mean * kernel, variance * kernel**2
 
 
+# The noise of a channel and of a weight are two.
+ABOUT = dict.fromkeys(("dense", "weight"), ("layer", "noise"))
+
+
 def wrapped(name, cls, plain, input_shape, oracle, fixed=None, **options):
     """A case of a layer around `plain(**fixed)`."""
     fixed = fixed or {}
@@ -148,8 +152,10 @@ def wrapped(name, cls, plain, input_shape, oracle, fixed=None, **options):
         oracle_kl=oracle,
         proper_prior=False,
         drop_in=False,
-        about=("noise",) if name.startswith("unit") else ("layer",),
+        about=("noise",) if name.startswith("unit") else ABOUT.get(name, ("layer",)),
         thorough=name in ("dense", "layer", "weight"),
+        family=name == "dense",
+        every_backend=name == "dense",
         axis=axis,
     )
 
@@ -268,6 +274,7 @@ class TestMCDropout(LayerContract):
             input_shape=(40,),
             oracle_kl=lambda layer: (0.0, 0.0),
             has_kl=False,
+            family=True,
         )
     ]
 
@@ -387,6 +394,7 @@ def test_masks_of_a_channels_first_convolution_are_of_channels():
 # Learning
 
 
+@pytest.mark.one_backend
 def test_an_unneeded_input_gets_a_high_rate_and_a_needed_one_a_low_rate():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 4)).astype("float32")
@@ -420,6 +428,7 @@ def test_gaussian_dropout_of_weights_is_relative_to_their_size():
     np.testing.assert_allclose(spread, np.sqrt(0.2 / 0.8), rtol=0.1)
 
 
+@pytest.mark.one_backend
 def test_gaussian_dropout_learns_which_weights_are_noise():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 6)).astype("float32")

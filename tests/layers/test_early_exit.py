@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from backend_tools import gradients
-from contract import BACKEND, Case, LayerContract, assert_moments, to_numpy
+from contract import BACKEND, Case, LayerContract, assert_moments, slow, to_numpy
 from early_exit_tools import (
     ResidualStack,
     block_logits,
@@ -72,7 +72,10 @@ def case(name, unit, input_shape, thorough=False, **fixed):
         oracle_kl=None,
         has_kl=False,
         drop_in=False,
+        about=("layer", "noise") if input_shape == (6,) else ("layer",),
+        also=("noise",),
         thorough=thorough,
+        family=thorough,
     )
 
 
@@ -161,12 +164,12 @@ def inputs(rows=200, size=6, seed=0):
 @pytest.mark.parametrize(
     "objective, threshold",
     [
-        ("map", 0.5),
-        ("elbo", 0.5),
         ("map", 0.2),
         ("elbo", 0.8),
-        pytest.param("map", 0.8, marks=pytest.mark.slow),
-        pytest.param("elbo", 0.2, marks=pytest.mark.slow),
+        *(
+            pytest.param(*more, marks=pytest.mark.slow)
+            for more in (("map", 0.5), ("elbo", 0.5), ("map", 0.8), ("elbo", 0.2))
+        ),
     ],
 )
 def test_rows_stop_where_the_rule_says(objective, threshold):
@@ -347,7 +350,7 @@ def test_sampled_prediction_draws_from_q():
     assert_moments(draws, mean, (q * states**2).sum(axis=0) - mean**2)
 
 
-@pytest.mark.parametrize("make", [keras.layers.Dropout, keras_bdl.MCDropout])
+@pytest.mark.parametrize("make", [keras.layers.Dropout, slow(keras_bdl.MCDropout)])
 def test_rows_share_the_masks_of_a_sample(make):
     units = [
         keras.Sequential([keras.layers.Dense(6, activation="tanh"), make(0.5)])

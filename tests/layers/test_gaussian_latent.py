@@ -55,7 +55,11 @@ def case(name, input_shape, thorough=False):
         oracle_kl=None,
         has_kl=False,
         drop_in=False,
+        about=("layer", "noise") if thorough else ("layer",),
+        also=("noise",),
         thorough=thorough,
+        family=thorough,
+        every_backend=thorough,
     )
 
 

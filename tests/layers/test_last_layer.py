@@ -75,7 +75,10 @@ def case(name, covariance, use_bias=True, thorough=False):
         oracle_kl=None,
         has_kl=False,
         drop_in=False,
+        about=("layer", "noise") if use_bias else ("layer",),
+        also=("noise",),
         thorough=thorough,
+        family=thorough,
     )
 
 

@@ -70,6 +70,9 @@ class LowRankEmbedding(LowRankCase):
         return x
 
 
+DENSE = keras_bdl.VariationalDense
+
+
 def case(bayesian, plain, args, shape, kind=LowRankCase, drop=(), **fixed):
     def make(cls, **options):
         options = {n: v for n, v in {**fixed, **options}.items() if n not in drop}
@@ -82,8 +85,8 @@ def case(bayesian, plain, args, shape, kind=LowRankCase, drop=(), **fixed):
         input_shape=shape,
         oracle_kl=kl_of_joint_normal,
         proper_prior=False,  # it may be, but the contract knows Gaussians of no factor
-        about=("layer",),
-        thorough=bayesian is keras_bdl.VariationalDense,
+        about=("layer", "noise") if bayesian is DENSE else ("layer",),
+        thorough=bayesian is DENSE,
     )
 
 
@@ -165,6 +168,7 @@ def test_without_directions_the_kl_is_that_of_independent_gaussians():
         )
 
 
+@pytest.mark.one_backend
 def test_it_learns_a_correlation_that_independent_gaussians_cannot():
     """Two equal inputs: the data know the sum of their weights, and no more."""
     rng = np.random.default_rng(0)

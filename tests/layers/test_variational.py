@@ -29,6 +29,8 @@ def cases_of(
             oracle_kl=kl_to_normal(0.0, 1.0),
             about=about,
             thorough=estimator == "flipout" and len(input_shape) in (1, 3),
+            family=estimator == "flipout" and len(input_shape) == 1,
+            every_backend=estimator == "flipout" and len(input_shape) == 1,
             every_use=estimator == "flipout" and bayesian is keras_bdl.VariationalDense,
             traced="groups" in fixed,
         )

@@ -12,6 +12,7 @@ import keras_bdl
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4)).astype("float32")
+BATCH = 30  # of all batches, so that JAX compiles once
 Y = (X[:, 0] > 0).astype("int32") + (X[:, 1] > 0.5)
 
 
@@ -33,7 +34,15 @@ def classifier(**options):
 
 def fitted(**options):
     model = classifier(**options)
-    model.fit(X, Y, epochs=2, verbose=0)
+    model.fit(X, Y, BATCH, epochs=2, verbose=0)
+    return model
+
+
+def randomized():
+    """As after a training, for tests of what comes then."""
+    model = classifier(num_examples=60)
+    for layer in model.network.layers:
+        randomize(layer)
     return model
 
 
@@ -43,7 +52,8 @@ def total_kl(model):
 
 def test_fit_reads_the_number_of_examples_and_learns():
     model = classifier()
-    history = model.fit(X, Y, epochs=30, verbose=0, validation_split=0.25).history
+    options = {"validation_split": 0.25, "batch_size": 15, "verbose": 0}
+    history = model.fit(X, Y, epochs=20, **options).history
     assert [float(v._num_examples.value) for v in model.network.layers] == [45, 45]
     assert set(history) == {
         f"{prefix}{name}"
@@ -55,9 +65,7 @@ def test_fit_reads_the_number_of_examples_and_learns():
 
 
 def test_evaluate_is_the_sampled_bound_and_the_predictive_scores():
-    model = fitted()
-    for layer in model.network.layers:
-        randomize(layer)
+    model = randomized()
     big = keras_bdl.BayesianClassifier(model.network, num_samples=500, num_examples=60)
     big.compile()
     result = big.evaluate(X, Y, batch_size=20, verbose=0, return_dict=True)
@@ -79,24 +87,25 @@ def test_evaluate_is_the_sampled_bound_and_the_predictive_scores():
 
 @pytest.mark.eager
 def test_evaluate_with_batches_of_unequal_size_and_weights():
-    model = fitted()
+    model = randomized()
     whole = model.evaluate(X, Y, batch_size=60, verbose=0, return_dict=True)
-    parts = model.evaluate(X, Y, batch_size=37, verbose=0, return_dict=True)
+    parts = model.evaluate(X, Y, batch_size=40, verbose=0, return_dict=True)
     for name, value in whole.items():
         assert parts[name] == pytest.approx(value, abs=1e-4)
-    weights = np.r_[np.ones(30), np.zeros(30)].astype("float32")
+    weights = np.r_[np.ones(40), np.zeros(20)].astype("float32")
     weighted = model.evaluate(
         X, Y, sample_weight=weights, batch_size=60, verbose=0, return_dict=True
     )
-    half = model.evaluate(X[:30], Y[:30], batch_size=60, verbose=0, return_dict=True)
+    part = model.evaluate(X[:40], Y[:40], batch_size=60, verbose=0, return_dict=True)
     for name in ("nll", "accuracy", "ece"):
-        assert weighted[name] == pytest.approx(half[name], abs=1e-4)
+        assert weighted[name] == pytest.approx(part[name], abs=1e-4)
 
 
+@pytest.mark.unbuilt
 def test_training_loss_is_nll_plus_kl():
     model = classifier()
     model.optimizer.learning_rate = 0.0
-    logs = model.fit(X, Y, verbose=0).history
+    logs = model.fit(X, Y, BATCH, verbose=0).history
     assert logs["loss"][0] == pytest.approx(
         logs["nll"][0] + total_kl(model) / 60, rel=1e-4
     )
@@ -104,7 +113,7 @@ def test_training_loss_is_nll_plus_kl():
 
 @pytest.mark.eager
 def test_labels_in_every_form():
-    model = fitted(num_examples=60)
+    model = randomized()
     expected = model.evaluate(X, Y, verbose=0, return_dict=True)
     for labels in (Y[:, None], np.eye(3)[Y]):
         result = model.evaluate(X, labels, verbose=0, return_dict=True)
@@ -117,7 +126,7 @@ def test_labels_in_every_form():
 
 @pytest.mark.eager
 def test_calling_gives_mean_logits_and_predict_probabilities():
-    model = fitted()
+    model = randomized()
     logits = to_numpy(model(X))
     np.testing.assert_allclose(logits, model.network.predict(X, verbose=0), atol=1e-5)
     probabilities = model.predict(X, verbose=0, num_samples=8, seed=0)
@@ -146,11 +155,11 @@ def test_save_load_fit_continues_with_the_optimizer(tmp_path, policy):
         model.predict(X, seed=0, verbose=0), copy.predict(X, seed=0, verbose=0)
     )
     assert int(copy.optimizer.iterations.value) == int(model.optimizer.iterations.value)
-    assert copy.evaluate(X, Y, verbose=0) == pytest.approx(
-        model.evaluate(X, Y, verbose=0), rel=1e-4
+    assert copy.evaluate(X, Y, BATCH, verbose=0) == pytest.approx(
+        model.evaluate(X, Y, BATCH, verbose=0), rel=1e-4
     )
     for m in (model, copy):
-        m.fit(X, Y, shuffle=False, verbose=0)
+        m.fit(X, Y, BATCH, shuffle=False, verbose=0)
     for a, b in zip(model.weights, copy.weights):
         np.testing.assert_allclose(to_numpy(a), to_numpy(b), atol=1e-5)
 
@@ -158,7 +167,7 @@ def test_save_load_fit_continues_with_the_optimizer(tmp_path, policy):
 def test_export_serves_mean_logits(tmp_path, only_tensorflow):
     import tensorflow as tf
 
-    model = fitted()
+    model = randomized()
     model.export(str(tmp_path / "e"), verbose=False)
     loaded = tf.saved_model.load(str(tmp_path / "e"))
     served = loaded.serve(X).numpy()
@@ -169,7 +178,7 @@ def test_scikit_learn_wrapper():
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     model = classifier()
     wrapped = keras.wrappers.SKLearnClassifier(model, fit_kwargs={"verbose": 0})
-    wrapped.fit(X, np.array(["a", "b", "c"])[Y], epochs=40)
+    wrapped.fit(X, np.array(["a", "b", "c"])[Y], epochs=10, batch_size=8)
     predicted = wrapped.predict(X)
     assert set(predicted.ravel()) <= {"a", "b", "c"}
     assert (predicted.ravel() == np.array(["a", "b", "c"])[Y]).mean() > 0.5
@@ -177,7 +186,7 @@ def test_scikit_learn_wrapper():
 
 @pytest.mark.eager
 def test_clone_model():
-    model = fitted()
+    model = randomized()
     clone = keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
     np.testing.assert_allclose(to_numpy(clone(X)), to_numpy(model(X)), atol=1e-6)

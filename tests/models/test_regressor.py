@@ -6,7 +6,7 @@ import zlib
 import keras
 import numpy as np
 import pytest
-from contract import to_numpy
+from contract import fit_long, to_numpy
 from keras import ops
 
 import keras_bdl
@@ -365,7 +365,7 @@ def test_heteroscedastic_noise_is_found():
     stddev = np.exp(x[:, 0])
     y = 2.0 * x[:, 1] + stddev * rng.normal(size=640)
     model = regressor("heteroscedastic", plain(2), learning_rate=0.03)
-    model.fit(x, y, batch_size=64, epochs=30, verbose=0)
+    fit_long(model, x, y, epochs=30, batch_size=64)
     found = model.predict_uncertainty(x, verbose=0).aleatoric_stddev[:, 0]
     # 0.5 would be the error of a constant.
     assert np.abs(np.log(found / stddev)).mean() < 0.2
@@ -377,8 +377,9 @@ def test_homoscedastic_noise_is_found():
     y = np.tile(y, (20, 1)) + [0.2, 3.0] * rng.normal(size=(20 * N, 2))
     x = np.tile(X, (20, 1))
     net = keras.Sequential([keras.Input((3,)), keras_bdl.VariationalDense(2)])
-    model = regressor(net=net, normalize=True, learning_rate=0.05)
-    model.fit(x, y, batch_size=64, epochs=30, verbose=0)
+    options = {"normalize": True, "num_examples": len(x)}
+    model = regressor(net=net, learning_rate=0.05, **options)
+    fit_long(model, x, y, epochs=30, batch_size=64)
     stddev = model.predict_uncertainty(X, verbose=0).aleatoric_stddev
     np.testing.assert_allclose(stddev, np.tile([0.2, 3.0], (N, 1)), rtol=0.2)
 
@@ -392,7 +393,7 @@ def test_student_t_resists_outliers():
     design = np.concatenate([x, np.ones((len(x), 1))], axis=1)
     least_squares = design @ np.linalg.lstsq(design, y, rcond=None)[0]
     model = regressor("student_t", plain(), learning_rate=0.05)
-    model.fit(x, y, batch_size=64, epochs=50, verbose=0)
+    fit_long(model, x, y, epochs=50, batch_size=64)
     error = np.abs(model.predict(x, verbose=0) - clean).mean()
     assert error < 0.3 < 1.0 < np.abs(least_squares - clean).mean()
     df = np.exp(to_numpy(model(x))[0, 2])

@@ -49,7 +49,9 @@ def linear_vae(rng, spread=1.0, **options):
 def exact_elbo(vae, x):
     """E_q log p(x | z) - KL(q || p) in closed form, `(n,)`."""
     kernel, bias = vae.decoder.get_weights()
-    mean, stddev = vae.encode(x, return_stddev=True)
+    encoder_kernel, encoder_bias = vae.encoder.get_weights()
+    mean, log_stddev = np.split(x @ encoder_kernel + encoder_bias, 2, axis=1)
+    stddev = np.exp(log_stddev)
     spread = (stddev**2) @ (kernel**2)
     likelihood = stats.norm(mean @ kernel + bias, NOISE).logpdf(x) - 0.5 * (
         spread / NOISE**2
@@ -505,7 +507,11 @@ def test_samples_are_of_the_prior_and_repeat(rng):
 
 def test_codes_and_back(rng):
     vae, x, _ = linear_vae(rng)
-    codes = vae.encode(x)
+    codes, stddev = vae.encode(x, return_stddev=True)
+    kernel, bias = vae.encoder.get_weights()
+    mean, log_stddev = np.split(x @ kernel + bias, 2, axis=1)
+    np.testing.assert_allclose(codes, mean, atol=1e-5)
+    np.testing.assert_allclose(stddev, np.exp(log_stddev), atol=1e-5)
     kernel, bias = vae.decoder.get_weights()
     np.testing.assert_allclose(vae.decode(codes), codes @ kernel + bias, atol=1e-4)
     np.testing.assert_allclose(vae.reconstruct(x), vae.predict(x, verbose=0), atol=1e-5)

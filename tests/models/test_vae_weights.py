@@ -126,7 +126,6 @@ def test_both_runs_of_the_decoder_have_the_same_weights():
         np.testing.assert_allclose(dreg, iwae, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.eager
 def test_log_prob_is_the_posterior_predictive():
     vae, _, x = shared_bias()
     expected = stats.norm(MEAN, np.hypot(NOISE, STDDEV)).logpdf(x)[:, 0]
