@@ -112,8 +112,8 @@ __all__ = [
     "VariationalGaussianDropout",
     "VariationalGroupQueryAttention",
     "VariationalLSTM",
+    "VariationalMultiHeadAttention",
     "VariationalSeparableConv1D",
     "VariationalSeparableConv2D",
-    "VariationalMultiHeadAttention",
     "VariationalSimpleRNN",
 ]
