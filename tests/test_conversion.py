@@ -396,7 +396,7 @@ def test_the_report_says_why():
         "bound": "has a kernel_constraint",
         "bayesian": "is Bayesian already",
         "above": "has a bias_constraint",
-        "norm": "has no counterpart",
+        "norm": "has no trained matrix of weights",
     }
     assert "VariationalDense" in str(report) and "kernel_constraint" in str(report)
     _, report = keras_bdl.to_bayesian(branched(), 10, layers="last", return_report=True)
