@@ -1,0 +1,147 @@
+"""Recurrent layers, a transformer block and a table of words, beside their twins.
+
+    KERAS_BACKEND=jax python benchmarks/sequence_models.py
+
+A training step of the Bayesian model beside that of the plain one, in turns, medians of
+several epochs of `fit`. Then 32 posterior samples of a batch beside 32 compiled calls of
+the plain network.
+"""
+
+import argparse
+import time
+
+import common
+import keras
+import numpy as np
+from keras import layers
+
+import keras_bdl
+
+STEPS, ROUNDS, SAMPLES = 30, 15, 32
+WIDTH, LENGTH, BATCH, WORDS = 64, 32, 64, 20_000
+
+
+def recurrent(cls):
+    inputs = keras.Input((LENGTH, WIDTH))
+    return keras.Model(inputs, layers.Dense(10)(cls(WIDTH)(inputs)))
+
+
+def transformer_block():
+    inputs = keras.Input((LENGTH, WIDTH))
+    attended = layers.MultiHeadAttention(4, WIDTH // 4)(inputs, inputs)
+    x = layers.LayerNormalization()(inputs + attended)
+    hidden = layers.Dense(4 * WIDTH, activation="gelu")(x)
+    x = layers.LayerNormalization()(x + layers.Dense(WIDTH)(hidden))
+    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling1D()(x)))
+
+
+def embedding():
+    inputs = keras.Input((LENGTH,), dtype="int32")
+    x = layers.Embedding(WORDS, WIDTH)(inputs)
+    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling1D()(x)))
+
+
+MODELS = {
+    "lstm": lambda: recurrent(layers.LSTM),
+    "gru": lambda: recurrent(layers.GRU),
+    "transformer_block": transformer_block,
+    "embedding": embedding,
+}
+
+
+def data(model, rows):
+    rng = np.random.default_rng(0)
+    if model.input.dtype == "int32":
+        return rng.integers(0, WORDS, (rows, LENGTH))
+    return rng.normal(size=(rows, *model.input_shape[1:])).astype("float32")
+
+
+def step_times(models, rounds):
+    """Milliseconds of a training step by model: a list of one value per round."""
+    x = data(next(iter(models.values())), BATCH * STEPS)
+    y = np.random.default_rng(1).integers(0, 10, len(x))
+    times = {name: [] for name in models}
+    for model in models.values():
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(1e-3), loss)
+        model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
+    for _ in range(rounds):
+        for name, model in models.items():
+            start = time.perf_counter()
+            model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
+            times[name].append((time.perf_counter() - start) / STEPS * 1e3)
+    return times
+
+
+def compiled_call(model):
+    """A compiled function of the backend that calls a model."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(lambda x: model(x, training=False))
+    import jax
+
+    values = (
+        [v.value for v in model.trainable_variables],
+        [v.value for v in model.non_trainable_variables],
+    )
+    run = jax.jit(lambda x: model.stateless_call(*values, x, training=False)[0])
+    return lambda x: run(x).block_until_ready()
+
+
+def predict_times(plain, bayesian, rounds):
+    """Milliseconds of 32 samples, and of 32 compiled calls of the plain network."""
+    x = data(plain, BATCH)
+    tensor = keras.ops.convert_to_tensor(x)
+    call = compiled_call(plain)
+    options = {"outputs": "logits", "batch_size": BATCH, "verbose": 0, "seed": 0}
+
+    def calls():
+        for _ in range(SAMPLES):
+            call(tensor)
+
+    runs = {
+        "samples": lambda: keras_bdl.predict(bayesian, x, SAMPLES, **options),
+        "calls": calls,
+    }
+    times = {name: [] for name in runs}
+    for _ in range(rounds + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: values[1:] for name, values in times.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--only", choices=MODELS, help="one model")
+    args = parser.parse_args()
+    table = {}
+    for name, make in MODELS.items():
+        if args.only not in (None, name):
+            continue
+        plain = make()
+        models = {
+            "plain": plain,
+            "bayesian": keras_bdl.to_bayesian(plain, num_examples=60_000),
+        }
+        times = step_times(models, args.rounds)
+        ratios = np.divide(times["bayesian"], times["plain"])
+        row = {key: float(np.median(values)) for key, values in times.items()}
+        row["step_ratio"] = float(np.median(ratios))
+        predicted = predict_times(plain, models["bayesian"], args.rounds)
+        row |= {key: float(np.median(values)) for key, values in predicted.items()}
+        row["predict_ratio"] = float(
+            np.median(np.divide(predicted["samples"], predicted["calls"]))
+        )
+        table[name] = row
+        print(f"{name:20s}", *(f"{k} {v:.2f}" for k, v in row.items()), flush=True)
+    if args.only is None:
+        backend = keras.backend.backend()
+        common.save(f"sequence_models_{backend}", {"milliseconds": table})
+
+
+if __name__ == "__main__":
+    main()
