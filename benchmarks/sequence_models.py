@@ -3,8 +3,8 @@
     KERAS_BACKEND=jax python benchmarks/sequence_models.py
 
 A training step of the Bayesian model beside that of the plain one, in turns, medians of
-several epochs of `fit`. Then 32 posterior samples of a batch beside 32 compiled calls of
-the plain network.
+several epochs of `fit`. Then 32 posterior samples of a batch beside 32 compiled calls
+of the plain network.
 """
 
 import argparse
