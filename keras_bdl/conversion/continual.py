@@ -32,8 +32,8 @@ def prior_from_posterior(model: keras.Model) -> keras.Model:
     have a config.
 
     Args:
-        model: built Keras model of `VariationalDense`, `VariationalConv1D`,
-            `VariationalConv2D`, `VariationalConv3D` and plain layers, or a
+        model: built Keras model of layers with Gaussian posteriors of independent
+            weights (`VariationalDense` and the like, `Bayesian`) and plain layers, or a
             `BayesianClassifier` or `BayesianRegressor` around such a model.
 
     Returns:

@@ -54,10 +54,15 @@ def to_bayesian(
     prior takes their place. The copy is not compiled.
 
     Your own layer is copied from its config, or from its constructor's arguments if it
-    keeps them under their names. A layer that cannot be copied is in both models and
-    in the report, and a warning names it if it has weights. A layer is not replaced if
-    the layer that holds it reads or assigns its weights, as with masked convolutions
-    and tied weights.
+    keeps them under their names. A layer that cannot be copied is in both models, and
+    a warning names it if it has weights.
+
+    The method "variational" wraps what it cannot replace: a layer without a
+    counterpart, and a layer of your own, or the whole model, that uses the weights of a
+    layer inside in a way of its own (tied weights). The result is then a
+    `models.BayesianModel`. Normalisation and layers whose weights are assigned in
+    `call` (masked convolutions) keep single values. The report says so for each layer,
+    with its share of the trained weights.
 
     Copies are saved, loaded and cloned like any model. Your own classes must be
     registered or given as `custom_objects`, and must have a config. If a class has no
@@ -70,9 +75,10 @@ def to_bayesian(
             that are not frozen, a list of names, or a function from a layer to a bool.
             A frozen layer (`trainable=False`) that is chosen by name or function
             stays frozen. It is sampled with its initial standard deviations.
-        method: "variational" (`VariationalDense`, `VariationalConv*D`), "sparse_vd"
-            (`SparseVDDense`, `SparseVDConv*D`), "concrete_dropout" (around Dense and
-            convolutions), "mc_dropout" (in place of Dropout), "drop_connect" or
+        method: "variational" (`VariationalDense`, `VariationalLSTM` and the like, and
+            `layers.BayesianWrapper` around other layers), "sparse_vd" (`SparseVDDense`,
+            `SparseVDConv*D`), "concrete_dropout" (around Dense and convolutions),
+            "mc_dropout" (in place of Dropout), "drop_connect" or
             "variational_gaussian_dropout".
         estimator, prior: arguments of the layers, or None for their defaults.
         moped: positive float, only for "variational". The prior of each weight becomes
