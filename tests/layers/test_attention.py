@@ -30,6 +30,9 @@ from keras_bdl.core import scopes, stochastic
 pytestmark = pytest.mark.eager
 traced_too = pytest.mark.traced
 
+# Keras on JAX compiles no attention of float16 for a CPU.
+HALF = "mixed_bfloat16" if BACKEND == "jax" else "mixed_float16"
+
 # Every group, with arguments of its constructor, for `test_contract_coverage`.
 GROUPS = {MultiHead: (2, 3), GroupQuery: (3, 4, 2)}
 WIDTH, STEPS = 6, 4
@@ -574,7 +577,7 @@ def test_dropout_of_the_attention_is_sampled_on_demand():
 
 
 @every_group
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("policy", ["float32", HALF])
 def test_saved_model_continues_exactly(cls, policy, tmp_path):
     keras.config.set_dtype_policy(policy)
     layer = built(cls, seed=4)  # Keras does not save the state of dropout
@@ -683,7 +686,7 @@ def test_a_transformer_converts_predicts_and_returns(tmp_path):
     plain, x = transformer(), words()
     model, report = keras_bdl.to_bayesian(plain, num_examples=10, return_report=True)
     assert report.replaced == ["table", "attention", "grouped", "dense", "head"]
-    assert report.left == {"norm": "has no counterpart"}
+    assert list(report.left) == ["norm"]
     assert type(model.get_layer("attention")) is MultiHead
     assert type(model.get_layer("grouped")) is GroupQuery
     expected = plain.predict(x, verbose=0)
@@ -739,11 +742,11 @@ class Encoder(keras.layers.Layer):
         super().__init__(**kwargs)
         self.heads = heads
         self.attention = layers.MultiHeadAttention(heads, 3)
-        self.forward = layers.Dense(WIDTH)
+        self.dense = layers.Dense(WIDTH)
 
     def call(self, x, training=None):
         x = x + self.attention(x, x, training=training)
-        return x + self.forward(x)
+        return x + self.dense(x)
 
     def get_config(self):
         return {**super().get_config(), "heads": self.heads}
@@ -755,7 +758,7 @@ def test_a_layer_of_the_user_that_holds_attention_converts(tmp_path):
     plain = keras.Model(inputs, encoder(inputs))
     model, report = keras_bdl.to_bayesian(plain, num_examples=N, return_report=True)
     assert sorted(report.replaced) == sorted(
-        [encoder.attention.name, encoder.forward.name]
+        [encoder.attention.name, encoder.dense.name]
     )
     x = sequences()
     expected = plain.predict(x, verbose=0)
