@@ -159,6 +159,20 @@ def to_bayesian(
     )
 
 
+def with_posterior(network, posterior):
+    """Returns `to_bayesian` of a plain network.
+
+    Raises:
+        ValueError: if the network samples already, or as in `to_bayesian`.
+    """
+    if stochastic.whole_layers(network):
+        raise ValueError(
+            "Expected `posterior` beside a plain network; this one has keras_bdl "
+            f"layers. Received: posterior={posterior!r}, network={network.name!r}"
+        )
+    return to_bayesian(network, posterior=posterior)
+
+
 def to_keras(
     model: keras.Model,
     weights: Weights = "mean",

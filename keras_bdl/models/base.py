@@ -14,6 +14,7 @@ from keras_bdl.layers import latent
 from keras_bdl.layers.bayesian import counted_layers
 from keras_bdl.models.batch_checks import CheckedBatches, Problem, require_targets
 from keras_bdl.models.latent_scope import latent_scope
+from keras_bdl.posteriors import Posterior
 from keras_bdl.prediction import export, sampler
 from keras_bdl.training import num_examples
 from keras_bdl.training.data import extent_of, num_training_rows, rows_of
@@ -36,6 +37,7 @@ class LikelihoodModel(CheckedBatches):
         num_examples: number of training examples; None reads it off the data.
         num_latent_samples: number of draws of discrete latent variables for each
             training example, if layers have `estimator="score_function"`.
+        posterior: posterior that a plain network gets by `to_bayesian`, or None.
         **kwargs: as in `keras.Model`.
     """
 
@@ -49,6 +51,7 @@ class LikelihoodModel(CheckedBatches):
         num_samples: int,
         num_examples: int | None,
         num_latent_samples: int = 4,
+        posterior: str | Posterior | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)  # the network casts itself
@@ -56,6 +59,8 @@ class LikelihoodModel(CheckedBatches):
             raise TypeError(
                 f"Expected `network` to be a Keras model. Received: network={network!r}"
             )
+        if posterior is not None:
+            network = convert.with_posterior(network, posterior)
         self.network = network
         self.num_samples = validation.integer("num_samples", num_samples, 1, 10**9)
         self.num_examples = validation.optional_integer(

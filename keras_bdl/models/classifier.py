@@ -15,6 +15,7 @@ from keras_bdl.early_exit.depth import DepthPosterior
 from keras_bdl.graphs import heads
 from keras_bdl.models import batch_checks, class_weights, unknown_ranks
 from keras_bdl.models.base import LikelihoodModel
+from keras_bdl.posteriors import Posterior
 from keras_bdl.prediction import predict
 from keras_bdl.prediction.predict import ClassificationUncertainty
 
@@ -47,9 +48,12 @@ class BayesianClassifier(LikelihoodModel):
 
     Args:
         network: Keras model from inputs to logits `(n, classes)` of at least two
-            classes, or to their softmax, that contains keras_bdl layers.
+            classes, or to their softmax, that contains keras_bdl layers; or a plain
+            one, beside `posterior`.
         num_samples: number of posterior samples of `predict` and `evaluate`.
         num_examples: number of training examples; None reads it off the data.
+        posterior: "gaussian" or another posterior for the weights of a plain network,
+            of which `to_bayesian` makes a copy. Its weights are the means.
         name, **kwargs: as in `keras.Model`.
 
     Raises:
@@ -81,9 +85,13 @@ class BayesianClassifier(LikelihoodModel):
         network: keras.Model,
         num_samples: int = 32,
         num_examples: int | None = None,
+        posterior: str | Posterior | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(network, num_samples, num_examples, **kwargs)
+        super().__init__(
+            network, num_samples, num_examples, posterior=posterior, **kwargs
+        )
+        network = self.network
         self._likelihood = losses.CategoricalNLL()
         self._nll = metrics.NegativeLogLikelihood(name="nll")
         self._accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
@@ -99,7 +107,7 @@ class BayesianClassifier(LikelihoodModel):
         if not stochastic.stochastic_layers(self.network):
             raise ValueError(
                 "Expected `network` to have keras_bdl layers; nothing in it is "
-                "sampled. "
+                'sampled. `posterior="gaussian"` gives its weights a posterior. '
                 f"Received: network={self.network!r}"
             )
         stochastic.check_no_recurrent_cells(self.network)

@@ -28,6 +28,7 @@ from keras_bdl.models.standardization import (
     Standardization,
     check_one_input,
 )
+from keras_bdl.posteriors import Posterior
 from keras_bdl.prediction import predict
 from keras_bdl.prediction.mc_dropout import dropout_layers
 from keras_bdl.training import data as data_sets
@@ -38,10 +39,10 @@ class BayesianRegressor(LikelihoodModel):
     """Likelihood of real targets over a network, with a posterior over weights.
 
     The network gives d means and d log standard deviations for each input
-    (`noise="heteroscedastic"`), or d locations. Around locations the noise is the same
-    for all inputs: Gaussian ("homoscedastic") or Student's t ("student_t", on which
-    outliers have less effect), with scales and degrees of freedom learned per target.
-    `fit` minimises the negative evidence lower bound per example,
+    (`noise="heteroscedastic"`), or d locations, around which the noise is the same for
+    all inputs: Gaussian ("homoscedastic") or Student's t ("student_t", robust to
+    outliers), with scales and degrees of freedom learned per target. `fit` minimises
+    the negative evidence lower bound per example,
 
         -E_q log p(y | x, w) + KL(q || p) / N,
         log p(y | x, w) = sum_d log N(y_d | mean_d, stddev_d^2),  or, of df > 2,
@@ -52,8 +53,8 @@ class BayesianRegressor(LikelihoodModel):
         p(y | x) = 1/S sum_s p(y | x, w_s).
 
     The network may have keras_bdl layers, or plain `keras.layers.Dropout` (Monte Carlo
-    dropout, for which weight decay of its layers stands for the KL). With neither, all
-    uncertainty is noise.
+    dropout, for which weight decay of its layers stands for the KL). With neither, and
+    no `posterior`, all uncertainty is noise.
 
     `model(x)`, and so `export`, gives the noise under the posterior-mean network, in
     the units of the targets: `(n, 2 d)` means, then log standard deviations, or for
@@ -61,21 +62,19 @@ class BayesianRegressor(LikelihoodModel):
 
     `evaluate` and `val_*` report `loss`, the negative bound with sampled weights, and
     of the predictive `nll` (nats per example) and `rmse` of its mean over all
-    targets. In training these are of the one sample of each step. More metrics in
-    `compile` are of the means of the mean network (in training, of the sampled one).
-    All are in the units of the targets, which are `(n,)` or `(n, d)`. A callback that
-    watches `val_nll` or `val_rmse` needs `mode="min"`.
+    targets; in training, of the one sample of each step. More metrics in `compile` are
+    of the means of the mean network (in training, of the sampled one). All have the
+    units of the targets, `(n,)` or `(n, d)`. A callback on `val_nll` or `val_rmse`
+    needs `mode="min"`.
 
     Args:
         network: Keras model from inputs to `(n, 2 d)` with heteroscedastic noise, or
             to `(n, d)` otherwise, that does not end in an activation.
         noise: "heteroscedastic", "homoscedastic" or "student_t".
-        num_samples: number S of posterior samples of `predict` and `evaluate`.
-        num_examples: number of training examples; None reads it off the data.
+        num_samples, num_examples, posterior: as in `BayesianClassifier`.
         normalize: whether to standardise inputs (floats, each entry of the last axis)
-            and targets. The first `fit` takes means and standard deviations from its
-            training rows. They are saved with the model. Later calls of `fit` keep
-            them, so that the trained function stays the same.
+            and targets. The first `fit` takes means and deviations from its training
+            rows. Later calls keep them, so that the trained function stays the same.
         mc_dropout: whether plain Dropout layers are sampled in prediction.
         name, **kwargs: as in `keras.Model`.
 
@@ -100,8 +99,8 @@ class BayesianRegressor(LikelihoodModel):
     >>> model.log_likelihood(x, y).mean()
 
     References: Kendall and Gal, "What uncertainties do we need in Bayesian deep
-    learning for computer vision?", 2017, eq. 5 and 9; Gal and Ghahramani, "Dropout as
-    a Bayesian approximation", 2016, eq. 8 (log-likelihood of the predictive).
+    learning?", 2017, eq. 5 and 9; Gal and Ghahramani, "Dropout as a Bayesian
+    approximation", 2016, eq. 8 (log-likelihood of the predictive).
     """
 
     _own_metrics = ("nll", "rmse")
@@ -114,8 +113,10 @@ class BayesianRegressor(LikelihoodModel):
         num_examples: int | None = None,
         normalize: bool = False,
         mc_dropout: bool = True,
+        posterior: str | Posterior | None = None,
         **kwargs: Any,
     ) -> None:
+        kwargs |= {"posterior": posterior}
         super().__init__(network, num_samples, num_examples, **kwargs)
         self.noise = validation.choice("noise", noise, NOISES)
         self.normalize = validation.boolean("normalize", normalize)
@@ -127,8 +128,8 @@ class BayesianRegressor(LikelihoodModel):
         self._nll = keras.metrics.Mean(name="nll")
         self._rmse = keras.metrics.RootMeanSquaredError(name="rmse")
         self._has_dropout = False
-        if finding.is_graph(network):
-            self.build(network.input_shape)
+        if finding.is_graph(self.network):
+            self.build(self.network.input_shape)
 
     @property
     def outputs_kind(self) -> str | None:

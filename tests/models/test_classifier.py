@@ -471,3 +471,34 @@ def test_around_a_graph_it_is_built_at_once(tmp_path):
     for ours, theirs in zip(classifier.get_weights(), copy.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert copy.count_params() == 2 * 5 * 3
+
+
+@pytest.mark.parametrize("posterior", ["gaussian", keras_bdl.posteriors.LowRank(1)])
+def test_a_plain_network_gets_a_posterior(posterior, tmp_path):
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    x = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
+    classifier = keras_bdl.BayesianClassifier(network, posterior=posterior)
+    regressor = keras_bdl.BayesianRegressor(
+        network, noise="homoscedastic", posterior=posterior
+    )
+    expected = ops.convert_to_numpy(ops.stop_gradient(network(x)))
+    got = ops.convert_to_numpy(ops.stop_gradient(classifier(x)))
+    np.testing.assert_array_equal(got, expected)
+    for model in (classifier, regressor):
+        layer = model.network.layers[-1]
+        assert type(layer) is keras_bdl.VariationalDense
+        kind = "Gaussian" if posterior == "gaussian" else "LowRank"
+        assert type(layer.posterior).__name__ == kind
+    classifier.compile("adam")
+    classifier.fit(x, np.arange(12) % 3, verbose=0)
+    classifier.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        loaded.predict(x, seed=0, verbose=0),
+        classifier.predict(x, seed=0, verbose=0),
+        atol=1e-6,
+    )
+    with pytest.raises(ValueError, match="plain network.*Received: posterior"):
+        keras_bdl.BayesianClassifier(classifier.network, posterior="gaussian")
+    with pytest.raises(ValueError, match='posterior="gaussian".*Received: network'):
+        keras_bdl.BayesianClassifier(network)
