@@ -79,8 +79,7 @@ class BayesianRegressor(LikelihoodModel):
         name, **kwargs: as in `keras.Model`.
 
     Raises:
-        TypeError: if the network is not a Keras model, or on an argument of wrong type.
-        ValueError: on unknown noise, or a network whose outputs do not fit it.
+        TypeError, ValueError: on a wrong argument; if the outputs do not fit the noise.
 
     Example:
 
