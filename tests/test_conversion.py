@@ -445,6 +445,7 @@ def test_a_regressor_gives_its_scales_and_noise_too(noise, normalize):
     assert "keras_bdl" not in plain.to_json()
 
 
+@pytest.mark.unbuilt  # activations make variables when they are called
 @pytest.mark.parametrize(
     "dtype",
     [

@@ -140,6 +140,9 @@ LAYER_ARGUMENTS = {
     ),
     "skip": ((not_booleans,), st.booleans()),
 }
+# Recurrent layers that are in CI by another one, because each costs seconds.
+LONG = ("SimpleRNN", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+
 # Where a layer's argument of a name has other values.
 OF_LAYER = {
     ("EarlyExitResBlock", "estimator"): (
@@ -147,12 +150,21 @@ OF_LAYER = {
         st.sampled_from(["concrete", "expected", "score_function", "enumerate"]),
     ),
     ("EarlyExitResBlock", "temperature"): (not_positive, positive),
+    **{
+        (f"Variational{name}", "estimator"): (
+            (texts, st.sampled_from(ESTIMATORS[:-1]), st.integers() | booleans),
+            st.sampled_from((None, ESTIMATORS[-1])),
+        )
+        for name in (*LONG, "LSTM")
+    },
 }
 
 
 def argument(layer_class, name):
     """Kinds of wrong values, and right ones."""
-    if name == "initial_log_stddev" and layer_class.startswith("Variational"):
+    if name == "initial_log_stddev" and layer_class.startswith(
+        ("Variational", "BayesianWrapper")
+    ):
         wrong, right = LAYER_ARGUMENTS[name]
         wrong = tuple(kind.filter(lambda x: x is not None) for kind in wrong)
         return wrong, st.none() | right  # None: as the posterior has it
@@ -264,11 +276,11 @@ def built(case, **options):
 # Groups take the arguments of their layers; their own tests are tables.
 every_layer = pytest.mark.parametrize(
     "layer_class",
-    sorted(
-        name
-        for name, cls in stochastic.REGISTRY.items()
+    [
+        slow(name) if name.removeprefix("Variational") in LONG else name
+        for name, cls in sorted(stochastic.REGISTRY.items())
         if not issubclass(cls, stochastic.StochasticGroup)
-    ),
+    ],
 )
 few_or_more = pytest.mark.parametrize("times", [1, slow(2)])
 

@@ -788,15 +788,39 @@ def test_noise_of_a_layers_own(num_samples):
         keras_bdl.predict(model, inputs_of_rows(2), num_samples, verbose=0)
 
 
-def test_uncertainty_of_several_outputs_is_refused():
+def test_uncertainty_of_several_outputs_is_nested_like_them():
     inputs = keras.Input((4,))
-    model = keras.Model(inputs, {"a": dense(2)(inputs), "b": dense(2)(inputs)})
-    model.compile("sgd", {"a": "mse", "b": "mse"})
-    for kind in ("auto", "mean", "logits"):
-        with pytest.raises(ValueError, match="one output.*Received"):
-            keras_bdl.predict_uncertainty(
-                model, inputs_of_rows(2), outputs=kind, verbose=0
-            )
+    # The names of the layers are in another order than those of the outputs.
+    outputs = {"a": dense(2, name="z")(inputs), "b": dense(1, name="y")(inputs)}
+    model = keras.Model(inputs, outputs)
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", {"a": cross_entropy, "b": "mse"})
+    x = inputs_of_rows(3)
+    options = {"seed": 0, "verbose": 0}
+    both = keras_bdl.predict_uncertainty(model, x, 400, **options)
+    assert type(both) is dict and sorted(both) == ["a", "b"]
+    for name, kind in (("a", "logits"), ("b", "mean")):
+        alone = keras.Model(inputs, outputs[name])
+        expected = keras_bdl.predict_uncertainty(alone, x, 400, outputs=kind, **options)
+        for got, other in zip(both[name], expected):
+            if got is not None:  # the places of the noise are others
+                np.testing.assert_allclose(got, other, atol=0.1)
+    mean = keras_bdl.predict(model, x, 400, **options)
+    np.testing.assert_allclose(mean["a"], both["a"].probabilities, atol=1e-6)
+    listed = keras.Model(inputs, [outputs["a"], outputs["b"]])
+    same = keras_bdl.predict_uncertainty(
+        listed, x, 400, outputs=["logits", "mean"], **options
+    )
+    assert type(same) is list
+    np.testing.assert_allclose(same[1].mean, both["b"].mean, atol=1e-6)
+    for kinds, match in (
+        (["logits"], "each of 2.*Received: 1 kinds"),
+        (["logits", "odd"], "Received: outputs='odd'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            keras_bdl.predict_uncertainty(listed, x, outputs=kinds, verbose=0)
+    with pytest.raises(ValueError, match="Cannot tell.*Received"):
+        keras_bdl.predict_uncertainty(listed, x, verbose=0)
 
 
 class BatchMean(keras.layers.Layer):

@@ -30,7 +30,9 @@ LEFT = {
     "Normalised": {"v": ASSIGNS},
     **dict.fromkeys(("Masked", "MaskedWeights", "MaskedInTraining"), {"conv": ASSIGNS}),
     "frozen": {"frozen": "is frozen (`trainable=False`)"},
-    "spectral": {"spectral_normalization": "has no counterpart"},
+    "spectral": {
+        "spectral_normalization": "assigns the weights of the layer inside of it"
+    },
 }
 HAVE_NO_CONFIG = ("bare", "forgetful", "forgetful_weights", "of_parts")
 METHODS = ("sparse_vd", "concrete_dropout", "mc_dropout", "drop_connect")

@@ -112,6 +112,8 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
     def build(self, input_shape: Any = None) -> None:
         if self.built:
             return
+        if not self.layer.built and input_shape is not None:
+            self.layer.build(input_shape)
         found = weights_inside(self.layer, self.which == "matrices")
         if not found:
             raise ValueError(

@@ -351,7 +351,8 @@ def use(layer, shape):
 
 USES = [
     *((MultiHead, shape) for shape in ("self", "cross", "nested", "subclassed")),
-    *(pytest.param(MultiHead, shape, marks=traced_too) for shape in ("shared", "time")),
+    pytest.param(MultiHead, "shared", marks=traced_too),
+    pytest.param(MultiHead, "time", marks=[traced_too, pytest.mark.slow]),
     *((GroupQuery, shape) for shape in ("cross", "shared")),
 ]
 
@@ -455,7 +456,9 @@ def padded(cls, **options):
     return keras.Model(inputs, outputs)
 
 
-@pytest.mark.parametrize("cls", [pytest.param(MultiHead, marks=traced_too), GroupQuery])
+@pytest.mark.parametrize(
+    "cls", [MultiHead, pytest.param(GroupQuery, marks=[traced_too, pytest.mark.slow])]
+)
 def test_a_sample_is_one_function(cls):
     layer = built(cls)
     second = built(cls)

@@ -335,7 +335,9 @@ def u_net():
     return plain, images, (images > 0).astype("float32")
 
 
-@pytest.mark.parametrize("posterior", ["gaussian", "low_rank"])
+@pytest.mark.parametrize(
+    "posterior", ["gaussian", pytest.param("low_rank", marks=pytest.mark.slow)]
+)
 def test_a_u_net_converts_trains_predicts_and_returns(u_net, posterior, tmp_path):
     plain, x, y = u_net
     model, report = keras_bdl.to_bayesian(
