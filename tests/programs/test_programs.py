@@ -1,0 +1,38 @@
+"""Every program is converted, trained, sampled, saved, cloned, exported and back."""
+
+import pytest
+
+from programs.columns import BACKEND, check_clone, check_export, check_loaded, columns
+from programs.registry import PROGRAMS
+
+# One of each subject; the others are run on demand.
+TYPICAL = ()
+
+
+def every_program(names):
+    marks = {True: (), False: pytest.mark.slow}
+    here = [name for name in PROGRAMS if BACKEND in PROGRAMS[name].backends]
+    params = [pytest.param(name, marks=marks[name in names]) for name in here]
+    return pytest.mark.parametrize("name", params)
+
+
+@every_program(TYPICAL)
+def test_program(name):
+    errors = [error for error in columns(name).errors.values() if error is not None]
+    if errors:
+        raise ExceptionGroup(f"The program '{name}' fails.", errors)
+
+
+@every_program(())
+def test_the_plain_model_is_saved_cloned_and_exported(name):
+    """So that what a Bayesian one cannot do is a fault of the conversion."""
+    program = PROGRAMS[name]()
+    if program.has_config:
+        check_loaded(program.model, program)
+        check_clone(program.model, program)
+    if BACKEND == "tensorflow":
+        check_export(program.model, program)
+
+
+def test_there_are_programs_enough():
+    assert len(PROGRAMS) >= 42
