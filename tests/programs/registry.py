@@ -27,6 +27,7 @@ class Program:
         outputs: the kind of the outputs for `predict_uncertainty`.
         has_config: whether the classes of the model can be made from a config.
         safe_mode: whether the file of the model can be loaded in safe mode.
+        exports: whether the exported plain model computes what the model does.
         least_share: least share of the trainable numbers that get a posterior.
         reason: why `least_share` is below the usual one.
         atol: largest difference between outputs that are the same.
@@ -39,6 +40,7 @@ class Program:
     outputs: str = "auto"
     has_config: bool = True
     safe_mode: bool = True
+    exports: bool = True
     least_share: float = 0.9
     reason: str | None = None
     atol: float = 1e-4

@@ -117,13 +117,18 @@ def made_in_build():
     return Program(model, floats(8, 8), floats(8, 1), "mse")
 
 
-# Keras loads a Python function only where it is trusted.
+@register
+def saturated(x):
+    return x / (1.0 + ops.max(ops.abs(x), axis=-1, keepdims=True))
+
+
+# Keras loads a function without a name only where it is trusted.
 @program(safe_mode=False)
 def with_lambdas():
     inputs = keras.Input((6,))
     x = layers.Lambda(lambda x: (x - 0.5) * 2.0)(inputs)
     x = layers.Dense(10, activation="relu")(x)
-    x = layers.Lambda(lambda x: x * (1.0 - 0.1 * x))(x)
+    x = layers.Lambda(saturated)(x)
     model = keras.Model(inputs, layers.Dense(2)(x))
     return Program(model, floats(8, 6), floats(8, 2), "mse")
 
@@ -159,7 +164,7 @@ class EncoderDecoder(keras.Model):
         return self.decoder(self.encoder(x, training=training), training=training)
 
 
-@program(has_config=False)
+@program(has_config=False, least_share=0.85, reason="a tenth is normalisation")
 def model_without_config():
     encoder = keras.Sequential(
         [keras.Input((6,)), layers.Dense(8, activation="relu"), layers.Dropout(0.1)]

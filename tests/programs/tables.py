@@ -60,13 +60,18 @@ def tabular_numbers():
     return Program(model, x, floats(10, 1), "mse")
 
 
+def chosen(values, dtype):
+    """A column of some of the values, a tensor: Keras takes no arrays of strings."""
+    return ops.convert_to_tensor(np.random.choice(values, (10, 1)), dtype=dtype)
+
+
 # Elsewhere Keras looks up strings in the input pipeline alone.
 @program(backends=("tensorflow",))
 def tabular_lookups():
     x = {
-        "job": np.random.choice(["cook", "nurse", "pilot", "clown"], (10, 1)),
-        "city": np.random.choice(["Bonn", "Oslo", "Rome"], (10, 1)),
-        "code": np.random.choice([3, 5, 8, 13], (10, 1)).astype("int32"),
+        "job": chosen(["cook", "nurse", "pilot", "clown"], "string"),
+        "city": chosen(["Bonn", "Oslo", "Rome"], "string"),
+        "code": chosen([3, 5, 8, 13], "int32"),
     }
     inputs = {
         "job": keras.Input((1,), dtype="string", name="job"),

@@ -276,7 +276,8 @@ def group_normalized():
     return classifier(inputs, layers.GlobalAveragePooling2D()(x))
 
 
-@program
+# Keras augments in exported models too.
+@program(exports=False)
 def image_from_scratch():
     """Augments and rescales images in the model."""
     augment = keras.Sequential(
