@@ -187,6 +187,7 @@ def test_the_signature_is_that_of_keras(cls):
     assert {name: layer.get_config()[name] for name in known} == known
 
 
+@pytest.mark.one_backend
 @every_group
 @pytest.mark.parametrize("use_gate", [False, True])
 def test_every_projection_that_keras_makes_has_a_posterior(cls, use_gate):
@@ -369,6 +370,7 @@ def test_kl_enters_the_loss_once(cls, shape):
     assert evaluated_loss(model, x, y) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.one_backend
 @every_group
 def test_kl_is_weighted_and_left_out_of_frozen_groups(cls):
     layer = built(cls, kl_weight=0.25, num_examples=50)
@@ -416,6 +418,7 @@ class Block(keras.Model):
         return self.head(self.pool(x))
 
 
+@pytest.mark.one_backend
 def test_a_group_that_is_not_built_is_told_num_examples():
     network = keras_bdl.set_num_examples(Block(), 77)
     network(sequences())
@@ -475,6 +478,7 @@ def test_a_sample_is_one_function(cls):
     assert draws.std(axis=0).min() > 1e-3
 
 
+@pytest.mark.one_backend
 def test_samples_are_those_of_networks_with_drawn_weights(rng):
     layer = built(MultiHead)
     x = sequences(rows=2)
@@ -497,6 +501,7 @@ def test_samples_are_those_of_networks_with_drawn_weights(rng):
     assert np.abs(ratio).max() < 5.0 * np.sqrt(2 * 6.0 / count)  # kurtosis up to 7
 
 
+@pytest.mark.one_backend
 @every_group
 def test_the_weights_of_a_sample_are_drawn_from_the_posterior(cls):
     layer = built(cls)
@@ -685,6 +690,7 @@ def words(rows=4):
     return x
 
 
+@pytest.mark.one_backend
 def test_a_transformer_converts_predicts_and_returns(tmp_path):
     plain, x = transformer(), words()
     model, report = keras_bdl.to_bayesian(plain, num_examples=10, return_report=True)
@@ -755,6 +761,7 @@ class Encoder(keras.layers.Layer):
         return {**super().get_config(), "heads": self.heads}
 
 
+@pytest.mark.one_backend
 def test_a_layer_of_the_user_that_holds_attention_converts(tmp_path):
     inputs = keras.Input((STEPS, WIDTH))
     encoder = Encoder()
@@ -819,6 +826,7 @@ def test_reports_count_the_weights_of_the_projections(cls):
 # Numbers
 
 
+@pytest.mark.one_backend
 @every_group
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_half_precision(cls, policy):

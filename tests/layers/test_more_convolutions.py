@@ -58,6 +58,7 @@ def case(name, bayesian, args, shape, kind=Case, estimator=None, **fixed):
     )
 
 
+@pytest.mark.one_backend
 class TestVariationalConv1DTranspose(LayerContract):
     cases = [
         case(
@@ -90,6 +91,7 @@ class TestVariationalConv2DTranspose(LayerContract):
     ]
 
 
+@pytest.mark.one_backend
 class TestVariationalConv3DTranspose(LayerContract):
     cases = [
         case(
@@ -102,6 +104,7 @@ class TestVariationalConv3DTranspose(LayerContract):
     ]
 
 
+@pytest.mark.one_backend
 class TestVariationalSeparableConv1D(LayerContract):
     cases = [
         case(

@@ -97,18 +97,22 @@ class TestVariationalGRU(DrawnContract):
     cases = [case("GRU", (3,), (4, 2), return_sequences=True)]
 
 
+@pytest.mark.one_backend
 class TestVariationalSimpleRNN(DrawnContract):
     cases = [case("SimpleRNN", (3,), (4, 2), go_backwards=True)]
 
 
+@pytest.mark.one_backend
 class TestVariationalConvLSTM1D(DrawnContract):
     cases = [case("ConvLSTM1D", (2, 2), (3, 5, 2))]
 
 
+@pytest.mark.one_backend
 class TestVariationalConvLSTM2D(DrawnContract):
     cases = [case("ConvLSTM2D", (2, 2), (3, 4, 5, 2), padding="same")]
 
 
+@pytest.mark.one_backend
 class TestVariationalConvLSTM3D(DrawnContract):
     cases = [case("ConvLSTM3D", (2, 2), (2, 3, 4, 3, 2))]
 
