@@ -584,6 +584,7 @@ def test_dropout_of_the_attention_is_sampled_on_demand():
 # Files and copies
 
 
+@pytest.mark.one_backend
 @every_group
 @pytest.mark.parametrize("policy", ["float32", HALF])
 def test_saved_model_continues_exactly(cls, policy, tmp_path):

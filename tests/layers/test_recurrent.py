@@ -347,7 +347,7 @@ def test_a_wrapped_layer_keeps_losses_masks_and_state():
     plain_inputs = keras.Input((3, 2))
     plain_layer = Statistics()
     plain = keras.Model(plain_inputs, plain_layer(layers.Masking()(plain_inputs)))
-    plain_layer.w.assign(wrapper.layer.w)
+    plain_layer.w.assign(to_numpy(wrapper.layer.w))
     histories = []
     for m in (model, plain):
         m.compile(keras.optimizers.SGD(0.1), "mse")
