@@ -83,6 +83,12 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
                 f"two posteriors. Received: layer={layer.name!r}, which holds "
                 f"{inside[0].name!r}"
             )
+        for name in ("estimator", "bias_posterior"):
+            if name in kwargs:
+                raise ValueError(
+                    f"`BayesianWrapper` takes no `{name}`: it draws all weights of the "
+                    f"layer once for a batch. Received: {name}={kwargs[name]!r}"
+                )
         # With another policy Keras would round the inputs and the weights here.
         policy = {"dtype": layer.dtype_policy.variable_dtype, "autocast": False}
         kwargs = {k: v for k, v in kwargs.items() if k != "dtype"}

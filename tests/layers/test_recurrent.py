@@ -153,7 +153,9 @@ class TestBayesianWrapper(DrawnContract):
     cases = [
         WrapperCase(
             name="bidirectional",
-            make=lambda activation=None, **o: keras_bdl.Bayesian(bidirectional(), **o),
+            make=lambda activation=None, **options: keras_bdl.layers.BayesianWrapper(
+                bidirectional(), **options
+            ),
             plain=bidirectional,
             input_shape=(4, 2),
             oracle_kl=kl_to_normal(0.0, 1.0),
