@@ -14,8 +14,7 @@ from keras import backend, ops, random
 
 from keras_bdl.core.scopes import FrozenNoise, SamplingScope
 from keras_bdl.core.typing import Tensor
-
-_MASK = 0xFFFFFFFF
+from keras_bdl.ops.hashing import mixed
 
 
 class NoiseGenerator(random.SeedGenerator):
@@ -46,12 +45,12 @@ class NoiseGenerator(random.SeedGenerator):
         scope = SamplingScope.current()
         if scope is not None:
             place = scope.places.get(id(self))
-            words = _hash(self.state[0] if place is None else place, scope.seed)
-            return _hash(_hash(words, scope.block), scope.count_draw(self))
-        words = _hash(self.state[0], self.state[1])
+            words = mixed(self.state[0] if place is None else place, scope.seed)
+            return mixed(mixed(words, scope.block), scope.count_draw(self))
+        words = mixed(self.state[0], self.state[1])
         replica = _replica_id()
         if replica is not None:
-            words = _hash(words, replica)
+            words = mixed(words, replica)
         if FrozenNoise.current() is None:
             step = ops.convert_to_tensor(np.array([0, 1]), dtype=self.state.dtype)
             self.state.assign(ops.add(self.state, step))
@@ -64,37 +63,7 @@ def fold_in(seed: Tensor, number: Tensor) -> Tensor:
     Args:
         seed, number: integers or integer tensors.
     """
-    return _hash(seed, number)
-
-
-def _words(x):
-    """Converts an integer to a tensor of 32-bit words in a dtype that holds them."""
-    dtype = "uint32" if backend.backend() == "jax" else "int64"
-    if isinstance(x, int):
-        x = np.array(x & _MASK, dtype)
-    x = ops.cast(x, dtype)
-    return x if dtype == "uint32" else ops.bitwise_and(x, np.array(_MASK, dtype))
-
-
-def _hash(a, b):
-    """Mixes integers (or word pairs) a and b into a pair of 32-bit words.
-
-    Linear forms of odd determinant keep distinct (a, b) distinct; each word is
-    then scrambled by the `lowbias32` permutation (C. Wellons, "Prospecting for
-    hash functions", 2018).
-    """
-    a, b = _words(a), _words(b)
-    dtype = backend.standardize_dtype(a.dtype)
-
-    def constant(*values):
-        return ops.convert_to_tensor(np.array(values, dtype))
-
-    x = a * constant(0x9E3779B1, 0x85EBCA76) + b * constant(0xC2B2AE3C, 0x27D4EB2F)
-    x = _words(x + constant(0x165667B1))
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = ops.bitwise_xor(x, ops.right_shift(x, constant(shift)))
-        x = _words(x * constant(factor))
-    return ops.bitwise_xor(x, ops.right_shift(x, constant(16)))
+    return mixed(seed, number)
 
 
 def _replica_id():

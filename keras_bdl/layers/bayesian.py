@@ -210,6 +210,10 @@ class BayesianLayer(WeightedLayer):
         with scopes.SamplingScope(shared.seed, 0, num_samples=1):
             return super().call_in_mode(inputs, training, **arguments)
 
+    def training_kl(self) -> Tensor:
+        """Returns `kl()`, or an unbiased estimate of it that costs less."""
+        return self.kl()
+
     def measured_kl(self) -> Tensor:
         """Returns `kl()` without using up training noise."""
         with scopes.FrozenNoise():
@@ -222,7 +226,7 @@ class BayesianLayer(WeightedLayer):
         factor = self.current_kl_weight(training) / ops.convert_to_tensor(
             self._num_examples
         )
-        self._kl_term(factor, kl=self.kl if training else self.measured_kl)
+        self._kl_term(factor, kl=self.training_kl if training else self.measured_kl)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -1,5 +1,6 @@
 """An embedding with a posterior over its table."""
 
+import math
 from typing import Any
 
 import keras
@@ -8,22 +9,32 @@ from keras import ops
 
 from keras_bdl import maps
 from keras_bdl.core.copies import assign_copy
+from keras_bdl.core.dtypes import wide
+from keras_bdl.core.noise import fold_in
 from keras_bdl.core.scopes import SamplingScope
 from keras_bdl.core.stochastic import register
 from keras_bdl.core.typing import ArrayLike, Initializer, Tensor
 from keras_bdl.layers.drop_in import VariationalLayer
-from keras_bdl.posteriors import Posterior
+from keras_bdl.ops import estimators, hashing
+from keras_bdl.posteriors import Gaussian, Posterior
 from keras_bdl.priors import Prior
+
+# A prediction draws whole tables of up to so many numbers; noise of a larger one is
+# hashed for the rows that are looked up, which takes memory for these alone. The rule
+# is one for every batch, so that a draw is one function of the inputs.
+_DRAWN_TABLE = 2**17
+# Training estimates the KL of a larger table by that of one of so many blocks of rows.
+_KL_BLOCKS = 8
 
 
 @register
 class VariationalEmbedding(VariationalLayer, keras.layers.Embedding):
     """`keras.layers.Embedding` with a posterior over every number of its table.
 
-    In training each row of the batch uses one draw of the table at all its positions,
-    by default with random signs of its own (flipout). Inference uses the table of
-    means. Indices that the data never show keep their prior, so a draw for them shows
-    that nothing is known about them.
+    In training each row of the batch has its own draw of the table, which all its
+    positions look up; by default noise is drawn for the looked-up rows of the table
+    alone. Inference uses the table of means. Indices that the data never show keep
+    their prior, so a draw for them shows that nothing is known about them.
 
     Args:
         input_dim, output_dim, embeddings_initializer, mask_zero: as in
@@ -109,6 +120,77 @@ class VariationalEmbedding(VariationalLayer, keras.layers.Embedding):
     def build(self, input_shape: Any = None) -> None:
         if not self.built:
             super().build(input_shape)
+
+    def resolved_estimator(
+        self, input_shape: tuple[int | None, ...] | None = None
+    ) -> str:
+        if self.estimator is None and self.has_moments:
+            return "local_reparameterization"
+        return super().resolved_estimator(input_shape)
+
+    def _estimated(self, linear_map, inputs):
+        if self.resolved_estimator(inputs.shape) != "local_reparameterization":
+            return super()._estimated(linear_map, inputs)
+        mean, stddev = self._moments_of_rows(inputs)
+        rows = self._numbers_of_rows(inputs)
+        noise = estimators.lookup_noise(rows, self.output_dim, stddev.dtype, self.noise)
+        return mean + ops.cast(stddev * noise, mean.dtype)
+
+    def training_kl(self) -> Tensor:
+        if self._is_small() or type(self.posterior) is not Gaussian:
+            return self.kl()
+        # The rows are dealt to blocks, and the KL of one block stands for all.
+        count = math.ceil(self.input_dim / _KL_BLOCKS)
+        block = keras.random.randint((), 0, _KL_BLOCKS, seed=self.noise)
+        start = ops.minimum(block * count, self.input_dim - count)
+
+        def rows(table):
+            return ops.slice(wide(table), (start, 0), (count, self.output_dim))
+
+        name = self.linear_map.kernel
+        mean, log_stddev = map(rows, self.posterior.moments()[name])
+        shape = self.posterior.shapes[name]
+        of_prior = {
+            part: rows(value) if tuple(value.shape) == shape else value
+            for part, value in self.prior.of(name, self._prior_variables).items()
+        }
+        values = self.prior.kl(mean, log_stddev, of_prior, self.noise)
+        # The last block begins among the rows of the one before it.
+        is_own = ops.arange(count) >= block * count - start
+        values = ops.where(ops.expand_dims(is_own, -1), values, 0.0)
+        return _KL_BLOCKS * ops.sum(values)
+
+    def _is_small(self):
+        return self.input_dim * self.output_dim <= _DRAWN_TABLE
+
+    def _numbers_of_rows(self, inputs):
+        """Counts from the first row where the inputs count from the end."""
+        return ops.where(inputs < 0, inputs + self.input_dim, inputs)
+
+    def _moments_of_rows(self, inputs):
+        """Returns mean and standard deviation of the rows that are looked up."""
+        mean, log_stddev = self.posterior.moments()[self.linear_map.kernel]
+        mean = ops.cast(ops.take(mean, inputs, axis=0), self.compute_dtype)
+        return mean, ops.exp(ops.take(log_stddev, inputs, axis=0))
+
+    def call_sampled(
+        self, inputs: Tensor, scope: SamplingScope, **arguments: Any
+    ) -> Tensor:
+        by_tables = id(self) in scope.moment_layers or self.posterior.directions()
+        if by_tables or self._is_small() or not self.has_moments:
+            return super().call_sampled(inputs, scope, **arguments)
+        mean, stddev = self._moments_of_rows(inputs)
+        shape = ops.shape(inputs)
+        shared = id(self) in scope.shared_layers
+        parts = (1 if shared else scope.num_samples, -1)
+        samples = ops.expand_dims(ops.arange(scope.num_samples), -1)
+        keys = ops.expand_dims(fold_in(self.noise.next(), samples), 1)
+        rows = ops.reshape(self._numbers_of_rows(inputs), parts)
+        noise = hashing.normal_by_index(keys, rows, self.output_dim)
+        vectors = (*parts, self.output_dim)
+        noise = ops.reshape(stddev, vectors) * ops.cast(noise, stddev.dtype)
+        outputs = ops.reshape(mean, vectors) + ops.cast(noise, mean.dtype)
+        return ops.reshape(outputs, (-1, *shape[1:], self.output_dim))
 
     def compute_mask(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor | None:
         mask = super().compute_mask(inputs, mask)

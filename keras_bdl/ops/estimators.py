@@ -6,6 +6,7 @@ compute dtype. Log standard deviations have float32 (or float64), in which varia
 square roots are computed, because s^2 underflows and x^2 overflows in float16.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -19,6 +20,7 @@ __all__ = [
     "dropout_per_sample",
     "flipout",
     "gaussian_noise",
+    "lookup_noise",
     "local_reparameterization",
     "moments",
     "multiply_by_sample",
@@ -195,6 +197,39 @@ def gaussian_noise(
         shape = (num_samples, *shape)
     noise = random.normal(shape, dtype=log_stddev.dtype, seed=seed)
     return ops.cast(ops.exp(log_stddev) * noise, dtype)
+
+
+def lookup_noise(
+    indices: Tensor, size: int, dtype: str, seed: random.SeedGenerator
+) -> Tensor:
+    """Draws a standard normal vector per index, which equal indices of a row share.
+
+    These are the looked-up rows of normal tables, with one table per row of the batch.
+
+    Args:
+        indices: integers `(batch, ...)`.
+        size: integer, size of the vectors.
+        dtype: of the vectors.
+        seed: `keras.random.SeedGenerator`.
+
+    Returns:
+        Tensor `(batch, ..., size)`.
+    """
+    check_generator(seed)
+    shape = ops.shape(indices)
+    noise = random.normal((*shape, size), dtype=dtype, seed=seed)
+    if len(shape) == 1:
+        return noise
+    flat = ops.reshape(indices, (shape[0], math.prod(shape[1:])))
+    # Numbers the distinct indices of each row: the k-th one has the k-th vector.
+    order = ops.argsort(flat, axis=-1)
+    ascending = ops.take_along_axis(flat, order, axis=-1)
+    is_new = ops.cast(ascending[:, 1:] != ascending[:, :-1], "int32")
+    numbers = ops.pad(ops.cumsum(is_new, axis=-1), ((0, 0), (1, 0)))
+    numbers = ops.take_along_axis(numbers, ops.argsort(order, axis=-1), axis=-1)
+    vectors = ops.reshape(noise, (shape[0], math.prod(shape[1:]), size))
+    vectors = ops.take_along_axis(vectors, ops.expand_dims(numbers, -1), axis=1)
+    return ops.reshape(vectors, (*shape, size))
 
 
 def row_signs(

@@ -1,16 +1,20 @@
 """Embeddings, depthwise convolutions and einsums: the contract, and their own."""
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
 import pytest
+import scipy.stats
 from contract import BACKEND, Case, LayerContract, fit_long, to_numpy
 from keras import ops
 from kl_oracles import kl_to_normal
 
 import keras_bdl
 from keras_bdl.ops import estimators
+
+pytestmark = pytest.mark.portable
 
 INPUT_DIM = 400  # above the largest input of the contract
 
@@ -142,13 +146,84 @@ def test_rows_come_first():
         layer.build((5, 5))
 
 
-def test_equal_indices_of_a_row_share_their_draw():
-    layer = keras_bdl.VariationalEmbedding(9, 3, num_examples=10, seed=0)
+@pytest.mark.parametrize("estimator", [None, "flipout"])
+def test_equal_indices_of_a_row_share_their_draw(estimator):
+    layer = keras_bdl.VariationalEmbedding(
+        9, 3, num_examples=10, seed=0, estimator=estimator
+    )
     x = np.array([[1, 2, 1], [1, 1, 2]])
     outputs = to_numpy(layer(x, training=True))
     np.testing.assert_array_equal(outputs[0, 0], outputs[0, 2])
     np.testing.assert_array_equal(outputs[1, 0], outputs[1, 1])
-    assert np.abs(outputs[0, 0] - outputs[1, 0]).max() > 0  # rows have their signs
+    assert np.abs(outputs[0, 0] - outputs[1, 0]).max() > 0  # rows differ
+
+
+def test_a_row_of_the_batch_looks_up_one_table():
+    layer = keras_bdl.VariationalEmbedding(7, 2, num_examples=10, seed=0)
+    rng = np.random.default_rng(0)
+    layer.build()
+    layer.embeddings.assign(rng.normal(size=(7, 2)))
+    layer.embeddings_log_stddev.assign(rng.normal(size=(7, 2)) / 2.0 - 1.0)
+    # As a Dense posterior over one-hot words, in mean and covariance.
+    words = np.array([[4, 1], [4, 6]]) if BACKEND == "torch" else [[4, 1], [-3, 6]]
+    rows = 20_000
+    x = np.tile(np.array(words)[None], (rows, 1, 1))
+    outputs = to_numpy(layer(x, training=True))
+    one_hot = np.eye(7)[np.array([4, 1, 4, 6])]
+    flat = outputs.reshape(rows, 4, 2)
+    for unit in range(2):
+        mean = one_hot @ to_numpy(layer.embeddings)[:, unit]
+        variance = np.exp(2.0 * to_numpy(layer.embeddings_log_stddev)[:, unit])
+        covariance = one_hot @ np.diag(variance) @ one_hot.T
+        scale = np.sqrt(np.diag(covariance))
+        errors = np.abs(flat[..., unit].mean(axis=0) - mean) / scale
+        assert errors.max() < 5.0 / rows**0.5
+        measured = np.cov(flat[..., unit].T) / np.outer(scale, scale)
+        expected = covariance / np.outer(scale, scale)
+        np.testing.assert_allclose(measured, expected, atol=5 * (2.0 / rows) ** 0.5)
+    assert abs(np.corrcoef(flat[:, 0, 0], flat[:, 0, 1])[0, 1]) < 5.0 / rows**0.5
+
+
+def test_large_tables_are_drawn_where_they_are_looked_up():
+    size, width = 70_000, 2
+    inputs = keras.Input((3,), dtype="int32")
+    layer = keras_bdl.VariationalEmbedding(size, width, initial_log_stddev=0.0)
+    model = keras.Model(inputs, [layer(inputs), layer(inputs + 1)])
+    rng = np.random.default_rng(0)
+    layer.embeddings_log_stddev.assign(rng.normal(size=(size, width)) / 3.0)
+    x = rng.integers(0, size - 1, (40, 3))
+    x[:, 1] = x[:, 0]
+    x[-1] = [5, 6, 7]
+    if BACKEND != "torch":
+        x[-1] = [5, 6 - size, 7]
+    options = {"return_samples": True, "outputs": "mean", "seed": 3, "verbose": 0}
+    first, second = keras_bdl.predict(model, x, 60, **options)
+    # A draw is one function, in every batch, call and place.
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    same(first[:, :-1, 0], first[:, :-1, 1])
+    same(first[:, -1, 1:], second[:, -1, :2])
+    alone, _ = keras_bdl.predict(model, x[7:9], 60, batch_size=1, **options)
+    same(alone, first[:, 7:9])
+    stddev = np.exp(to_numpy(layer.embeddings_log_stddev))[x]
+    noise = (first - to_numpy(layer.embeddings)[x]) / stddev
+    distinct = np.delete(noise, 1, axis=2).ravel()
+    assert scipy.stats.kstest(distinct, "norm").pvalue > 1e-4
+    other = keras_bdl.predict(model, x, 60, **{**options, "seed": 4})[0]
+    assert np.abs(other - first).min(initial=1.0, where=first != 0) > 0
+
+
+@pytest.mark.parametrize("prior", ["normal", keras_bdl.priors.NormalPerWeight(0.3)])
+def test_training_estimates_the_kl_of_a_large_table_without_bias(prior):
+    layer = keras_bdl.VariationalEmbedding(70_003, 2, prior=prior, num_examples=1)
+    layer.build()
+    rng = np.random.default_rng(0)
+    layer.embeddings_log_stddev.assign(rng.normal(size=(70_003, 2)))
+    layer.embeddings.assign(np.linspace(0.0, 3.0, 140_006).reshape(70_003, 2))
+    # Each block of rows stands for all of them with equal probability.
+    values = {float(to_numpy(layer.training_kl())) for _ in range(100)}
+    assert len(values) == 8
+    np.testing.assert_allclose(np.mean(list(values)), to_numpy(layer.kl()), rtol=1e-5)
+    assert np.std(list(values)) > 0.1 * np.mean(list(values))
 
 
 def test_embeddings_start_at_given_weights_and_mask():
@@ -203,6 +278,7 @@ def test_depthwise_kernels_are_not_those_of_a_convolution(method):
     assert np.abs(outputs[..., 0]).max() > 1e-3
 
 
+@pytest.mark.every_backend
 def test_a_model_of_all_of_them_converts_predicts_and_returns(tmp_path):
     layers = keras.layers
     inputs = keras.Input((8,), dtype="int32")
