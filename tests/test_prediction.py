@@ -14,6 +14,8 @@ from keras_bdl.core import stochastic
 from keras_bdl.graphs import split
 from keras_bdl.prediction import predict
 
+pytestmark = pytest.mark.portable
+
 BACKEND = keras.backend.backend()
 
 
@@ -170,7 +172,8 @@ def assert_same_moments(draws, others):
 # Of the others, a convolution, a graph and a loop over samples are here already.
 BRUTE_FORCE = [
     slow(make)
-    if make in (sequential, pooled_convolution, nested, fixed_batch)
+    if make
+    in (sequential, pooled_convolution, branched_convolution, nested, fixed_batch)
     else make
     for make in MODELS
 ]
@@ -198,6 +201,7 @@ def test_draws_and_marginals_agree_with_brute_force(make):
     assert (np.abs(result.epistemic_variance - exact.var(0)) / error).max() < 5
 
 
+@pytest.mark.every_backend
 def test_moment_sampling_is_exact_in_every_layer():
     model = prepared(sequential)
     x = inputs_of(model)
@@ -212,7 +216,17 @@ def test_moment_sampling_is_exact_in_every_layer():
     assert (np.abs(result.epistemic_variance - exact.var(0)) / error).max() < 5
 
 
-@pytest.mark.parametrize("make", MODELS)
+# Moments, a nested graph, and a loop over samples.
+COMPILED = (merged, nested, subclassed)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, marks=[pytest.mark.every_backend] * (make in COMPILED))
+        for make in MODELS
+    ],
+)
 def test_a_draw_is_one_function_for_all_batches_and_calls(make):
     model = prepared(make)
     x = inputs_of(model)
@@ -507,18 +521,6 @@ def test_mc_dropout_leaves_the_layers_class_and_training_alone():
     ones = np.ones((1, 1000), "float32")
     assert (to_numpy(dropout(ones, training=True)) == 0).mean() > 0.3
     assert (to_numpy(dropout(ones)) == 1).all()
-
-
-def test_dropout_inside_a_recurrent_layer_is_refused():
-    model = keras.Sequential(
-        [
-            keras.Input((6, 4)),
-            keras.layers.Dropout(0.2),
-            keras.layers.LSTM(3, recurrent_dropout=0.2),
-        ]
-    )
-    with pytest.raises(ValueError, match="recurrent.*Received"):
-        keras_bdl.predict(model, np.zeros((2, 6, 4)), mc_dropout=True)
 
 
 def test_dropout_of_time_steps_is_sampled_and_its_rate_is_followed():
@@ -921,6 +923,7 @@ def test_steps_of_a_wrong_type():
 
 @pytest.mark.filterwarnings("error:.*does not support masking")
 @pytest.mark.parametrize("first", ["prefix", "suffix"])
+@pytest.mark.every_backend
 def test_masks_reach_the_layers_that_read_them(first):
     """A recurrent layer behind the sampled one skips the padded steps."""
     inputs = keras.Input((6,), dtype="int32")

@@ -1,4 +1,4 @@
-"""Monte Carlo dropout: replaces plain Dropout layers by layers that sample."""
+"""Monte Carlo dropout: replaces layers with plain dropout by layers that sample."""
 
 import warnings
 
@@ -8,6 +8,12 @@ from keras_bdl.core import finding, scopes, stochastic
 from keras_bdl.core.noise import NoiseGenerator
 from keras_bdl.graphs.doubles import Doubles
 from keras_bdl.ops import estimators
+from keras_bdl.prediction.recurrent_dropout import (
+    LAYERS,
+    RATES,
+    has_dropout,
+    sampled_recurrent,
+)
 
 
 class DropoutSampling(Doubles):
@@ -24,11 +30,9 @@ class DropoutSampling(Doubles):
 
     def __init__(self, model, first_place=0):
         super().__init__(dropout_layers(model))
-        self._sampled = {
-            id(layer): SampledDropout(layer) for layer in self.targets.values()
-        }
+        self._sampled = {id(x): _sampled(x) for x in self.targets.values()}
         self.places = {
-            id(double.noise): first_place + index
+            id(double.masks): first_place + index
             for index, double in enumerate(self._sampled.values())
         }
         self._checked = False
@@ -84,7 +88,7 @@ class SampledDropout(keras.layers.Dropout):
         # This avoids the tracking of Keras, for which the layer is built already. The
         # generator has no state in a scope.
         noise = NoiseGenerator(0, salt=layer.name)
-        object.__setattr__(self, "noise", noise)
+        object.__setattr__(self, "masks", noise)
         self.called = False
         self._sizes = _noise_shape_of(layer)
 
@@ -98,24 +102,51 @@ class SampledDropout(keras.layers.Dropout):
         self.called = True
         sizes = self._sizes(len(inputs.shape))[1:]
         return estimators.dropout_per_sample(
-            inputs, self.rate, sizes, scope.num_samples, self.noise
+            inputs, self.rate, sizes, scope.num_samples, self.masks
         )
 
 
+def _sampled(layer):
+    """Returns the layer that samples in the place of one with dropout."""
+    if isinstance(layer, keras.layers.Dropout):
+        return SampledDropout(layer)
+    return sampled_recurrent(layer)
+
+
 def dropout_layers(model):
-    """Returns the plain Dropout layers of a model whose rate is above 0.
+    """Returns the layers of a model with plain dropout at a rate above 0.
+
+    These are Dropout layers, and recurrent layers with dropout inside.
 
     Raises:
         ValueError: if the model has dropout of a kind that cannot be sampled.
     """
-    found = []
+    found, cells = [], set()
     for layer in finding.flatten_layers(model):
+        if id(layer) in cells:
+            continue
+        if _is_recurrent(layer):
+            found += [layer] * has_dropout(layer)
+            cells.add(id(layer.cell))
+            continue
         if isinstance(layer, stochastic.StochasticLayer):
             continue  # it samples by itself
         if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
             found.append(layer)
         _refuse_other_dropout(layer)
     return found
+
+
+def rates(layer):
+    """Returns the rates of a layer of `dropout_layers`."""
+    names = ("rate",) if isinstance(layer, keras.layers.Dropout) else RATES.values()
+    return tuple(getattr(layer, name) for name in names)
+
+
+def _is_recurrent(layer):
+    """Whether a layer is a recurrent one whose dropout is a draw of its weights."""
+    own = getattr(layer, "keras_class", type(layer))
+    return isinstance(layer, LAYERS) and own in LAYERS and not layer.stateful
 
 
 def _noise_shape_of(layer):
@@ -157,12 +188,11 @@ def _refuse_other_dropout(layer):
             f"Received: {type(layer).__name__} {layer.name!r}"
         )
     cells = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell)
-    if not isinstance(layer, (keras.layers.RNN, *cells)):
-        return
-    for name in ("dropout", "recurrent_dropout"):
-        rate = getattr(layer, name, 0)
-        if isinstance(rate, float) and rate > 0:
-            raise ValueError(
-                "`mc_dropout` cannot sample dropout inside a recurrent layer; put a "
-                f"Dropout layer before it. Received: {name}={rate} in {layer.name!r}"
-            )
+    if isinstance(layer, (keras.layers.RNN, *cells)) and has_dropout(layer):
+        raise ValueError(
+            "`mc_dropout` samples the dropout inside `SimpleRNN`, `GRU` and `LSTM` "
+            "that are not stateful. In another recurrent layer, put a Dropout layer "
+            f"before it. Received: {type(layer).__name__} {layer.name!r}, "
+            f"dropout={getattr(layer, 'dropout', 0.0)}, "
+            f"recurrent_dropout={getattr(layer, 'recurrent_dropout', 0.0)}"
+        )

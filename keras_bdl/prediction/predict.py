@@ -107,8 +107,10 @@ def predict(
         return_samples: whether to return the draws. Each draw is one function: one
             weight draw for all rows and batches, the same for the same seed.
         mc_dropout: whether plain Dropout layers sample too (Gal and Ghahramani,
-            "Dropout as a Bayesian approximation", 2016). Batch normalisation
-            stays in inference mode.
+            "Dropout as a Bayesian approximation", 2016), and the dropout inside
+            `SimpleRNN`, `GRU` and `LSTM`, with one mask for all steps (the same, "A
+            theoretically grounded application of dropout in recurrent neural
+            networks", 2016). Batch normalisation stays in inference mode.
 
     Returns:
         NumPy array `(n, ...)`, or `(S, n, ...)` with `return_samples`, nested like

@@ -17,7 +17,7 @@ from keras_bdl.core.cache import kept_with
 from keras_bdl.core.stochastic import check_no_recurrent_cells
 from keras_bdl.graphs.split import split
 from keras_bdl.ops import uncertainty
-from keras_bdl.prediction.mc_dropout import DropoutSampling, dropout_layers
+from keras_bdl.prediction.mc_dropout import DropoutSampling, dropout_layers, rates
 from keras_bdl.prediction.program import SeededModel
 
 CLASSIFICATION = ("logits", "probabilities", "binary_logits", "binary_probabilities")
@@ -39,8 +39,8 @@ def make_sampler(model, num_samples, reduction, kind, mc_dropout=False, joint=Fa
         raise TypeError(
             f"Expected `model` to be a Keras model. Received: model={model!r}"
         )
-    rates = tuple(x.rate for x in dropout_layers(network)) if mc_dropout else None
-    cut = (rates, joint)
+    dropped = tuple(map(rates, dropout_layers(network))) if mc_dropout else None
+    cut = (dropped, joint)
     options = (num_samples, reduction, kind)
 
     def make():

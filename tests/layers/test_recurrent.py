@@ -12,6 +12,8 @@ from kl_oracles import kl_to_normal
 import keras_bdl
 from keras_bdl.core import scopes
 
+pytestmark = pytest.mark.portable
+
 N = 10
 
 
@@ -231,6 +233,7 @@ def test_masks_and_initial_states_are_those_of_keras():
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
+@pytest.mark.every_backend
 def test_samples_take_masks_of_their_rows(name):
     inputs = keras.Input((None,), dtype="int32")
     embedded = keras_bdl.VariationalEmbedding(9, 3, mask_zero=True)(inputs)
@@ -261,6 +264,7 @@ def test_every_step_has_the_same_weights():
     np.testing.assert_allclose(outputs[0], expected, rtol=1e-4)
 
 
+@pytest.mark.every_backend
 def test_kl_counts_once_in_bidirectional_and_stacked_layers():
     inputs = keras.Input((4, 2))
     one = keras_bdl.VariationalLSTM(3, return_sequences=True, num_examples=N)
@@ -338,6 +342,7 @@ class Statistics(keras.layers.Layer):
         return (*input_shape[:-1], 2)
 
 
+@pytest.mark.every_backend
 def test_a_wrapped_layer_keeps_losses_masks_and_state():
     inputs = keras.Input((3, 2))
     wrapper = keras_bdl.Bayesian(
@@ -364,6 +369,7 @@ def test_a_wrapped_layer_keeps_losses_masks_and_state():
     assert not np.any(model.predict(x, verbose=0)[:, 2])
 
 
+@pytest.mark.every_backend
 def test_batch_statistics_move_in_training_and_stay_in_samples():
     network = keras.Sequential(
         [keras.Input((3,)), layers.Dense(4), layers.BatchNormalization()]
@@ -511,3 +517,61 @@ def test_mixed_precision_is_that_of_the_layer_inside(policy):
         got = to_numpy(ops.cast(layer(x, training=training), "float32"))
         expected = to_numpy(ops.cast(plain(x), "float32"))
         np.testing.assert_allclose(got, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("cls", [layers.SimpleRNN, layers.GRU, layers.LSTM])
+@pytest.mark.parametrize(
+    "rates", [{"dropout": 0.3}, {"dropout": 0.3, "recurrent_dropout": 0.4}]
+)
+def test_dropout_inside_is_sampled_on_demand(cls, rates):
+    inputs = keras.Input((4, 3))
+    model = keras.Model(inputs, layers.Dense(2)(cls(5, **rates)(inputs)))
+    x = np.random.default_rng(0).normal(size=(3, 4, 3)).astype("float32")
+    options = {"outputs": "mean", "verbose": 0, "seed": 0, "return_samples": True}
+    draws = keras_bdl.predict(model, x, 1500, mc_dropout=True, **options)
+    # Keras in training has a mask of its own for every row.
+    rows = to_numpy(model(np.repeat(x, 4000, axis=0), training=True))
+    exact = rows.reshape(3, 4000, 2).swapaxes(0, 1)
+    error = np.sqrt(draws.var(axis=0) / 1500 + exact.var(axis=0) / 4000)
+    assert (np.abs(draws.mean(axis=0) - exact.mean(axis=0)) / error).max() < 5
+    fourth = [((y - y.mean(axis=0)) ** 4).mean(axis=0) for y in (draws, exact)]
+    error = np.sqrt(fourth[0] / 1500 + fourth[1] / 4000)
+    assert (np.abs(draws.var(axis=0) - exact.var(axis=0)) / error).max() < 5
+    alone = keras_bdl.predict(model, x[1:2], 1500, mc_dropout=True, **options)
+    np.testing.assert_allclose(alone[:, 0], draws[:, 1], atol=1e-6)
+
+
+def test_dropout_in_both_directions_and_beside_a_posterior_is_sampled():
+    inputs = keras.Input((5,), dtype="int32")
+    embedded = layers.Embedding(9, 4, mask_zero=True)(inputs)
+    hidden = layers.Bidirectional(layers.GRU(3, dropout=0.5, return_sequences=True))
+    model = keras.Model(inputs, layers.LSTM(3)(hidden(embedded)))
+    x = np.array([[1, 2, 3, 0, 0], [1, 2, 3, 4, 5]])
+    options = {"outputs": "mean", "verbose": 0, "seed": 0, "return_samples": True}
+    draws = keras_bdl.predict(model, x, 20, mc_dropout=True, **options)
+    assert draws.std(axis=0).min() > 1e-4
+    cut = keras_bdl.predict(model, x[:1], 20, mc_dropout=True, **options)
+    np.testing.assert_allclose(cut[:, 0], draws[:, 0], atol=1e-6)
+
+    inputs = keras.Input((5, 4))
+    layer = keras_bdl.VariationalLSTM(3, dropout=0.5, recurrent_dropout=0.1)
+    model = keras.Model(inputs, layer(inputs))
+    x = np.random.default_rng(0).normal(size=(2, 5, 4))
+    weights_alone = keras_bdl.predict(model, x, 200, **options).std(axis=0)
+    both = keras_bdl.predict(model, x, 200, mc_dropout=True, **options).std(axis=0)
+    assert (both > 3.0 * weights_alone).all()
+    assert (weights_alone > 0.0).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: layers.LSTM(3, dropout=0.5, stateful=True),
+        lambda: layers.RNN([layers.LSTMCell(3, dropout=0.5)]),
+    ],
+)
+def test_dropout_that_is_no_draw_of_weights_is_refused(make):
+    inputs = keras.Input(batch_shape=(2, 5, 4))
+    model = keras.Model(inputs, make()(inputs))
+    with pytest.raises(ValueError, match="dropout inside.*not stateful.*Received"):
+        keras_bdl.predict(model, np.zeros((2, 5, 4)), 3, mc_dropout=True, verbose=0)
