@@ -41,6 +41,9 @@ setup(
         "jax": ["jax"],
         "torch": ["torch"],
         "examples": EXAMPLES,
+        # Whose models the tests convert. `keras-tcn` asks for packages of other
+        # systems: `pip install --no-deps keras-tcn`.
+        "programs": ["keras-hub", "keras-rs"],
         "test": [
             *EXAMPLES,
             "hypothesis",

@@ -28,6 +28,7 @@ from keras_bdl.core.typing import Weights
 from keras_bdl.graphs.copy import ModelCopier, copied, own_copy
 from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.layers.wrapper import BayesianWrapper
+from keras_bdl.posteriors import LowRankAdaptation, Posterior
 from keras_bdl.prediction.export import mark_called
 from keras_bdl.training.num_examples import set_num_examples
 
@@ -78,8 +79,11 @@ def to_bayesian(
         method: "variational" (`VariationalDense`, `VariationalLSTM` and the like, and
             `layers.BayesianWrapper` around other layers), "sparse_vd" (`SparseVDDense`,
             `SparseVDConv*D`), "concrete_dropout" (around Dense and convolutions),
-            "mc_dropout" (in place of Dropout), "drop_connect" or
-            "variational_gaussian_dropout".
+            "mc_dropout" (in place of Dropout), "drop_connect",
+            "variational_gaussian_dropout", or "lora": the layers of "variational" with
+            `posteriors.LowRankAdaptation`. Adapters of low rank, and nothing else, are
+            trained and have a posterior; `rank=8`, `alpha` and `initial_log_stddev` are
+            its arguments. `to_keras` adds them to the weights.
         estimator, prior: arguments of the layers, or None for their defaults.
         moped: positive float, only for "variational". The prior of each weight becomes
             N(w, 1) with the trained weight w, and its posterior starts at
@@ -101,12 +105,17 @@ def to_bayesian(
     >>> bayesian.fit(x, y, epochs=2)
 
     Reference: Krishnan, Subedar and Tickoo, "Specifying weight priors in Bayesian deep
-    neural networks with empirical Bayes", 2020 (`moped`).
+    neural networks with empirical Bayes", 2020 (`moped`); Wang, Shi, Han, Metaxas and
+    Wang, "BLoB: Bayesian low-rank adaptation by backpropagation for large language
+    models", 2024 (`method="lora"`).
     """
     _check_model(model)
     classes = _classes_of(method)
     options |= {"estimator": estimator, "prior": prior}
     options = {name: value for name, value in options.items() if value is not None}
+    is_adapted = method == "lora"
+    if is_adapted:
+        options = _with_adapters(options)
     if moped is not None:
         moped = validation.positive("moped", moped)
         if method != "variational" or prior is not None:
@@ -117,7 +126,7 @@ def to_bayesian(
         options["prior"] = priors.NormalPerWeight()
     _check_options(classes, options)
 
-    wrapper = BayesianWrapper if method == "variational" else None
+    wrapper = BayesianWrapper if method in ("variational", "lora") else None
     # Names and functions choose layers, which have to be there one by one.
     found = find(model, classes, wrapper, whole=isinstance(layers, str))
     chosen = choose(found, layers)
@@ -148,6 +157,8 @@ def to_bayesian(
         copy = copier.copy(model)
         borrowed.update(copier.borrowed)
     found += [x for x in _borrowed(borrowed) if id(x.layer) not in chosen]
+    if is_adapted:
+        _freeze_others(copy)
     if num_examples is not None and bayesian_layers(copy):
         set_num_examples(copy, num_examples)
     if not return_report:
@@ -157,6 +168,46 @@ def to_bayesian(
     return copy, ConversionReport(
         [row(entry, chosen, shares.get(id(entry.layer), 0.0)) for entry in found]
     )
+
+
+def _with_adapters(options):
+    """Returns the options of layers with adapters of low rank."""
+    if "posterior" in options:
+        raise ValueError(
+            "The method 'lora' brings a posterior of its own. "
+            f"Received: posterior={options['posterior']!r}"
+        )
+    names = set(inspect.signature(LowRankAdaptation).parameters)
+    own = {name: value for name, value in options.items() if name in names}
+    others = {name: value for name, value in options.items() if name not in names}
+    return {**others, "posterior": LowRankAdaptation(**own)}
+
+
+def _freeze_others(model):
+    """Freezes the layers that have no adapters."""
+    adapted = {
+        id(inner)
+        for layer in stochastic.whole_layers(model)
+        for inner in finding.flatten_layers(layer)
+    }
+    for layer in finding.flatten_layers(model):
+        inside = set(map(id, finding.flatten_layers(layer)))
+        if id(layer) not in adapted and adapted.isdisjoint(inside):
+            layer.trainable = False
+        elif id(layer) not in adapted:
+            for variable in _own_variables(layer):
+                variable.trainable = False
+
+
+def _own_variables(layer):
+    """Returns the variables of a layer that are of none of the layers inside."""
+    inside = {
+        id(variable)
+        for inner in finding.flatten_layers(layer)
+        if inner is not layer
+        for variable in inner.variables
+    }
+    return [v for v in layer.trainable_variables if id(v) not in inside]
 
 
 def with_posterior(network, posterior):
@@ -233,6 +284,11 @@ def to_keras(
     copier = ModelCopier(targets, convert, plain=True)
     copy = copier.copy(model)
     _borrowed(copier.borrowed)
+    if any(
+        isinstance(posterior, Posterior) and not posterior.trains_means
+        for posterior in (getattr(layer, "posterior", None) for layer in layers)
+    ):
+        copy.trainable = True  # it was frozen for the posterior
     return _called(copy)
 
 
@@ -298,11 +354,13 @@ def _check_model(model):
 def _classes_of(method):
     """Returns the registered layers of a method."""
     methods = {getattr(cls, "method", None) for cls in stochastic.REGISTRY.values()}
-    methods = sorted(methods - {None})
+    methods = sorted({*methods, "lora"} - {None})
     if not isinstance(method, str) or method not in methods:
         raise ValueError(
             f"Expected `method` to be one of {methods}. Received: method={method!r}"
         )
+    if method == "lora":
+        method = "variational"  # the same layers, with adapters
     classes = stochastic.REGISTRY.values()
     return [cls for cls in classes if getattr(cls, "method", None) == method]
 

@@ -33,6 +33,8 @@ class Recipe:
         pending: a dict for the attributes that `build` will make. It maps the name of
             the attribute to the layers by the index of the leaf.
         build_configs: build configs of the layers, as read from a file.
+        frozen: what is not trained inside, as read from a file: numbers of layers and
+            of weights.
     """
 
     config: dict | None
@@ -41,6 +43,7 @@ class Recipe:
     dtypes: list | None = None
     pending: dict = dataclasses.field(default_factory=dict)
     build_configs: list = dataclasses.field(default_factory=list)
+    frozen: tuple = ((), ())
 
     def put(self, name, index, layer):
         """Records that a layer is put in a place."""
@@ -86,6 +89,10 @@ class Converted:
                 for layer in recipe.layers
             ],
             "input_dtypes": recipe.dtypes,
+            "frozen": [
+                _untrained(finding.flatten_layers(self)),
+                _untrained(self.weights),
+            ],
         }
 
     @classmethod
@@ -109,6 +116,7 @@ class Converted:
         made = as_loadable(layer, kept)
         made._recipe.dtypes = config["input_dtypes"]
         made._recipe.build_configs = config["build_configs"]
+        made._recipe.frozen = config.get("frozen", ((), ()))  # older files have none
         put_layers(made, [(name, i, layers[k]) for name, i, k in config["places"]])
         if not config["trainable"] and made.trainable:
             made.trainable = False
@@ -117,15 +125,26 @@ class Converted:
     def build_from_config(self, config):
         if self._recipe.dtypes is not None:
             call_symbolically(self, config, self._recipe.dtypes)
-            return
-        with warnings.catch_warnings():
-            # Keras warns that inner layers are not built. The layers that are called
-            # are built.
-            warnings.simplefilter("ignore")
-            super().build_from_config(config)
-        for layer, own in zip(self._recipe.layers, self._recipe.build_configs):
-            if own and not layer.built:
-                layer.build_from_config(own)
+        else:
+            with warnings.catch_warnings():
+                # Keras warns that inner layers are not built. The layers that are
+                # called are built.
+                warnings.simplefilter("ignore")
+                super().build_from_config(config)
+            for layer, own in zip(self._recipe.layers, self._recipe.build_configs):
+                if own and not layer.built:
+                    layer.build_from_config(own)
+        # The user's class makes inner layers that it trains.
+        for parts, numbers in zip(
+            (finding.flatten_layers(self), self.weights), self._recipe.frozen
+        ):
+            for number in numbers:
+                parts[number].trainable = False
+
+
+def _untrained(parts):
+    """Returns the numbers of the layers or weights that are not trained."""
+    return [number for number, part in enumerate(parts) if not part.trainable]
 
 
 keras.saving.register_keras_serializable(stochastic.PACKAGE)(Converted)

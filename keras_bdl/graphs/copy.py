@@ -140,9 +140,7 @@ class ModelCopier:
             copy = made_anew(layer, self._copy, plain=True)
             self._without_build_inside(copy)
         except ValueError as error:
-            inside = [x for x in finding.flatten_layers(layer) if self._is_target(x)]
-            reason = f"is inside a layer that cannot be copied: {error}"
-            raise Obstacle(inside, reason) from error
+            raise self._obstacle(layer, error) from error
         places = [
             (name, index, self._copy_held(leaf))
             for name, held in held_layers(layer).items()
@@ -151,7 +149,10 @@ class ModelCopier:
         ]
         made = {name: leaves_of(held) for name, held in held_layers(copy).items()}
         converted.as_loadable(copy, _config_or_none(layer))
-        converted.put_layers(copy, places)
+        try:
+            converted.put_layers(copy, places)
+        except ValueError as error:  # its constructor builds it
+            raise self._obstacle(layer, error) from error
         if all(
             converted.is_made_by(type(made[name][index]), new)
             if name in made and index < len(made[name])
@@ -160,6 +161,11 @@ class ModelCopier:
         ) and not any(stochastic.stochastic_layers(new) for _, _, new in places):
             copy._recipe.forget()  # the user's class makes them
         return copy
+
+    def _obstacle(self, layer, error):
+        inside = [x for x in finding.flatten_layers(layer) if self._is_target(x)]
+        reason = f"is inside a layer that cannot be copied: {error}"
+        return Obstacle(inside, reason)
 
     def _is_target(self, layer):
         return id(layer) in self._targets

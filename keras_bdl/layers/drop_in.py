@@ -18,7 +18,7 @@ class DropInLayer(PosteriorLayer, BayesianLayer):
     """Mixin that gives the weights of a Keras layer a posterior and its KL."""
 
     def prior_shapes(self) -> dict[str, tuple[int, ...]]:
-        return self.posterior.shapes
+        return self.posterior.prior_shapes
 
     def kl(self) -> Tensor:
         return self.posterior.kl(self.prior, self._prior_variables, self.noise)

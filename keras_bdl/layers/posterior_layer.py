@@ -78,8 +78,28 @@ class PosteriorLayer(StochasticLayer):
         if not (self.bias_posterior and self.posterior.of_biases):
             # The bias is None in a map without one, and no weight has that name.
             means.pop(self.weight_map.bias, None)  # type: ignore[arg-type]
+        if not self.posterior.of_biases:
+            means = {n: v for n, v in means.items() if len(v.shape) > 1}
+        if not self.posterior.trains_means:
+            self.freeze_weights()
         for name, variable in self.posterior.build(self.add_weight, means).items():
             setattr(self, name, variable)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the layer is trained."""
+        return keras.layers.Layer.trainable.fget(self)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        keras.layers.Layer.trainable.fset(self, value)
+        if self.posterior.built and not self.posterior.trains_means:
+            self.freeze_weights()  # Keras has set the trainability of each variable
+
+    def freeze_weights(self) -> None:
+        """Freezes the variables of the Keras layer, but not those of the posterior."""
+        for variable in self.weight_map.variables(self).values():
+            variable.trainable = False
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         # Some Keras layers override it with a method that takes no `training`.

@@ -138,6 +138,14 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
         object.__setattr__(self, "_chosen", found)
         super().build(None)
 
+    def freeze_weights(self) -> None:
+        chosen = set(map(id, self.chosen.values()))
+        for inner in flatten_layers(self.layer):
+            if chosen.isdisjoint(map(id, inner.weights)):
+                inner.trainable = False  # normalisation runs as at inference
+        for variable in self.layer.trainable_variables:
+            variable.trainable = False
+
     def get_build_config(self) -> dict[str, Any] | None:
         return None  # the layer has its own
 
@@ -247,6 +255,8 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
         variables = weights_inside(copy, self.which == "matrices")
         for name, value in values.items():
             copies.assign_copy(variables[name], value)
+        if not self.posterior.trains_means:
+            copy.trainable = True  # it was frozen for the posterior
         return copy
 
     def _own_config(self):

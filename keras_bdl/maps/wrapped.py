@@ -59,7 +59,7 @@ def weights_inside(
     innermost: dict[int, int] = {}
     for order, owner in enumerate(flatten_layers(layer)):
         # A layer precedes those inside of it, so the last one is the owner.
-        innermost |= {id(variable): order for variable in owner.trainable_variables}
+        innermost |= {id(variable): order for variable in owner.weights}
     numbers = {order: i for i, order in enumerate(sorted(set(innermost.values())))}
     owners = {key: numbers[order] for key, order in innermost.items()}
     trained = layer.trainable_variables

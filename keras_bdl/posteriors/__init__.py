@@ -4,6 +4,7 @@
 It also takes an object, which has its own arguments.
 """
 
+from keras_bdl.posteriors.adaptation import LowRankAdaptation as LowRankAdaptation
 from keras_bdl.posteriors.base import Posterior as Posterior
 from keras_bdl.posteriors.base import get as get
 from keras_bdl.posteriors.full_covariance import FullCovariance as FullCovariance
@@ -22,6 +23,7 @@ __all__ = [
     "GaussianNoise",
     "InputNoise",
     "LowRank",
+    "LowRankAdaptation",
     "Posterior",
     "SparseVD",
     "WeightMask",

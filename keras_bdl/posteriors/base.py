@@ -31,7 +31,10 @@ class Posterior:
     Attributes:
         has_moments: whether the weights are Gaussians, which `moments` and
             `directions` describe.
-        of_biases: whether biases may have this posterior.
+        of_biases: whether biases, and other weights of one axis, may have this
+            posterior.
+        trains_means: whether the variables of the means are trained. If not, the
+            layer freezes all variables of its weights.
         can_be_prior: whether `prior_from_posterior` can make it the prior.
         takes_prior: whether it works with every prior and every layer. If not, it
             belongs to the layers that `own_layers` names.
@@ -40,6 +43,7 @@ class Posterior:
 
     has_moments: bool = False
     of_biases: bool = True
+    trains_means: bool = True
     can_be_prior: bool = False
     takes_prior: bool = True
     own_layers: str | None = None
@@ -138,6 +142,11 @@ class Posterior:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the weights that have this posterior, by name."""
         return {name: tuple(mean.shape) for name, mean in self._means.items()}
+
+    @property
+    def prior_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what the prior is over, by the names of the weights."""
+        return self.shapes
 
     def variables(self) -> dict[str, keras.Variable]:
         """Returns the posterior's own variables by the names in saved files."""
