@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 BACKEND = keras.backend.backend()
+DRAWS = "test_draws_have_the_exact_moments"
 
 
 def pytest_generate_tests(metafunc):
@@ -29,6 +30,9 @@ def pytest_generate_tests(metafunc):
             # Estimators, priors and divergences have tests of their own on every
             # backend; of the layers around them one case each is enough there.
             in_ci = [case for case in cases if case.thorough] or cases[:1]
+        if BACKEND == "jax" and test.__name__ != DRAWS:
+            # Every kind of layer draws there; the rest is of one layer of a family.
+            in_ci = [case for case in in_ci if case.family or case.every_backend]
 
         def marks(case):
             slow = case.on_demand(test) or not any(case is other for other in in_ci)
@@ -109,8 +113,17 @@ def pytest_collection_modifyitems(items):
     """Drops what pytest makes of a contract test that applies to no case."""
     items[:] = [item for item in items if "NOTSET" not in item.name]
     for item in items:
-        if BACKEND != "tensorflow" and item.get_closest_marker("one_backend"):
+        if _runs_elsewhere({mark.name for mark in item.iter_markers()}, item):
             item.add_marker("slow")
+
+
+def _runs_elsewhere(marks, item):
+    """Whether a test is on demand on this backend, because another one runs it."""
+    if "one_backend" in marks or "only_tensorflow" in item.fixturenames:
+        return BACKEND != "tensorflow"
+    # A skip by the backend is of TensorFlow; the contract has rules of its own.
+    here = marks & {"every_backend", "skipif"} or "case" in item.fixturenames
+    return "portable" in marks and not here and BACKEND != "torch"
 
 
 def pytest_collection_finish():

@@ -10,6 +10,8 @@ import keras_bdl
 from keras_bdl.callbacks import KLWarmup
 from keras_bdl.layers.kl_weight import weighted_layers
 
+pytestmark = pytest.mark.portable
+
 BACKEND = keras.backend.backend()
 X = np.random.default_rng(0).normal(size=(16, 3)).astype("float32")
 Y = np.arange(16) % 2

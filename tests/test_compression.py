@@ -17,6 +17,8 @@ from keras import layers
 import keras_bdl
 from keras_bdl import SparseVDConv1D, SparseVDConv2D, SparseVDDense, VariationalDense
 
+pytestmark = pytest.mark.portable
+
 ALIVE, PRUNED = -6.0, 6.0  # log standard deviations
 
 

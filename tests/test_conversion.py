@@ -12,6 +12,8 @@ from scipy import stats
 import keras_bdl
 from keras_bdl import priors
 
+pytestmark = pytest.mark.portable
+
 METHODS = [
     "variational",
     "sparse_vd",
@@ -123,6 +125,7 @@ def subclassed():
         for dtype in DTYPES
     ],
 )
+@pytest.mark.every_backend
 def test_there_and_back_is_the_identity(method, dtype):
     model, x = branched(dtype), images()
     expected = to_numpy(model(x))
@@ -407,6 +410,7 @@ def test_the_report_says_why():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.one_backend
 def test_a_classifier_gives_its_network(dtype):
     network = keras_bdl.to_bayesian(branched(dtype), 10)
     classifier = keras_bdl.BayesianClassifier(network)
@@ -454,6 +458,7 @@ def test_a_regressor_gives_its_scales_and_noise_too(noise, normalize):
     ],
 )
 @pytest.mark.eager
+@pytest.mark.one_backend
 def test_a_regressor_of_every_dtype_policy(dtype):
     network = keras_bdl.to_bayesian(branched(dtype), 8)
     model = keras_bdl.BayesianRegressor(network, normalize=True)

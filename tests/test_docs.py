@@ -7,6 +7,8 @@ import re
 import keras
 import pytest
 
+pytestmark = pytest.mark.portable
+
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.glob("*.md") if path.name != "README.md")
@@ -36,6 +38,14 @@ def fenced(path):
     ]
 
 
+def skipped_elsewhere(path):
+    """Marks of a page that needs TensorFlow."""
+    if path.name not in TENSORFLOW_ONLY:
+        return ()
+    other = keras.backend.backend() != "tensorflow"
+    return [pytest.mark.skipif(other, reason=TENSORFLOW_ONLY[path.name])]
+
+
 def name_of(path):
     return path.relative_to(ROOT).as_posix()
 
@@ -47,11 +57,12 @@ def test_blocks_are_code_commands_or_text(page):
     assert "python" in languages
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=skipped_elsewhere(page)) for page in PAGES],
+    ids=name_of,
+)
 def test_code_runs(page, tmp_path, monkeypatch):
-    backend = keras.backend.backend()
-    if page.name in TENSORFLOW_ONLY and backend != "tensorflow":
-        pytest.skip(TENSORFLOW_ONLY[page.name])
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "page"}
     for language, line, source in fenced(page):

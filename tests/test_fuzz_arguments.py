@@ -25,6 +25,8 @@ import keras_bdl
 from keras_bdl import callbacks, losses, metrics, priors
 from keras_bdl.core import stochastic
 
+pytestmark = pytest.mark.portable
+
 BACKEND = keras.backend.backend()
 PACKAGE = pathlib.Path(keras_bdl.__file__).parent
 

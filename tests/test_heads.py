@@ -10,6 +10,8 @@ from scipy import special
 import keras_bdl
 from keras_bdl.graphs import heads
 
+pytestmark = pytest.mark.portable
+
 X = np.random.default_rng(0).normal(size=(48, 4)).astype("float32")
 Y = (X[:, 0] > 0).astype("int32")
 Dense = layers.Dense

@@ -15,6 +15,8 @@ from keras_bdl import losses
 from keras_bdl.losses import CategoricalNLL
 from keras_bdl.prediction import predict
 
+pytestmark = pytest.mark.portable
+
 CLASSES = 5
 SHAPES = [(6,), (6, 3), (6, 3, 4), (6, 1), (CLASSES, CLASSES)]
 FORMS = {

@@ -12,6 +12,8 @@ from scipy import special, stats
 
 from keras_bdl import metrics
 
+pytestmark = pytest.mark.portable
+
 ROWS, CLASSES = 37, 4
 BATCHES = (0, 1, 12, 37)  # bounds of uneven batches
 FORMS = {

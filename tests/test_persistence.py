@@ -23,13 +23,27 @@ NAMES = [
 ]
 FILES = [path for path in sorted(FIXTURES.glob("v*/*.keras")) if path.stem in NAMES]
 TYPICAL = ("variational_dense", "classifier", "vae")
-# To copy is Keras's own on every backend: a layer, a model and a VAE show it there.
+# To copy is Keras's own on every backend: a layer, a model and a VAE show it where
+# programs are compiled.
 every_model = pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in TYPICAL else pytest.mark.one_backend)
+        pytest.param(name, marks=() if name in TYPICAL else pytest.mark.portable)
         for name in NAMES
     ],
+)
+
+
+every_file = pytest.mark.parametrize(
+    "path",
+    [
+        # Weights are read by the same code on every backend.
+        pytest.param(path, marks=pytest.mark.slow)
+        if BACKEND == "jax" and path.stem not in TYPICAL
+        else path
+        for path in FILES
+    ],
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 
 
@@ -39,7 +53,7 @@ def assert_equal_models(first, second, x):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}-{p.stem}")
+@every_file
 def test_a_file_of_an_older_version_loads(path):
     data = np.load(path.with_suffix(".npz"))
     model = keras.models.load_model(path, safe_mode=True)

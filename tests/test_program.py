@@ -13,6 +13,8 @@ import keras_bdl
 from keras_bdl.core import cache, finding, stochastic
 from keras_bdl.prediction import seeded_data
 
+pytestmark = pytest.mark.portable
+
 BACKEND = keras.backend.backend()
 X = np.random.default_rng(0).normal(size=(10, 4)).astype("float32")
 
@@ -98,6 +100,7 @@ CALLS = {
 
 @pytest.mark.skipif(BACKEND == "jax", reason="Keras has no threads on JAX")
 @pytest.mark.parametrize("name", CALLS)
+@pytest.mark.every_backend
 def test_calls_of_several_threads_keep_their_seeds(name):
     make, call = CALLS[name]
     model = make()
@@ -122,6 +125,7 @@ def test_calls_of_several_threads_keep_their_seeds(name):
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.eager
+@pytest.mark.every_backend
 def test_a_seed_repeats_whatever_the_noise_of_the_layers_began_with(name):
     make, call = CALLS[name]
     keras.utils.set_random_seed(1)
@@ -150,6 +154,7 @@ DRAWS_OF_ANOTHER_PROCESS = {
 }
 
 
+@pytest.mark.every_backend
 def test_a_seed_repeats_what_another_process_drew(capsys):
     for seed in (1, 2):
         exec(_PROCESS.format(seed=seed), {})

@@ -24,7 +24,10 @@ ROWS, BATCH, EPOCHS = 48, 16, 5
 KILLED_EPOCH, KILLED_BATCH = 2, 1
 LAYERS = ("hidden", "out")
 
-pytestmark = pytest.mark.filterwarnings("ignore:The log has no `nll`")
+pytestmark = [
+    pytest.mark.portable,
+    pytest.mark.filterwarnings("ignore:The log has no `nll`"),
+]
 
 
 def make_data():

@@ -8,6 +8,8 @@ from contract import to_numpy
 import keras_bdl
 from keras_bdl import callbacks
 
+pytestmark = pytest.mark.portable
+
 X = np.random.default_rng(0).normal(size=(16, 3)).astype("float32")
 Y = np.arange(16) % 2
 

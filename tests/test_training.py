@@ -7,6 +7,8 @@ import pytest
 import keras_bdl
 from keras_bdl.training import data, num_examples
 
+pytestmark = pytest.mark.portable
+
 
 def model(**options):
     return keras.Sequential(

@@ -46,7 +46,10 @@ every_model = pytest.mark.parametrize(
         for name in model_zoo.ZOO
     ],
 )
-pytestmark = pytest.mark.filterwarnings("ignore:.*(cannot be made again|lambda)")
+pytestmark = [
+    pytest.mark.portable,
+    pytest.mark.filterwarnings("ignore:.*(cannot be made again|lambda)"),
+]
 
 
 def posteriors(model):

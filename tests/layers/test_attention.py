@@ -27,7 +27,7 @@ from keras_bdl import VariationalMultiHeadAttention as MultiHead
 from keras_bdl.core import scopes, stochastic
 
 # Programs of TensorFlow cost most: those marked `traced` are enough.
-pytestmark = pytest.mark.eager
+pytestmark = [pytest.mark.portable, pytest.mark.eager]
 traced_too = pytest.mark.traced
 
 # Keras on JAX compiles no attention of float16 for a CPU.
@@ -351,7 +351,8 @@ def use(layer, shape):
 
 
 USES = [
-    *((MultiHead, shape) for shape in ("self", "cross", "nested", "subclassed")),
+    pytest.param(MultiHead, "self", marks=pytest.mark.every_backend),
+    *((MultiHead, shape) for shape in ("cross", "nested", "subclassed")),
     pytest.param(MultiHead, "shared", marks=traced_too),
     pytest.param(MultiHead, "time", marks=[traced_too, pytest.mark.slow]),
     *((GroupQuery, shape) for shape in ("cross", "shared")),
@@ -462,6 +463,7 @@ def padded(cls, **options):
 @pytest.mark.parametrize(
     "cls", [MultiHead, pytest.param(GroupQuery, marks=[traced_too, pytest.mark.slow])]
 )
+@pytest.mark.every_backend
 def test_a_sample_is_one_function(cls):
     layer = built(cls)
     second = built(cls)
@@ -478,7 +480,6 @@ def test_a_sample_is_one_function(cls):
     assert draws.std(axis=0).min() > 1e-3
 
 
-@pytest.mark.one_backend
 def test_samples_are_those_of_networks_with_drawn_weights(rng):
     layer = built(MultiHead)
     x = sequences(rows=2)
@@ -501,7 +502,6 @@ def test_samples_are_those_of_networks_with_drawn_weights(rng):
     assert np.abs(ratio).max() < 5.0 * np.sqrt(2 * 6.0 / count)  # kurtosis up to 7
 
 
-@pytest.mark.one_backend
 @every_group
 def test_the_weights_of_a_sample_are_drawn_from_the_posterior(cls):
     layer = built(cls)
@@ -632,6 +632,7 @@ def test_config_is_json_and_round_trips(cls):
 
 @every_group
 @traced_too
+@pytest.mark.every_backend
 def test_clone_and_export(cls, tmp_path):
     model = self_attention(built(cls))
     x = sequences()
@@ -691,7 +692,6 @@ def words(rows=4):
     return x
 
 
-@pytest.mark.one_backend
 def test_a_transformer_converts_predicts_and_returns(tmp_path):
     plain, x = transformer(), words()
     model, report = keras_bdl.to_bayesian(plain, num_examples=10, return_report=True)
@@ -762,7 +762,6 @@ class Encoder(keras.layers.Layer):
         return {**super().get_config(), "heads": self.heads}
 
 
-@pytest.mark.one_backend
 def test_a_layer_of_the_user_that_holds_attention_converts(tmp_path):
     inputs = keras.Input((STEPS, WIDTH))
     encoder = Encoder()
@@ -830,6 +829,7 @@ def test_reports_count_the_weights_of_the_projections(cls):
 @pytest.mark.one_backend
 @every_group
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.every_backend
 def test_half_precision(cls, policy):
     keras.config.set_dtype_policy(policy)
     layer = built(cls)

@@ -12,6 +12,8 @@ from kl_oracles import kl_to_normal
 import keras_bdl
 from keras_bdl.core import scopes
 
+pytestmark = pytest.mark.portable
+
 
 @dataclasses.dataclass
 class SeparableCase(Case):

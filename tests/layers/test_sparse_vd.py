@@ -158,6 +158,7 @@ def test_a_mean_of_0_is_pruned_whatever_its_noise():
     assert np.isfinite(to_numpy(layer.log_alpha())).all()
 
 
+@pytest.mark.portable
 @pytest.mark.parametrize("prune", [False, True])
 def test_pruned_means_in_training(prune):
     layer = dense_layer(prune_in_training=prune, threshold=0.0)

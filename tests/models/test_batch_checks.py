@@ -6,6 +6,8 @@ import pytest
 
 import keras_bdl
 
+pytestmark = pytest.mark.portable
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 3)).astype("float32")
 LABELS = RNG.integers(0, 3, 24)
@@ -92,6 +94,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
+@pytest.mark.every_backend
 def test_arrays_are_refused_before_a_step(name):
     make, data, match = WRONG[name]
     model = make()
@@ -110,6 +113,7 @@ def test_arrays_are_refused_before_a_step(name):
 
 
 @pytest.mark.parametrize("make, y", [(classifier, LABELS), (regressor, TARGETS)])
+@pytest.mark.every_backend
 def test_batches_are_refused_and_leave_finite_weights(make, y):
     model = make()
     for of_model, data, match in WRONG.values():

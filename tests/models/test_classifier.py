@@ -9,6 +9,8 @@ from scipy import special
 
 import keras_bdl
 
+pytestmark = pytest.mark.portable
+
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4)).astype("float32")
@@ -50,6 +52,7 @@ def total_kl(model):
     return sum(float(to_numpy(layer.kl())) for layer in model.network.layers)
 
 
+@pytest.mark.every_backend
 def test_fit_reads_the_number_of_examples_and_learns():
     model = classifier()
     options = {"validation_split": 0.25, "batch_size": 15, "verbose": 0}
@@ -86,6 +89,7 @@ def test_evaluate_is_the_sampled_bound_and_the_predictive_scores():
 
 
 @pytest.mark.eager
+@pytest.mark.every_backend
 def test_evaluate_with_batches_of_unequal_size_and_weights():
     model = randomized()
     whole = model.evaluate(X, Y, batch_size=60, verbose=0, return_dict=True)
@@ -102,6 +106,7 @@ def test_evaluate_with_batches_of_unequal_size_and_weights():
 
 
 @pytest.mark.unbuilt
+@pytest.mark.every_backend
 def test_training_loss_is_nll_plus_kl():
     model = classifier()
     model.optimizer.learning_rate = 0.0
@@ -146,6 +151,7 @@ def test_calling_gives_mean_logits_and_predict_probabilities():
     "policy", ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)]
 )
 @pytest.mark.eager
+@pytest.mark.every_backend
 def test_save_load_fit_continues_with_the_optimizer(tmp_path, policy):
     keras.config.set_dtype_policy(policy)
     model = fitted()
@@ -376,6 +382,7 @@ def test_arguments_of_compile_that_would_change_the_bound():
         classifier().compile("adam", loss_weights=[2.0])
 
 
+@pytest.mark.every_backend
 def test_masked_positions_count_nowhere():
     """A recurrent tagger: padded steps are in neither loss nor metrics."""
     inputs = keras.Input((6,), dtype="int32")

@@ -12,6 +12,8 @@ from scipy import special
 
 import keras_bdl
 
+pytestmark = pytest.mark.portable
+
 
 class Switch(keras_bdl.layers.LatentLayer, keras.layers.Layer):
     """A user's layer: one of three scales for each row, by a Dense gate."""

@@ -6,6 +6,8 @@ import pytest
 
 import keras_bdl
 
+pytestmark = pytest.mark.portable
+
 X = np.random.default_rng(0).uniform(size=(8, 3)).astype("float32")
 Y = np.arange(8) % 2
 

@@ -12,6 +12,8 @@ from keras import ops
 import keras_bdl
 from keras_bdl.prediction.sampler import make_sampler
 
+pytestmark = pytest.mark.portable
+
 stats = pytest.importorskip("scipy.stats", reason="SciPy is not installed")
 optimize = pytest.importorskip("scipy.optimize", reason="SciPy is not installed")
 

@@ -13,6 +13,8 @@ from programs.columns import (
 )
 from programs.registry import PROGRAMS
 
+pytestmark = pytest.mark.portable
+
 # One of each subject; the others are run on demand.
 TYPICAL = (
     "siamese",
@@ -23,10 +25,18 @@ TYPICAL = (
 )
 
 
+# A small one that the other backends compile too.
+TRACED = ("siamese",)
+
+
 def every_program(names):
-    marks = {True: (), False: pytest.mark.slow}
+    def marks(name):
+        if name not in names:
+            return pytest.mark.slow
+        return pytest.mark.every_backend if name in TRACED else ()
+
     here = [name for name in PROGRAMS if BACKEND in PROGRAMS[name].backends]
-    params = [pytest.param(name, marks=marks[name in names]) for name in here]
+    params = [pytest.param(name, marks=marks(name)) for name in here]
     return pytest.mark.parametrize("name", params)
 
 
