@@ -5,9 +5,15 @@
 A training step of the Bayesian model beside that of the plain one, in turns, medians of
 several epochs of `fit`. Then 32 posterior samples of a batch beside 32 compiled calls
 of the plain network.
+
+"two_tables" is no Bayesian model: it has two plain tables in place of one, which is
+what the means and deviations of a table cost without any noise or KL. "bert_lora" is
+BERT tiny of KerasHub, where it is installed: Bayesian adapters of rank 8 beside those
+of Keras in the same layers.
 """
 
 import argparse
+import importlib.util
 import time
 
 import common
@@ -18,7 +24,8 @@ from keras import layers
 import keras_bdl
 
 STEPS, ROUNDS, SAMPLES = 30, 15, 32
-WIDTH, LENGTH, BATCH, WORDS = 64, 32, 64, 20_000
+WIDTH, LENGTH, BATCH, WORDS, RANK = 64, 32, 64, 20_000, 8
+NUM_EXAMPLES = 60_000
 
 
 def recurrent(cls):
@@ -41,16 +48,65 @@ def embedding():
     return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling1D()(x)))
 
 
+def two_tables():
+    inputs = keras.Input((LENGTH,), dtype="int32")
+    x = layers.Embedding(WORDS, WIDTH)(inputs) + layers.Embedding(WORDS, WIDTH)(inputs)
+    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling1D()(x)))
+
+
+def bert_tiny():
+    import keras_hub
+
+    backbone = keras_hub.models.BertBackbone(
+        vocabulary_size=30_522,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=128,
+        intermediate_dim=512,
+        max_sequence_length=LENGTH,
+    )
+    return keras_hub.models.BertTextClassifier(backbone, 10, preprocessor=None)
+
+
+def with_keras_lora(model):
+    """Adapters of Keras in every layer that has them; nothing else is trained."""
+    adapted = [x for x in model._flatten_layers() if hasattr(x, "enable_lora")]
+    for layer in adapted:
+        layer.enable_lora(RANK)
+    for variable in model.trainable_variables:
+        variable.trainable = variable.name.startswith("lora_")
+    return model
+
+
+def pair(name):
+    """The plain model and the Bayesian one."""
+    if name == "bert_lora":
+        model = bert_tiny()
+        options = {"method": "lora", "rank": RANK}
+        bayesian = keras_bdl.to_bayesian(model, NUM_EXAMPLES, **options)
+        return with_keras_lora(model), bayesian
+    plain = MODELS[name]()
+    if name == "two_tables":
+        return embedding(), plain
+    return plain, keras_bdl.to_bayesian(plain, NUM_EXAMPLES)
+
+
 MODELS = {
     "lstm": lambda: recurrent(layers.LSTM),
     "gru": lambda: recurrent(layers.GRU),
     "transformer_block": transformer_block,
     "embedding": embedding,
+    "two_tables": two_tables,
+    "bert_lora": bert_tiny,
 }
 
 
 def data(model, rows):
     rng = np.random.default_rng(0)
+    if isinstance(model.input, dict):
+        ones = np.ones((rows, LENGTH), "int32")
+        tokens = {"token_ids": rng.integers(0, WORDS, (rows, LENGTH))}
+        return {**tokens, "padding_mask": ones, "segment_ids": 0 * ones}
     if model.input.dtype == "int32":
         return rng.integers(0, WORDS, (rows, LENGTH))
     return rng.normal(size=(rows, *model.input_shape[1:])).astype("float32")
@@ -59,7 +115,7 @@ def data(model, rows):
 def step_times(models, rounds):
     """Milliseconds of a training step by model: a list of one value per round."""
     x = data(next(iter(models.values())), BATCH * STEPS)
-    y = np.random.default_rng(1).integers(0, 10, len(x))
+    y = np.random.default_rng(1).integers(0, 10, BATCH * STEPS)
     times = {name: [] for name in models}
     for model in models.values():
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -92,7 +148,7 @@ def compiled_call(model):
 def predict_times(plain, bayesian, rounds):
     """Milliseconds of 32 samples, and of 32 compiled calls of the plain network."""
     x = data(plain, BATCH)
-    tensor = keras.ops.convert_to_tensor(x)
+    tensor = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
     call = compiled_call(plain)
     options = {"outputs": "logits", "batch_size": BATCH, "verbose": 0, "seed": 0}
 
@@ -119,23 +175,24 @@ def main():
     parser.add_argument("--only", choices=MODELS, help="one model")
     args = parser.parse_args()
     table = {}
-    for name, make in MODELS.items():
+    for name in MODELS:
         if args.only not in (None, name):
             continue
-        plain = make()
-        models = {
-            "plain": plain,
-            "bayesian": keras_bdl.to_bayesian(plain, num_examples=60_000),
-        }
+        if name == "bert_lora" and importlib.util.find_spec("keras_hub") is None:
+            print(f"{name:20s} left out: KerasHub is not installed")
+            continue
+        plain, bayesian = pair(name)
+        models = {"plain": plain, "bayesian": bayesian}
         times = step_times(models, args.rounds)
         ratios = np.divide(times["bayesian"], times["plain"])
         row = {key: float(np.median(values)) for key, values in times.items()}
         row["step_ratio"] = float(np.median(ratios))
-        predicted = predict_times(plain, models["bayesian"], args.rounds)
-        row |= {key: float(np.median(values)) for key, values in predicted.items()}
-        row["predict_ratio"] = float(
-            np.median(np.divide(predicted["samples"], predicted["calls"]))
-        )
+        if name != "two_tables":
+            predicted = predict_times(plain, bayesian, args.rounds)
+            row |= {key: float(np.median(values)) for key, values in predicted.items()}
+            row["predict_ratio"] = float(
+                np.median(np.divide(predicted["samples"], predicted["calls"]))
+            )
         table[name] = row
         print(f"{name:20s}", *(f"{k} {v:.2f}" for k, v in row.items()), flush=True)
     if args.only is None:

@@ -588,3 +588,50 @@ def test_keras_applications_there_and_back(name):
     expected = to_numpy(model(x))
     np.testing.assert_array_equal(to_numpy(bayesian(x)), expected)
     np.testing.assert_array_equal(to_numpy(back(x)), expected)
+
+
+def text_network():
+    inputs = keras.Input((5,), dtype="int32")
+    hidden = layers.Embedding(9, 4)(inputs)
+    hidden = layers.Bidirectional(layers.LSTM(3, name="cell"))(hidden)
+    hidden = layers.LayerNormalization(name="norm")(hidden)
+    return keras.Model(inputs, layers.Dense(2, name="head")(hidden))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "replaced", "count"),
+    [
+        (["forward_cell"], {"bidirectional"}, 96),
+        (["bidirectional"], {"bidirectional"}, 192),
+        (["norm", "head"], {"norm", "head"}, 12 + 14),
+        (lambda layer: layer.name == "backward_cell", {"bidirectional"}, 96),
+        (lambda layer: "norm" in layer.name, None, None),
+    ],
+)
+def test_layers_inside_of_a_wrapped_one_are_chosen(chosen, replaced, count, tmp_path):
+    plain = text_network()
+    x = np.random.default_rng(0).integers(0, 9, (10, 5))
+    if replaced is None:  # scales are given posteriors by their names alone
+        with pytest.raises(ValueError, match="at least one layer"):
+            keras_bdl.to_bayesian(plain, 10, layers=chosen)
+        return
+    model, report = keras_bdl.to_bayesian(plain, 10, chosen, return_report=True)
+    assert {name.split("_")[0] for name in report.replaced} == replaced
+    np.testing.assert_allclose(report.share, count / plain.count_params())
+    draws = keras_bdl.predict(model, x, 5, return_samples=True, seed=0, verbose=0)
+    assert draws.std(axis=0).max() > 0
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(loaded.predict(x, verbose=0), expected, atol=1e-6)
+    back = keras_bdl.to_keras(loaded)
+    np.testing.assert_allclose(back.predict(x, verbose=0), expected, atol=1e-6)
+
+
+def test_names_that_nothing_has_inside_are_refused():
+    with pytest.raises(ValueError, match="Received: 'forward' in layers"):
+        keras_bdl.to_bayesian(text_network(), 10, layers=["forward", "head"])
+    with pytest.raises(ValueError, match="name layers inside.*Received: weights="):
+        keras_bdl.Bayesian(text_network(), weights=["forward"])
+    with pytest.raises(TypeError, match="list of names.*Received: weights=3"):
+        keras_bdl.Bayesian(text_network(), weights=3)

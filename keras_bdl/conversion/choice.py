@@ -2,6 +2,7 @@
 
 import math
 
+from keras_bdl.core import finding
 from keras_bdl.layers.bayesian import bayesian_layers
 
 _COLUMNS = ("layer", "class", "replaced by", "left, because", "share")
@@ -48,8 +49,32 @@ class ConversionReport:
         )
 
 
+def _ask_for_parts(found, asks):
+    """Chooses layers inside of a layer that is wrapped, whose other weights stay.
+
+    Args:
+        found: list of `search.Found`.
+        asks: function from a layer to whether it is asked for.
+    """
+    for entry in found:
+        if getattr(entry.cls, "wraps_any_layer", False) and not asks(entry.layer):
+            inside = finding.flatten_layers(entry.layer)[1:]
+            names = [x.name for x in inside if x.trainable_weights and asks(x)]
+            entry.weights = names or entry.weights
+
+
 def choose(found, layers):
-    """Returns the ids of the layers to replace."""
+    """Returns the ids of the layers to replace.
+
+    The `weights` of layers that are wrapped are set to what is asked for.
+    """
+    if callable(layers):
+        _ask_for_parts(found, layers)
+    elif isinstance(layers, (list, tuple, set)):
+        for entry in found:
+            if entry.on_demand and entry.layer.name in layers:
+                entry.cls, entry.weights, entry.reason = entry.on_demand, "all", None
+        _ask_for_parts(found, lambda layer: layer.name in layers)
     candidates = [entry.layer for entry in found if entry.cls]
     trained = [entry.layer for entry in found if entry.cls and not entry.is_frozen]
     asked = callable(layers) or isinstance(layers, (list, tuple, set))
@@ -66,9 +91,10 @@ def choose(found, layers):
     elif name == "last":
         chosen = trained[-1:]
     elif callable(layers):
-        chosen = [layer for layer in candidates if layers(layer)]
+        chosen = [x.layer for x in found if x.cls and (layers(x.layer) or _in_part(x))]
     elif asked:
         names = {layer.name for layer in candidates}
+        names.update(name for x in found if _in_part(x) for name in x.weights)
         for name in layers:
             if name not in names:
                 reasons = [x.reason for x in found if x.layer.name == name and x.reason]
@@ -77,7 +103,9 @@ def choose(found, layers):
                     f"{sorted(names)}. Received: {name!r} in layers"
                     f"{', which ' + reasons[0] if reasons else ''}"
                 )
-        chosen = [layer for layer in candidates if layer.name in layers]
+        chosen = [
+            x.layer for x in found if x.cls and (x.layer.name in layers or _in_part(x))
+        ]
     else:
         raise ValueError(
             "Expected `layers` to be 'all', 'last', a list of names or a function of "
@@ -89,6 +117,11 @@ def choose(found, layers):
             f"{[layer.name for layer in candidates]}. Received: layers={layers!r}"
         )
     return {id(layer) for layer in chosen}
+
+
+def _in_part(entry):
+    """Whether layers inside a layer are asked for, and not the layer itself."""
+    return entry.cls is not None and isinstance(entry.weights, list)
 
 
 def row(entry, chosen, share):

@@ -74,6 +74,8 @@ def to_bayesian(
         num_examples: number of training examples, or None to give it later.
         layers: which of the replaceable layers to replace: "all" or "last" of those
             that are not frozen, a list of names, or a function from a layer to a bool.
+            These may also choose layers inside of one that is wrapped. A list may name
+            layers of scales and offsets alone, such as normalisation.
             A frozen layer (`trainable=False`) that is chosen by name or function
             stays frozen. It is sampled with its initial standard deviations.
         method: "variational" (`VariationalDense`, `VariationalLSTM` and the like, and
@@ -131,6 +133,7 @@ def to_bayesian(
     found = find(model, classes, wrapper, whole=isinstance(layers, str))
     chosen = choose(found, layers)
     counterpart = {id(x.layer): x.cls for x in found if id(x.layer) in chosen}
+    asked_for = {id(x.layer): x.weights for x in found}
     made, borrowed = {}, {}
 
     def convert(layer):
@@ -142,7 +145,7 @@ def to_bayesian(
         if cls is BayesianWrapper:
             inner, kept = copied(layer)
             borrowed.update(kept)
-            bayesian = cls(inner, **own)
+            bayesian = cls(inner, asked_for[id(layer)], **own)
         else:
             bayesian = cls.from_keras(layer, **own)
         if moped is not None:

@@ -17,12 +17,18 @@ _MOST_OWN_WEIGHTS = 0.1
 
 @dataclasses.dataclass
 class Found:
-    """A layer, the class that can replace it (or None), and a reason against it."""
+    """A layer, the class that can replace it (or None), and a reason against it.
+
+    `weights` says which weights of a layer that is wrapped get a posterior. `on_demand`
+    is the class that wraps a layer without matrices, if `layers` names it.
+    """
 
     layer: keras.layers.Layer
     cls: type | None
     reason: str | None
     is_frozen: bool = False
+    weights: str | list[str] = "matrices"
+    on_demand: type | None = None
 
 
 def find(model, classes, wrapper=None, whole=True):
@@ -89,7 +95,10 @@ def _listed(model, classes, wrapper):
         inner = _inside(layer)
         if wrapper is not None and layer.weights and _is_one(layer, inner):
             reason = wrapper.obstacle(layer)
-            found.append(Found(layer, None if reason else wrapper, reason, is_frozen))
+            entry = Found(layer, None if reason else wrapper, reason, is_frozen)
+            if reason == wrapper.NO_MATRIX:
+                entry.on_demand = wrapper
+            found.append(entry)
             return
         for part in inner:
             visit(part, is_frozen)

@@ -1,6 +1,7 @@
 """`Bayesian`: a posterior over the weights of any layer or model as it is."""
 
 import os
+from collections.abc import Sequence
 from typing import Any, Self
 
 import keras
@@ -115,7 +116,7 @@ def _input_shape(model):
 
 def Bayesian(
     layer: keras.layers.Layer,
-    weights: str = "matrices",
+    weights: str | Sequence[str] = "matrices",
     *,
     prior: str | Prior = "normal",
     posterior: str | Posterior = "gaussian",
@@ -136,8 +137,8 @@ def Bayesian(
     Args:
         layer: Keras layer or model, built or not.
         weights: "matrices" for a posterior over the weights of all layers inside that
-            have one of at least two axes, or "all" for every trainable weight. Frozen
-            weights have none.
+            have one of at least two axes, "all" for every trainable weight, or a list
+            of names of layers inside. Frozen weights have none.
         prior, posterior, num_examples, kl_weight, initial_log_stddev,
             sample_at_inference, seed: as in `VariationalDense`. The prior takes the
             place of regularizers of these weights.

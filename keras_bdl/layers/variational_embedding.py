@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import backend, ops
 
 from keras_bdl import maps
 from keras_bdl.core.copies import assign_copy
@@ -124,17 +124,54 @@ class VariationalEmbedding(VariationalLayer, keras.layers.Embedding):
     def resolved_estimator(
         self, input_shape: tuple[int | None, ...] | None = None
     ) -> str:
-        if self.estimator is None and self.has_moments:
+        if self.estimator is None and self.posterior.has_rows:
             return "local_reparameterization"
         return super().resolved_estimator(input_shape)
 
-    def _estimated(self, linear_map, inputs):
+    def call_mean(self, inputs: Tensor, **arguments: Any) -> Tensor:
+        if not self.posterior.has_rows:
+            return super().call_mean(inputs, **arguments)
+        return self._rows(lambda table: ops.take(table, inputs, axis=0))
+
+    def call_noisy(self, inputs: Tensor, **arguments: Any) -> Tensor:
         if self.resolved_estimator(inputs.shape) != "local_reparameterization":
-            return super()._estimated(linear_map, inputs)
-        mean, stddev = self._moments_of_rows(inputs)
-        rows = self._numbers_of_rows(inputs)
-        noise = estimators.lookup_noise(rows, self.output_dim, stddev.dtype, self.noise)
-        return mean + ops.cast(stddev * noise, mean.dtype)
+            return super().call_noisy(inputs, **arguments)
+        outputs = self._rows(
+            lambda table: ops.take(table, inputs, axis=0),
+            lambda size: estimators.lookup_noise(
+                self._numbers_of_rows(inputs), size, self._wide_dtype(), self.noise
+            ),
+        )
+        directions = self._narrow(self.posterior.directions())
+        return outputs + self._along(directions, inputs) if directions else outputs
+
+    def call_sampled(
+        self, inputs: Tensor, scope: SamplingScope, **arguments: Any
+    ) -> Tensor:
+        by_tables = id(self) in scope.moment_layers or self.posterior.directions()
+        if by_tables or self._is_small() or not self.posterior.has_rows:
+            return super().call_sampled(inputs, scope, **arguments)
+        shared = id(self) in scope.shared_layers
+        parts = (1 if shared else scope.num_samples, -1)
+        samples = ops.expand_dims(ops.arange(scope.num_samples), -1)
+        keys = ops.expand_dims(fold_in(self.noise.next(), samples), 1)
+        numbers = ops.reshape(self._numbers_of_rows(inputs), parts)
+
+        def take(table):
+            return ops.reshape(
+                ops.take(table, inputs, axis=0), (*parts, table.shape[-1])
+            )
+
+        def noise(size):
+            drawn = hashing.normal_by_index(keys, numbers, size)
+            return ops.cast(drawn, self._wide_dtype())
+
+        outputs = self._rows(take, noise)
+        return ops.reshape(outputs, (-1, *ops.shape(inputs)[1:], self.output_dim))
+
+    def _rows(self, take, noise=None):
+        rows = self.posterior.rows(self.linear_map.kernel, take, noise)
+        return ops.cast(rows, self.compute_dtype)
 
     def training_kl(self) -> Tensor:
         if self._is_small() or type(self.posterior) is not Gaussian:
@@ -160,37 +197,15 @@ class VariationalEmbedding(VariationalLayer, keras.layers.Embedding):
         values = ops.where(ops.expand_dims(is_own, -1), values, 0.0)
         return _KL_BLOCKS * ops.sum(values)
 
+    def _wide_dtype(self):
+        return backend.result_type(self.variable_dtype, "float32")
+
     def _is_small(self):
         return self.input_dim * self.output_dim <= _DRAWN_TABLE
 
     def _numbers_of_rows(self, inputs):
         """Counts from the first row where the inputs count from the end."""
         return ops.where(inputs < 0, inputs + self.input_dim, inputs)
-
-    def _moments_of_rows(self, inputs):
-        """Returns mean and standard deviation of the rows that are looked up."""
-        mean, log_stddev = self.posterior.moments()[self.linear_map.kernel]
-        mean = ops.cast(ops.take(mean, inputs, axis=0), self.compute_dtype)
-        return mean, ops.exp(ops.take(log_stddev, inputs, axis=0))
-
-    def call_sampled(
-        self, inputs: Tensor, scope: SamplingScope, **arguments: Any
-    ) -> Tensor:
-        by_tables = id(self) in scope.moment_layers or self.posterior.directions()
-        if by_tables or self._is_small() or not self.has_moments:
-            return super().call_sampled(inputs, scope, **arguments)
-        mean, stddev = self._moments_of_rows(inputs)
-        shape = ops.shape(inputs)
-        shared = id(self) in scope.shared_layers
-        parts = (1 if shared else scope.num_samples, -1)
-        samples = ops.expand_dims(ops.arange(scope.num_samples), -1)
-        keys = ops.expand_dims(fold_in(self.noise.next(), samples), 1)
-        rows = ops.reshape(self._numbers_of_rows(inputs), parts)
-        noise = hashing.normal_by_index(keys, rows, self.output_dim)
-        vectors = (*parts, self.output_dim)
-        noise = ops.reshape(stddev, vectors) * ops.cast(noise, stddev.dtype)
-        outputs = ops.reshape(mean, vectors) + ops.cast(noise, mean.dtype)
-        return ops.reshape(outputs, (-1, *shape[1:], self.output_dim))
 
     def compute_mask(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor | None:
         mask = super().compute_mask(inputs, mask)

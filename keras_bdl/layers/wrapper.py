@@ -1,5 +1,6 @@
 """A wrapper that gives the weights of any layer a posterior."""
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import keras
@@ -26,8 +27,8 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
     Args:
         layer: Keras layer or model, built or not. It holds the means.
         weights: "matrices" for a posterior over the weights of all layers inside that
-            have one of at least two axes, or "all" for every trainable weight. Frozen
-            weights have none.
+            have one of at least two axes, "all" for every trainable weight, or a list
+            of names of layers inside. Frozen weights have none.
         prior, posterior, num_examples, kl_weight, initial_log_stddev,
             sample_at_inference, seed: as in `VariationalDense`. The prior takes the
             place of regularizers of these weights.
@@ -57,11 +58,13 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
     # A sample may not be a part of the rows: nothing is known about the arguments.
     takes_shared_inputs = False
     keeps_rows = False
+    NO_MATRIX = "has no trained matrix of weights"
+    NO_WEIGHT = "has no trained weight"
 
     def __init__(
         self,
         layer: keras.layers.Layer,
-        weights: str = "matrices",
+        weights: str | Sequence[str] = "matrices",
         *,
         prior: str | Prior = "normal",
         posterior: str | Posterior = "gaussian",
@@ -104,7 +107,7 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
             **kwargs,
         )
         self.layer = layer
-        self.which = validation.choice("weights", weights, ("matrices", "all"))
+        self.which = _checked_weights(weights, layer)
         self.supports_masking = True
         self._chosen: dict[str, keras.Variable] = {}
         if layer.built:
@@ -120,7 +123,7 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
             return
         if not self.layer.built and input_shape is not None:
             self.layer.build(input_shape)
-        found = weights_inside(self.layer, self.which == "matrices")
+        found = weights_inside(self.layer, self.which)
         if not found:
             raise ValueError(
                 f"Layer '{self.layer.name}' has no weight to give a posterior: nothing "
@@ -200,7 +203,7 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
                     reason if inner is layer else f"holds {inner.name}, which {reason}"
                 )
         if not weights_inside(layer):
-            return "has no trained matrix of weights"
+            return cls.NO_MATRIX if layer.trainable_weights else cls.NO_WEIGHT
         return None
 
     @classmethod
@@ -252,7 +255,7 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
             values = self.drawn_weights(keras.random.SeedGenerator(seed))
         else:
             values = self.inference_means()
-        variables = weights_inside(copy, self.which == "matrices")
+        variables = weights_inside(copy, self.which)
         for name, value in values.items():
             copies.assign_copy(variables[name], value)
         if not self.posterior.trains_means:
@@ -273,6 +276,25 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
     def from_config(cls, config: dict[str, Any]) -> Self:
         layer = keras.saving.deserialize_keras_object(config["layer"])
         return cls(**{**config, "layer": layer})
+
+
+def _checked_weights(weights, layer):
+    """Returns a valid argument `weights`, and raises an error for any other."""
+    if isinstance(weights, str):
+        return validation.choice("weights", weights, ("matrices", "all"))
+    names = {inner.name for inner in flatten_layers(layer)}
+    if not isinstance(weights, (list, tuple)) or not weights:
+        raise TypeError(
+            "Expected `weights` to be 'matrices', 'all' or a list of names of layers. "
+            f"Received: weights={weights!r}"
+        )
+    unknown = [name for name in weights if name not in names]
+    if unknown and layer.built:
+        raise ValueError(
+            f"Expected `weights` to name layers inside '{layer.name}', of "
+            f"{sorted(names)}. Received: weights={weights!r}"
+        )
+    return list(weights)
 
 
 def _symbol(leaf: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -43,7 +44,7 @@ def takes_training(layer: keras.layers.Layer) -> bool:
 
 
 def weights_inside(
-    layer: keras.layers.Layer, only_with_matrices: bool = True
+    layer: keras.layers.Layer, which: str | Sequence[str] = "matrices"
 ) -> dict[str, keras.Variable]:
     """Returns the trainable weights of a built layer, by names for files.
 
@@ -53,11 +54,15 @@ def weights_inside(
 
     Args:
         layer: built Keras layer.
-        only_with_matrices: whether to leave out layers without a weight of at least
-            two axes, which have scales and offsets alone, such as normalisation.
+        which: "matrices" leaves out layers without a weight of at least two axes, which
+            have scales and offsets alone, such as normalisation; "all" does not. A list
+            has the names of layers inside, whose weights are meant.
     """
     innermost: dict[int, int] = {}
+    named: set[int] = set()
     for order, owner in enumerate(flatten_layers(layer)):
+        if not isinstance(which, str) and owner.name in which:
+            named.update(map(id, owner.weights))
         # A layer precedes those inside of it, so the last one is the owner.
         innermost |= {id(variable): order for variable in owner.weights}
     numbers = {order: i for i, order in enumerate(sorted(set(innermost.values())))}
@@ -67,7 +72,9 @@ def weights_inside(
     found: dict[str, keras.Variable] = {}
     for variable in trained:
         number = owners[id(variable)]
-        if only_with_matrices and number not in with_matrix:
+        if which == "matrices" and number not in with_matrix:
+            continue
+        if not isinstance(which, str) and id(variable) not in named:
             continue
         names = (f"{variable.name}_{number}{'_' * k}" for k in itertools.count())
         found[next(name for name in names if name not in found)] = variable

@@ -91,14 +91,32 @@ class LowRankAdaptation(Posterior):
             for name, shape in self.shapes.items()
         }
 
+    def _change(self, name, factor):
+        """Returns alpha / rank A B for values of A without its scale."""
+        a, _, b = self._adapters[name]
+        scale = (self.alpha or self.rank) / self.rank
+        return scale * math.sqrt(2.0 / a.shape[0]) * ops.matmul(factor, wide(b))
+
     def _adapted(self, name, factor, mean):
         """Returns W for values of A without its scale, `(..., inputs, rank)`."""
-        b = wide(self._adapters[name][2])
-        scale = (self.alpha or self.rank) / self.rank
-        scale = scale * math.sqrt(2.0 / factor.shape[-2])
-        change = scale * ops.matmul(factor, b)
         shape = (*factor.shape[:-2], *mean.shape)
-        return wide(mean) + ops.reshape(change, shape)
+        return wide(mean) + ops.reshape(self._change(name, factor), shape)
+
+    @property
+    def has_rows(self) -> bool:
+        return True
+
+    def rows(
+        self,
+        name: str,
+        take: Callable[[Tensor], Tensor],
+        noise: Callable[[int], Tensor] | None = None,
+    ) -> Tensor:
+        a, log_stddev, _ = map(wide, self._adapters[name])
+        factor = take(a)
+        if noise is not None:
+            factor = factor + ops.exp(take(log_stddev)) * noise(self.rank)
+        return take(wide(self._means[name])) + self._change(name, factor)
 
     def mean(self) -> dict[str, Tensor]:
         return {

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import keras
+from keras import ops
 
 from keras_bdl.core.dtypes import wide
 from keras_bdl.core.stochastic import PACKAGE
@@ -99,6 +100,32 @@ class Posterior:
         This noise is independent for every weight.
         """
         raise NotImplementedError
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether rows of a table can be drawn without the others, by `rows`."""
+        return self.has_moments
+
+    def rows(
+        self,
+        name: str,
+        take: Callable[[Tensor], Tensor],
+        noise: Callable[[int], Tensor] | None = None,
+    ) -> Tensor:
+        """Returns rows of a table `(rows, size)`, in float32 (or float64).
+
+        Noise along directions is not in them.
+
+        Args:
+            name: name of the weight.
+            take: function from a table to its rows `(..., size)` that are wanted.
+            noise: function from a size to standard normal vectors `(..., size)`, which
+                broadcast to these rows. None for the rows at inference.
+        """
+        if noise is None:
+            return take(self.mean()[name])
+        mean, log_stddev = map(take, self.moments()[name])
+        return mean + ops.exp(log_stddev) * noise(mean.shape[-1])
 
     def directions(self) -> dict[str, Tensor]:
         """Returns the directions in which weights vary together, by name.

@@ -122,6 +122,44 @@ def test_a_layer_starts_as_it_was():
     assert layer.posterior.prior_shapes == {"kernel": (4, 8)}
 
 
+@pytest.mark.parametrize("size", [7, 70_000])
+def test_an_embedding_adapts_the_rows_that_it_looks_up(size):
+    layer = keras_bdl.VariationalEmbedding(
+        size, 3, posterior=LowRankAdaptation(2, alpha=5.0), num_examples=10
+    )
+    inputs = keras.Input((3,), dtype="int32")
+    model = keras.Model(inputs, layer(inputs))
+    rng = np.random.default_rng(0)
+    for variable in layer.posterior.variables().values():
+        variable.assign(rng.normal(size=variable.shape))
+    words, count = np.array([4, 1, 4]), 8000
+    a, stddev, b = adapters(layer, "embeddings")
+    table = to_numpy(layer.embeddings) + a @ b
+    mean = table[words]
+    np.testing.assert_allclose(to_numpy(layer(words[None]))[0], mean, rtol=1e-5)
+    # Words that differ are independent, and units share the noise of the rank.
+    variance = stddev[words[:2]] ** 2
+    covariance = np.einsum("ir,ru,rv->iuv", variance, b, b)
+    x = np.tile(words, (count, 1))
+    options = {"outputs": "mean", "seed": 0, "verbose": 0, "return_samples": True}
+    sampled = keras_bdl.predict(model, words[None], count, **options)[:, 0]
+    for draws in (to_numpy(layer(x, training=True)), sampled):
+        np.testing.assert_array_equal(draws[:, 0], draws[:, 2])
+        flat = draws[:, :2].reshape(count, 6)
+        expected = np.zeros((2, 3, 2, 3))
+        for i in range(2):
+            expected[i, :, i] = covariance[i]
+        expected = expected.reshape(6, 6)
+        scale = np.sqrt(np.diag(expected))
+        error = np.abs(flat.mean(axis=0) - mean[:2].ravel()) / scale
+        assert error.max() < 5.0 / np.sqrt(count)
+        measured = np.cov(flat.T) / np.outer(scale, scale)
+        tolerance = 5.0 * np.sqrt(2.0 / count)
+        np.testing.assert_allclose(
+            measured, expected / np.outer(scale, scale), atol=tolerance
+        )
+
+
 def text_model():
     inputs = keras.Input((5,), dtype="int32")
     x = layers.Embedding(12, 6)(inputs)
