@@ -22,6 +22,7 @@ import numpy as np
 from keras import layers
 
 import keras_bdl
+from keras_bdl.core.finding import flatten_layers
 
 STEPS, ROUNDS, SAMPLES = 30, 15, 32
 WIDTH, LENGTH, BATCH, WORDS, RANK = 64, 32, 64, 20_000, 8
@@ -70,9 +71,9 @@ def bert_tiny():
 
 def with_keras_lora(model):
     """Adapters of Keras in every layer that has them; nothing else is trained."""
-    adapted = [x for x in model._flatten_layers() if hasattr(x, "enable_lora")]
-    for layer in adapted:
-        layer.enable_lora(RANK)
+    for layer in flatten_layers(model):
+        if isinstance(layer, (layers.Dense, layers.EinsumDense, layers.Embedding)):
+            layer.enable_lora(RANK)
     for variable in model.trainable_variables:
         variable.trainable = variable.name.startswith("lora_")
     return model

@@ -635,3 +635,31 @@ def test_names_that_nothing_has_inside_are_refused():
         keras_bdl.Bayesian(text_network(), weights=["forward"])
     with pytest.raises(TypeError, match="list of names.*Received: weights=3"):
         keras_bdl.Bayesian(text_network(), weights=3)
+
+
+@keras.saving.register_keras_serializable("test_conversion")
+class Unnamed(keras.Model):
+    """Its layers have other names in every copy, and it reads the weights of one."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = layers.Dense(4), layers.Dense(4)
+
+    def call(self, x):
+        hidden = self.second(self.first(x))
+        return ops.matmul(hidden, ops.transpose(self.first.kernel))
+
+
+def test_named_layers_inside_are_the_same_in_copies_and_files(tmp_path):
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    plain = Unnamed()
+    plain(x)
+    model = keras_bdl.Bayesian(plain, weights=[plain.second.name], num_examples=6)
+    assert model.bayesian.which == ["kernel_1", "bias_1"]
+    expected = to_numpy(model(x))
+    back = keras_bdl.to_keras(model)
+    np.testing.assert_allclose(to_numpy(back(x)), expected, atol=1e-6)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(to_numpy(loaded(x)), expected, atol=1e-6)
+    assert loaded.bayesian.which == model.bayesian.which

@@ -25,6 +25,7 @@ from keras_bdl.conversion.search import Found, find
 from keras_bdl.conversion.whole import BayesianModel
 from keras_bdl.core import copies, finding, stochastic, validation
 from keras_bdl.core.typing import Weights
+from keras_bdl.graphs.converted import own_variables
 from keras_bdl.graphs.copy import ModelCopier, copied, own_copy
 from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.layers.wrapper import BayesianWrapper
@@ -133,7 +134,7 @@ def to_bayesian(
     found = find(model, classes, wrapper, whole=isinstance(layers, str))
     chosen = choose(found, layers)
     counterpart = {id(x.layer): x.cls for x in found if id(x.layer) in chosen}
-    asked_for = {id(x.layer): x.weights for x in found}
+    asked_for = {id(x.layer): x.weights_inside() for x in found}
     made, borrowed = {}, {}
 
     def convert(layer):
@@ -161,7 +162,7 @@ def to_bayesian(
         borrowed.update(copier.borrowed)
     found += [x for x in _borrowed(borrowed) if id(x.layer) not in chosen]
     if is_adapted:
-        _freeze_others(copy)
+        _freeze_others(copy, made.values(), borrowed)
     if num_examples is not None and bayesian_layers(copy):
         set_num_examples(copy, num_examples)
     if not return_report:
@@ -186,31 +187,28 @@ def _with_adapters(options):
     return {**others, "posterior": LowRankAdaptation(**own)}
 
 
-def _freeze_others(model):
-    """Freezes the layers that have no adapters."""
+def _freeze_others(model, adapted, borrowed):
+    """Freezes the layers that have no adapters.
+
+    Raises:
+        ValueError: if a layer with weights is in the plain model too.
+    """
+    for layer, reason in borrowed.items():
+        if layer.weights:
+            raise ValueError(
+                "The method 'lora' freezes the other layers, and one is shared with "
+                f"the plain model: {reason} Received: method='lora'"
+            )
     adapted = {
-        id(inner)
-        for layer in stochastic.whole_layers(model)
-        for inner in finding.flatten_layers(layer)
+        id(inner) for layer in adapted for inner in finding.flatten_layers(layer)
     }
     for layer in finding.flatten_layers(model):
         inside = set(map(id, finding.flatten_layers(layer)))
         if id(layer) not in adapted and adapted.isdisjoint(inside):
             layer.trainable = False
         elif id(layer) not in adapted:
-            for variable in _own_variables(layer):
+            for variable in own_variables(layer):
                 variable.trainable = False
-
-
-def _own_variables(layer):
-    """Returns the variables of a layer that are of none of the layers inside."""
-    inside = {
-        id(variable)
-        for inner in finding.flatten_layers(layer)
-        if inner is not layer
-        for variable in inner.variables
-    }
-    return [v for v in layer.trainable_variables if id(v) not in inside]
 
 
 def with_posterior(network, posterior):
@@ -289,7 +287,7 @@ def to_keras(
     _borrowed(copier.borrowed)
     if any(
         isinstance(posterior, Posterior) and not posterior.trains_means
-        for posterior in (getattr(layer, "posterior", None) for layer in layers)
+        for posterior in (x.posterior for x in bayesian_layers(model))
     ):
         copy.trainable = True  # it was frozen for the posterior
     return _called(copy)

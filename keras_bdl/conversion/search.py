@@ -9,6 +9,7 @@ from keras_bdl.conversion import weight_use
 from keras_bdl.core import finding, stochastic
 from keras_bdl.graphs.converted import held_layers, layers_of
 from keras_bdl.graphs.copy import is_holder
+from keras_bdl.maps import weights_inside
 
 # A layer is wrapped whole if more than this part of its trained weights is in none of
 # the layers inside.
@@ -30,6 +31,12 @@ class Found:
     weights: str | list[str] = "matrices"
     on_demand: type | None = None
 
+    def weights_inside(self):
+        """Returns `weights`, with names of weights, which are the same in a copy."""
+        if isinstance(self.weights, str):
+            return self.weights
+        return list(weights_inside(self.layer, self.weights))
+
 
 def find(model, classes, wrapper=None, whole=True):
     """Returns a `Found` for every layer that has weights or could be replaced.
@@ -42,7 +49,7 @@ def find(model, classes, wrapper=None, whole=True):
             cannot be replaced one by one. The layers inside are then not in the list.
     """
     found = _listed(model, classes, wrapper)
-    candidates = [entry.layer for entry in found if entry.cls]
+    candidates = [entry.layer for entry in found if entry.cls or entry.on_demand]
     reasons = weight_use.obstacles(model, candidates)
     holders = [x for x in finding.flatten_layers(model) if is_holder(x)]
     wrapped = {}
@@ -68,6 +75,7 @@ def find(model, classes, wrapper=None, whole=True):
             continue
         if id(entry.layer) in reasons:
             entry.cls, entry.reason = None, reasons[id(entry.layer)]
+            entry.on_demand = None
         elif entry.cls and entry.is_frozen:
             entry.reason = "is frozen (`trainable=False`)"
         result.append(entry)

@@ -33,8 +33,8 @@ class Recipe:
         pending: a dict for the attributes that `build` will make. It maps the name of
             the attribute to the layers by the index of the leaf.
         build_configs: build configs of the layers, as read from a file.
-        frozen: what is not trained inside, as read from a file: numbers of layers and
-            of weights.
+        frozen: what is not trained inside, as read from a file: places of layers, and
+            names of weights of the layer itself.
     """
 
     config: dict | None
@@ -89,10 +89,7 @@ class Converted:
                 for layer in recipe.layers
             ],
             "input_dtypes": recipe.dtypes,
-            "frozen": [
-                _untrained(finding.flatten_layers(self)),
-                _untrained(self.weights),
-            ],
+            "frozen": _frozen_inside(self),
         }
 
     @classmethod
@@ -118,6 +115,7 @@ class Converted:
         made._recipe.build_configs = config["build_configs"]
         made._recipe.frozen = config.get("frozen", ((), ()))  # older files have none
         put_layers(made, [(name, i, layers[k]) for name, i, k in config["places"]])
+        _freeze_inside(made, made._recipe.frozen)
         if not config["trainable"] and made.trainable:
             made.trainable = False
         return made
@@ -134,17 +132,41 @@ class Converted:
             for layer, own in zip(self._recipe.layers, self._recipe.build_configs):
                 if own and not layer.built:
                     layer.build_from_config(own)
-        # The user's class makes inner layers that it trains.
-        for parts, numbers in zip(
-            (finding.flatten_layers(self), self.weights), self._recipe.frozen
-        ):
-            for number in numbers:
-                parts[number].trainable = False
+        _freeze_inside(self, self._recipe.frozen)  # what `build` has made
 
 
-def _untrained(parts):
-    """Returns the numbers of the layers or weights that are not trained."""
-    return [number for number, part in enumerate(parts) if not part.trainable]
+def _frozen_inside(layer):
+    """Returns places of layers, and names of own weights, that are not trained."""
+    places = [
+        [name, index]
+        for name, held in held_layers(layer).items()
+        for index, leaf in enumerate(leaves_of(held))
+        if isinstance(leaf, keras.layers.Layer) and not leaf.trainable
+    ]
+    return [places, [v.name for v in own_variables(layer) if not v.trainable]]
+
+
+def _freeze_inside(layer, frozen):
+    """Freezes what `_frozen_inside` has found in another layer of this class."""
+    places, names = frozen
+    held = {name: leaves_of(value) for name, value in held_layers(layer).items()}
+    for name, index in places:
+        if index < len(held.get(name, ())):
+            held[name][index].trainable = False
+    for variable in own_variables(layer):
+        if variable.name in names:
+            variable.trainable = False
+
+
+def own_variables(layer):
+    """Returns the weights of a layer that none of the layers inside has."""
+    inside = {
+        id(variable)
+        for inner in finding.flatten_layers(layer)
+        if inner is not layer
+        for variable in inner.variables
+    }
+    return [v for v in layer.weights if id(v) not in inside]
 
 
 keras.saving.register_keras_serializable(stochastic.PACKAGE)(Converted)

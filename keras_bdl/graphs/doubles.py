@@ -11,6 +11,18 @@ from keras_bdl.core import finding
 from keras_bdl.graphs.converted import held_layers
 
 
+def state_of(layer):
+    """Returns the attributes of a layer for a double.
+
+    Its lists are its own, such as the lists of calls and of losses.
+    """
+    own = (list, set)
+    return {
+        name: type(value)(value) if type(value) in own else value
+        for name, value in layer.__dict__.items()
+    }
+
+
 class Doubles:
     """Makes doubles of the layers of a model in which some layers are replaced.
 
@@ -71,12 +83,7 @@ class Doubles:
             self._tell_unreachable(layer, reached=())
             return layer
         double = object.__new__(type(layer))
-        # The double gets lists of its own, such as the lists of calls and of losses.
-        own = (list, set)
-        double.__dict__.update(
-            (name, type(value)(value) if type(value) in own else value)
-            for name, value in layer.__dict__.items()
-        )
+        double.__dict__.update(state_of(layer))
         reached = {id(layer)}
 
         def replace(held):

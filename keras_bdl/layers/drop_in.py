@@ -38,10 +38,10 @@ class DropInLayer(PosteriorLayer, BayesianLayer):
         Args:
             delta: positive float, the posterior's relative standard deviation.
         """
+        self.posterior.inform(delta)
         for name, mean in self.posterior.mean().items():
             prior = self.prior.of(name, self._prior_variables)
             assign_copy(prior["mean"], mean)
-        self.posterior.inform(delta)
 
 
 class VariationalLayer(DropInLayer):

@@ -80,10 +80,10 @@ class PosteriorLayer(StochasticLayer):
             means.pop(self.weight_map.bias, None)  # type: ignore[arg-type]
         if not self.posterior.of_biases:
             means = {n: v for n, v in means.items() if len(v.shape) > 1}
-        if not self.posterior.trains_means:
-            self.freeze_weights()
         for name, variable in self.posterior.build(self.add_weight, means).items():
             setattr(self, name, variable)
+        if not self.posterior.trains_means:
+            self.freeze_weights()
 
     @property
     def trainable(self) -> bool:

@@ -19,12 +19,12 @@ from keras_bdl.ops import estimators, hashing
 from keras_bdl.posteriors import Gaussian, Posterior
 from keras_bdl.priors import Prior
 
-# A prediction draws whole tables of up to so many numbers; noise of a larger one is
-# hashed for the rows that are looked up, which takes memory for these alone. The rule
-# is one for every batch, so that a draw is one function of the inputs.
-_DRAWN_TABLE = 2**17
-# Training estimates the KL of a larger table by that of one of so many blocks of rows.
-_KL_BLOCKS = 8
+# A prediction draws whole tables of up to so many numbers. For a larger one it hashes
+# noise of the rows that are looked up, whose number is that of the words in a batch and
+# not of the table. The rule is one for every batch, so that a draw is one function.
+_DRAWN_TABLE = 2**20
+# Training estimates the KL of a larger table by one of so many parts of its rows.
+_KL_PARTS = 8
 
 
 @register
@@ -41,7 +41,10 @@ class VariationalEmbedding(VariationalLayer, keras.layers.Embedding):
             `keras.layers.Embedding`. Regularizers and constraints are refused: the
             prior regularises.
         weights: array `(input_dim, output_dim)` of means to start with, or None.
-        prior, num_examples, kl_weight, posterior, estimator, initial_log_stddev,
+        estimator: "local_reparameterization" (default: noise of the rows that are
+            looked up, one table for every row of the batch), "flipout" (one table with
+            random signs of every row) or "reparameterization" (one table per batch).
+        prior, num_examples, kl_weight, posterior, initial_log_stddev,
             sample_at_inference, seed: as in `VariationalDense`.
 
     Input shape: integers `(batch, ...)`. Output shape: `(batch, ..., output_dim)`.
@@ -176,13 +179,15 @@ class VariationalEmbedding(VariationalLayer, keras.layers.Embedding):
     def training_kl(self) -> Tensor:
         if self._is_small() or type(self.posterior) is not Gaussian:
             return self.kl()
-        # The rows are dealt to blocks, and the KL of one block stands for all.
-        count = math.ceil(self.input_dim / _KL_BLOCKS)
-        block = keras.random.randint((), 0, _KL_BLOCKS, seed=self.noise)
-        start = ops.minimum(block * count, self.input_dim - count)
+        # Rows are dealt to parts, neighbours to different ones, because frequent words
+        # are often neighbours. The KL of one part stands for all.
+        count = math.ceil(self.input_dim / _KL_PARTS)
+        part = keras.random.randint((), 0, _KL_PARTS, seed=self.noise)
+        numbers = ops.arange(count) * _KL_PARTS + part
 
         def rows(table):
-            return ops.slice(wide(table), (start, 0), (count, self.output_dim))
+            inside = ops.minimum(numbers, self.input_dim - 1)
+            return ops.take(wide(table), inside, axis=0)
 
         name = self.linear_map.kernel
         mean, log_stddev = map(rows, self.posterior.moments()[name])
@@ -192,10 +197,8 @@ class VariationalEmbedding(VariationalLayer, keras.layers.Embedding):
             for part, value in self.prior.of(name, self._prior_variables).items()
         }
         values = self.prior.kl(mean, log_stddev, of_prior, self.noise)
-        # The last block begins among the rows of the one before it.
-        is_own = ops.arange(count) >= block * count - start
-        values = ops.where(ops.expand_dims(is_own, -1), values, 0.0)
-        return _KL_BLOCKS * ops.sum(values)
+        exists = ops.expand_dims(numbers < self.input_dim, -1)
+        return _KL_PARTS * ops.sum(ops.where(exists, values, 0.0))
 
     def _wide_dtype(self):
         return backend.result_type(self.variable_dtype, "float32")

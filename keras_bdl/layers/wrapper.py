@@ -130,6 +130,8 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
                 f"in it is trained, or weights={self.which!r} chooses none. "
                 f"Received: layer={self.layer!r}"
             )
+        if not isinstance(self.which, str):
+            self.which = list(found)  # names of layers are others in a copy
         for variable in found.values():
             if variable.constraint is not None:
                 raise ValueError(
@@ -142,7 +144,7 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
         super().build(None)
 
     def freeze_weights(self) -> None:
-        chosen = set(map(id, self.chosen.values()))
+        chosen = {id(self.chosen[name]) for name in self.posterior.shapes}
         for inner in flatten_layers(self.layer):
             if chosen.isdisjoint(map(id, inner.weights)):
                 inner.trainable = False  # normalisation runs as at inference
@@ -283,12 +285,13 @@ def _checked_weights(weights, layer):
     if isinstance(weights, str):
         return validation.choice("weights", weights, ("matrices", "all"))
     names = {inner.name for inner in flatten_layers(layer)}
+    known = names.union(weights_inside(layer, "all") if layer.built else ())
     if not isinstance(weights, (list, tuple)) or not weights:
         raise TypeError(
             "Expected `weights` to be 'matrices', 'all' or a list of names of layers. "
             f"Received: weights={weights!r}"
         )
-    unknown = [name for name in weights if name not in names]
+    unknown = [name for name in weights if name not in known]
     if unknown and layer.built:
         raise ValueError(
             f"Expected `weights` to name layers inside '{layer.name}', of "

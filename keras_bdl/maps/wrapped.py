@@ -56,7 +56,8 @@ def weights_inside(
         layer: built Keras layer.
         which: "matrices" leaves out layers without a weight of at least two axes, which
             have scales and offsets alone, such as normalisation; "all" does not. A list
-            has the names of layers inside, whose weights are meant.
+            has the names of layers inside, whose weights are meant, or names of
+            weights as they are returned.
     """
     innermost: dict[int, int] = {}
     named: set[int] = set()
@@ -74,8 +75,8 @@ def weights_inside(
         number = owners[id(variable)]
         if which == "matrices" and number not in with_matrix:
             continue
-        if not isinstance(which, str) and id(variable) not in named:
-            continue
         names = (f"{variable.name}_{number}{'_' * k}" for k in itertools.count())
         found[next(name for name in names if name not in found)] = variable
-    return found
+    if isinstance(which, str):
+        return found
+    return {n: v for n, v in found.items() if id(v) in named or n in which}

@@ -21,8 +21,8 @@ _LAST_SHIFT = 16
 def mixed(a: Tensor, b: Tensor) -> Tensor:
     """Mixes integers (or word pairs) a and b into a pair of 32-bit words.
 
-    Linear forms of odd determinant keep distinct (a, b) distinct; each word is then
-    scrambled by a permutation.
+    Linear forms of odd determinant keep distinct integers (a, b) distinct; each word
+    is then scrambled by a permutation.
 
     Args:
         a, b: integers, integer tensors `(..., 1)` or pairs of words `(..., 2)`.

@@ -64,6 +64,11 @@ class LowRankAdaptation(Posterior):
     def add_variables(
         self, add_weight: Callable, means: dict[str, keras.Variable]
     ) -> dict[str, keras.Variable]:
+        if not means:
+            raise ValueError(
+                "Adapters of low rank are of weights of at least two axes, and this "
+                f"layer has none. Received: posterior={self!r}"
+            )
         self._adapters: dict[str, tuple[keras.Variable, ...]] = {}
         variables: dict[str, keras.Variable] = {}
         for name, shape in self.prior_shapes.items():

@@ -129,6 +129,8 @@ def dropout_layers(model):
             found += [layer] * has_dropout(layer)
             cells.add(id(layer.cell))
             continue
+        if isinstance(layer, keras.layers.RNN):
+            _refuse_other_dropout(layer)
         if isinstance(layer, stochastic.StochasticLayer):
             continue  # it samples by itself
         if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:

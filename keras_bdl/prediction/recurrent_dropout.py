@@ -12,6 +12,7 @@ from keras_bdl import maps
 from keras_bdl.core import scopes
 from keras_bdl.core.noise import NoiseGenerator
 from keras_bdl.core.stochastic import StochasticLayer
+from keras_bdl.graphs.doubles import state_of
 
 LAYERS = (keras.layers.SimpleRNN, keras.layers.GRU, keras.layers.LSTM)
 RATES = {"kernel": "dropout", "recurrent_kernel": "recurrent_dropout"}
@@ -41,7 +42,8 @@ class _Sampling:
     def drawn_weights(self, seed, num_samples=None):
         """Draws weights from the posterior of a Bayesian layer, and masks for them."""
         weights = super().drawn_weights(seed, num_samples)
-        return self.masked(weights, scopes.SamplingScope.current())
+        scope = scopes.SamplingScope.current()
+        return weights if scope is None else self.masked(weights, scope)
 
     def masked(self, weights, scope):
         """Multiplies kernels `(samples, inputs, gates * units)` by dropout masks."""
@@ -73,7 +75,7 @@ def sampled_recurrent(layer):
     """
     cls = type(layer)
     double = object.__new__(type(f"Sampled{cls.__name__}", (_Sampling, cls), {}))
-    double.__dict__.update(layer.__dict__)
+    double.__dict__.update(state_of(layer))
     # This avoids the tracking of Keras, in lists that both layers share.
     noise = NoiseGenerator(0, salt=layer.name)
     for name, value in {"original": layer, "masks": noise, "called": False}.items():

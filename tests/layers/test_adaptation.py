@@ -122,7 +122,7 @@ def test_a_layer_starts_as_it_was():
     assert layer.posterior.prior_shapes == {"kernel": (4, 8)}
 
 
-@pytest.mark.parametrize("size", [7, 70_000])
+@pytest.mark.parametrize("size", [7, 400_000])
 def test_an_embedding_adapts_the_rows_that_it_looks_up(size):
     layer = keras_bdl.VariationalEmbedding(
         size, 3, posterior=LowRankAdaptation(2, alpha=5.0), num_examples=10
@@ -288,6 +288,70 @@ def test_what_is_frozen_in_a_users_layer_is_frozen_in_a_loaded_one(method, tmp_p
     np.testing.assert_array_equal(
         to_numpy(loaded.layers[1].norm.moving_mean), np.zeros(8)
     )
+
+
+@keras.saving.register_keras_serializable("test_adaptation")
+class Unbuilt(layers.Layer):
+    """Its inner layers are built when they are called, in either order."""
+
+    def __init__(self, norm_first=False, **kwargs):
+        super().__init__(**kwargs)
+        self.norm_first = norm_first
+        if norm_first:
+            self.norm = layers.BatchNormalization()
+        self.hidden = layers.Dense(8)
+        if not norm_first:
+            self.norm = layers.BatchNormalization()
+
+    def call(self, x):
+        return self.norm(self.hidden(x))
+
+    def get_config(self):
+        return {**super().get_config(), "norm_first": self.norm_first}
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("method", ["lora", "variational"])
+def test_layers_that_are_built_late_are_loaded_as_they_were(
+    method, norm_first, tmp_path
+):
+    inputs = keras.Input((20,))
+    plain = keras.Model(inputs, Unbuilt(norm_first)(inputs))
+    model = keras_bdl.to_bayesian(plain, 20, method=method)
+    trained = [v.name for v in model.trainable_variables]
+    x = np.random.default_rng(0).normal(size=(20, 20))
+    model.compile("adam", "mse")
+    model.fit(x, np.zeros((20, 8)), verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert sorted(v.name for v in loaded.trainable_variables) == sorted(trained)
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(loaded.predict(x, verbose=0), expected, atol=1e-6)
+
+
+def test_layers_that_are_bayesian_already_are_frozen_by_adapters():
+    inputs = keras.Input((4,))
+    hidden = keras_bdl.VariationalDense(5, num_examples=10)(inputs)
+    plain = keras.Model(inputs, layers.Dense(2)(hidden))
+    model = keras_bdl.to_bayesian(plain, 10, method="lora")
+    assert all("_lora_" in v.name for v in model.trainable_variables)
+
+
+def test_attention_alone_is_adapted_and_given_back():
+    inputs = keras.Input((4, 6))
+    attended = layers.MultiHeadAttention(2, 3, name="attention")(inputs, inputs)
+    plain = keras.Model(inputs, layers.Dense(2)(attended))
+    model = keras_bdl.to_bayesian(plain, 10, ["attention"], method="lora", rank=2)
+    assert all("_lora_" in v.name for v in model.trainable_variables)
+    back = keras_bdl.to_keras(model)
+    assert len(back.trainable_variables) == len(plain.trainable_variables)
+
+
+def test_weights_of_one_axis_have_no_adapters():
+    layer = layers.LayerNormalization()
+    layer.build((None, 3))
+    with pytest.raises(ValueError, match="two axes.*Received: posterior=LowRank"):
+        keras_bdl.Bayesian(layer, weights="all", posterior="lora")
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,10 @@ def assert_mean(values, expected):
     assert abs(np.mean(values) - expected) < 5 * error, (np.mean(values), error)
 
 
-@pytest.mark.parametrize("gradient, k", [("elbo", 2), ("iwae", 30), ("dreg", 30)])
+@pytest.mark.parametrize(
+    "gradient, k",
+    [("elbo", 2), pytest.param("iwae", 30, marks=pytest.mark.slow), ("dreg", 30)],
+)
 @pytest.mark.every_backend
 def test_the_bound_is_that_of_one_draw_of_weights(gradient, k):
     """With weights of their own the codes would say log E p(x | b) of every row."""
@@ -153,6 +156,7 @@ def few_labels(**options):
     return model, bias
 
 
+@pytest.mark.slow
 def test_few_labels_with_posteriors_over_weights():
     keras.utils.set_random_seed(1)
     model, bias = few_labels(classifier_weight=0.0)
