@@ -25,7 +25,6 @@ from keras_bdl.conversion.search import Found, find
 from keras_bdl.conversion.whole import BayesianModel
 from keras_bdl.core import copies, finding, stochastic, validation
 from keras_bdl.core.typing import Weights
-from keras_bdl.graphs.converted import own_variables
 from keras_bdl.graphs.copy import ModelCopier, copied, own_copy
 from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.layers.wrapper import BayesianWrapper
@@ -134,7 +133,7 @@ def to_bayesian(
     found = find(model, classes, wrapper, whole=isinstance(layers, str))
     chosen = choose(found, layers)
     counterpart = {id(x.layer): x.cls for x in found if id(x.layer) in chosen}
-    asked_for = {id(x.layer): x.weights_inside() for x in found}
+    asked_for = {id(x.layer): x.weights_of_copy() for x in found}
     made, borrowed = {}, {}
 
     def convert(layer):
@@ -207,7 +206,7 @@ def _freeze_others(model, adapted, borrowed):
         if id(layer) not in adapted and adapted.isdisjoint(inside):
             layer.trainable = False
         elif id(layer) not in adapted:
-            for variable in own_variables(layer):
+            for variable in finding.own_variables(layer):
                 variable.trainable = False
 
 

@@ -31,7 +31,7 @@ class Found:
     weights: str | list[str] = "matrices"
     on_demand: type | None = None
 
-    def weights_inside(self):
+    def weights_of_copy(self):
         """Returns `weights`, with names of weights, which are the same in a copy."""
         if isinstance(self.weights, str):
             return self.weights

@@ -14,6 +14,17 @@ def flatten_layers(model):
     return list(seen.values())
 
 
+def own_variables(layer):
+    """Returns the weights of a layer that none of the layers inside has."""
+    inside = {
+        id(variable)
+        for inner in flatten_layers(layer)
+        if inner is not layer
+        for variable in inner.variables
+    }
+    return [v for v in layer.weights if id(v) not in inside]
+
+
 def idle_seeds(model):
     """Returns ids of states of seeds that inference changes without using them.
 

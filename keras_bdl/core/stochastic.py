@@ -86,14 +86,8 @@ def own_weights(layer):
 
 def own_matrices(layer):
     """Returns variables of more than one axis, without biases and layers inside."""
-    inner = {
-        id(w)
-        for x in finding.flatten_layers(layer)
-        if x is not layer
-        for w in x.weights
-    }
-    own = [w for w in layer.weights if w.name != "bias" and id(w) not in inner]
-    return [w for w in own if len(w.shape) > 1]
+    own = finding.own_variables(layer)
+    return [w for w in own if w.name != "bias" and len(w.shape) > 1]
 
 
 class StochasticLayer(_Base):

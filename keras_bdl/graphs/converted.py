@@ -143,7 +143,7 @@ def _frozen_inside(layer):
         for index, leaf in enumerate(leaves_of(held))
         if isinstance(leaf, keras.layers.Layer) and not leaf.trainable
     ]
-    return [places, [v.name for v in own_variables(layer) if not v.trainable]]
+    return [places, [v.name for v in finding.own_variables(layer) if not v.trainable]]
 
 
 def _freeze_inside(layer, frozen):
@@ -153,20 +153,9 @@ def _freeze_inside(layer, frozen):
     for name, index in places:
         if index < len(held.get(name, ())):
             held[name][index].trainable = False
-    for variable in own_variables(layer):
+    for variable in finding.own_variables(layer):
         if variable.name in names:
             variable.trainable = False
-
-
-def own_variables(layer):
-    """Returns the weights of a layer that none of the layers inside has."""
-    inside = {
-        id(variable)
-        for inner in finding.flatten_layers(layer)
-        if inner is not layer
-        for variable in inner.variables
-    }
-    return [v for v in layer.weights if id(v) not in inside]
 
 
 keras.saving.register_keras_serializable(stochastic.PACKAGE)(Converted)

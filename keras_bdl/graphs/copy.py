@@ -214,7 +214,7 @@ class ModelCopier:
                 copy_assets(original, new)
             else:
                 for old_variable, variable in zip(
-                    *map(_own_variables, (original, new)), strict=True
+                    *map(finding.own_variables, (original, new)), strict=True
                 ):
                     copies.assign_copy(variable, old_variable)
 
@@ -241,7 +241,7 @@ class ModelCopier:
         known = set()
         for layer, _ in pairs.values():
             holds_targets = self._has_target(layer) and not self._is_target(layer)
-            own = _own_variables(layer) if holds_targets else layer.variables
+            own = finding.own_variables(layer) if holds_targets else layer.variables
             known |= {id(variable) for variable in own}
         for layer, _ in pairs.values():
             lost = any(id(variable) not in known for variable in layer.weights)
@@ -346,10 +346,3 @@ def _build_like(model, copy):
         f"Model '{model.name}' cannot be called on symbols of the shapes {shapes}: "
         f"{first_error}. Received: model={model.name!r}"
     ) from first_error
-
-
-def _own_variables(layer):
-    """Returns the variables of a layer that belong to no inner layer."""
-    inner = [x for x in finding.flatten_layers(layer) if x is not layer]
-    inside = {id(v) for x in inner for v in x.variables}
-    return [v for v in layer.weights if id(v) not in inside]

@@ -193,8 +193,8 @@ class VariationalEmbedding(VariationalLayer, keras.layers.Embedding):
         mean, log_stddev = map(rows, self.posterior.moments()[name])
         shape = self.posterior.shapes[name]
         of_prior = {
-            part: rows(value) if tuple(value.shape) == shape else value
-            for part, value in self.prior.of(name, self._prior_variables).items()
+            key: rows(value) if tuple(value.shape) == shape else value
+            for key, value in self.prior.of(name, self._prior_variables).items()
         }
         values = self.prior.kl(mean, log_stddev, of_prior, self.noise)
         exists = ops.expand_dims(numbers < self.input_dim, -1)

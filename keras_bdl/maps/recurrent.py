@@ -27,5 +27,5 @@ class Recurrent(Whole):
         is_training: bool | None = None,
         **arguments: Any,
     ) -> Any:
-        training = bool(is_training)
-        return layer.keras_class.call(layer, inputs, training=training, **arguments)
+        cls = getattr(layer, "keras_class", type(layer))  # or a plain layer
+        return cls.call(layer, inputs, training=bool(is_training), **arguments)

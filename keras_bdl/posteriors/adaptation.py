@@ -18,7 +18,7 @@ from keras_bdl.core.dtypes import wide
 from keras_bdl.core.typing import Tensor
 from keras_bdl.ops import estimators
 from keras_bdl.posteriors.base import Posterior, register
-from keras_bdl.posteriors.gaussian import check_log_stddev
+from keras_bdl.posteriors.gaussian import check_log_stddev, sum_of_kls
 from keras_bdl.priors import Prior
 
 
@@ -96,6 +96,10 @@ class LowRankAdaptation(Posterior):
             for name, shape in self.shapes.items()
         }
 
+    def _factors(self):
+        """Returns mean and log standard deviation of A without its scale, by name."""
+        return {n: (wide(a), wide(s)) for n, (a, s, _) in self._adapters.items()}
+
     def _change(self, name, factor):
         """Returns alpha / rank A B for values of A without its scale."""
         a, _, b = self._adapters[name]
@@ -145,20 +149,13 @@ class LowRankAdaptation(Posterior):
         prior_variables: dict[str, keras.Variable],
         seed: keras.random.SeedGenerator,
     ) -> Tensor:
-        total: Tensor = 0.0
-        for name, adapters in self._adapters.items():
-            a, log_stddev, _ = map(wide, adapters)
-            variables = prior.of(name, prior_variables)
-            total = total + ops.sum(prior.kl(a, log_stddev, variables, seed))
-        return total
+        return sum_of_kls(self._factors(), prior, prior_variables, seed)
 
     def distribution(self) -> Any:
         """Returns a TensorFlow Probability distribution of the factors A by name."""
         from keras_bdl.interop import tfp
 
-        return tfp.independent_normals(
-            {n: tuple(map(wide, parts[:2])) for n, parts in self._adapters.items()}
-        )
+        return tfp.independent_normals(self._factors())
 
     def get_config(self) -> dict[str, Any]:
         return {

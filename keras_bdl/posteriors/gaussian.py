@@ -51,6 +51,20 @@ def add_log_stddevs(add_weight, means, initial_log_stddev):
     return added, {f"{name}_log_stddev": weight for name, weight in added.items()}
 
 
+def sum_of_kls(moments, prior, prior_variables, seed):
+    """Returns KL(q || prior) in nats of independent Gaussians, over all of them.
+
+    Args:
+        moments: mean and log standard deviation by name.
+        prior, prior_variables, seed: as in `Posterior.kl`.
+    """
+    total: Tensor = 0.0
+    for name, (mean, log_stddev) in moments.items():
+        variables = prior.of(name, prior_variables)
+        total = total + ops.sum(prior.kl(mean, log_stddev, variables, seed))
+    return total
+
+
 @register("gaussian")
 class Gaussian(Posterior):
     """N(mean, exp(log_stddev)^2) for every weight, independent of the others.
@@ -104,11 +118,7 @@ class Gaussian(Posterior):
         prior_variables: dict[str, keras.Variable],
         seed: keras.random.SeedGenerator,
     ) -> Tensor:
-        total: Tensor = 0.0
-        for name, (mean, log_stddev) in self.moments().items():
-            variables = prior.of(name, prior_variables)
-            total = total + ops.sum(prior.kl(mean, log_stddev, variables, seed))
-        return total
+        return sum_of_kls(self.moments(), prior, prior_variables, seed)
 
     def inform(self, delta: float) -> None:
         """Sets the standard deviations to delta |mean|, but not below 1e-4.

@@ -16,11 +16,7 @@ from keras_bdl.graphs.doubles import state_of
 
 LAYERS = (keras.layers.SimpleRNN, keras.layers.GRU, keras.layers.LSTM)
 RATES = {"kernel": "dropout", "recurrent_kernel": "recurrent_dropout"}
-
-
-class _Plain(maps.Recurrent):
-    def run(self, layer, inputs, is_training=None, **arguments):
-        return type(layer).call(layer, inputs, training=False, **arguments)
+_MAP = maps.Recurrent()
 
 
 class _Sampling:
@@ -33,11 +29,11 @@ class _Sampling:
             return super().call(sequences, training=training, **arguments)
         weights = {
             name: ops.broadcast_to(value, (scope.num_samples, *value.shape))
-            for name, value in _PLAIN.variables(self.original).items()
+            for name, value in _MAP.variables(self.original).items()
         }
         weights = self.masked(weights, scope)
         weights = {n: ops.cast(w, self.compute_dtype) for n, w in weights.items()}
-        return _PLAIN.apply_per_sample(self.original, sequences, weights, **arguments)
+        return _MAP.apply_per_sample(self.original, sequences, weights, **arguments)
 
     def drawn_weights(self, seed, num_samples=None):
         """Draws weights from the posterior of a Bayesian layer, and masks for them."""
@@ -62,9 +58,6 @@ class _Sampling:
             units = kernel.shape[-1] // gates
             weights[name] = kernel * ops.repeat(mask, units, axis=-1)
         return weights
-
-
-_PLAIN = _Plain()
 
 
 def sampled_recurrent(layer):

@@ -12,6 +12,15 @@ import keras_bdl
 
 pytestmark = pytest.mark.portable
 ROWS = 32
+# Sizes of a backbone of KerasHub.
+OF_TEXT = {
+    "vocabulary_size": 50,
+    "num_layers": 2,
+    "num_heads": 2,
+    "hidden_dim": 16,
+    "intermediate_dim": 32,
+    "max_sequence_length": 8,
+}
 
 
 def tokens(rng, length, words):
@@ -21,28 +30,14 @@ def tokens(rng, length, words):
 
 def bert(rng):
     keras_hub = pytest.importorskip("keras_hub", reason="KerasHub is not installed")
-    backbone = keras_hub.models.BertBackbone(
-        vocabulary_size=50,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=16,
-        intermediate_dim=32,
-        max_sequence_length=8,
-    )
+    backbone = keras_hub.models.BertBackbone(**OF_TEXT)
     model = keras_hub.models.BertTextClassifier(backbone, 3, preprocessor=None)
     return model, {**tokens(rng, 8, 50), "segment_ids": np.zeros((ROWS, 8), "int32")}
 
 
 def gpt2(rng):
     keras_hub = pytest.importorskip("keras_hub", reason="KerasHub is not installed")
-    backbone = keras_hub.models.GPT2Backbone(
-        vocabulary_size=50,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=16,
-        intermediate_dim=32,
-        max_sequence_length=8,
-    )
+    backbone = keras_hub.models.GPT2Backbone(**OF_TEXT)
     return backbone, tokens(rng, 8, 50)
 
 
