@@ -125,7 +125,6 @@ def subclassed():
         for dtype in DTYPES
     ],
 )
-@pytest.mark.every_backend
 def test_there_and_back_is_the_identity(method, dtype):
     model, x = branched(dtype), images()
     expected = to_numpy(model(x))

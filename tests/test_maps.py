@@ -22,8 +22,12 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("num_samples", [1, 4])
-@pytest.mark.parametrize("has_bias", [True, False])
+# Shapes decide; JAX compiles each operation of each of them.
+ELSEWHERE = pytest.mark.slow if BACKEND == "jax" else ()
+
+
+@pytest.mark.parametrize("num_samples", [pytest.param(1, marks=ELSEWHERE), 4])
+@pytest.mark.parametrize("has_bias", [True, pytest.param(False, marks=ELSEWHERE)])
 @pytest.mark.parametrize("layer, shape", CASES)
 def test_each_sample_has_its_own_kernel(layer, shape, has_bias, num_samples):
     if BACKEND == "tensorflow" and getattr(layer, "data_format", 0) == "channels_first":

@@ -11,6 +11,8 @@ from keras import layers
 
 import keras_bdl
 
+pytestmark = pytest.mark.portable
+
 
 def load_saved(model, folder):
     keras_bdl.save_sparse(model, folder / "small.npz", dtype="float32")
@@ -76,6 +78,7 @@ def test_functions_without_a_name_go_along():
         np.testing.assert_allclose(to_numpy(result(x)), expected, atol=1e-5)
 
 
+@pytest.mark.every_backend
 def test_nothing_is_shared_with_the_original(copy):
     model = keras.Sequential(
         [

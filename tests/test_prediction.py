@@ -140,6 +140,8 @@ def brute_force(model, x, count):
     means = {
         id(v): to_numpy(v) for layer in layers for v in (layer._kernel, layer.bias)
     }
+    # Compiled, unlike a call, where that is faster.
+    predict = model if BACKEND == "torch" else model.predict_on_batch
     draws = []
     for _ in range(count):
         for layer in layers:
@@ -149,11 +151,11 @@ def brute_force(model, x, count):
             ):
                 noise = rng.normal(size=mean.shape)
                 mean.assign(means[id(mean)] + np.exp(to_numpy(log_stddev)) * noise)
-        draws.append(model.predict_on_batch(x))  # compiled, unlike a call
+        draws.append(predict(x))
     for layer in layers:
         for mean in (layer._kernel, layer.bias):
             mean.assign(means[id(mean)])
-    return np.stack(draws)
+    return np.stack([to_numpy(y) for y in draws])
 
 
 def assert_same_moments(draws, others):
@@ -169,12 +171,10 @@ def assert_same_moments(draws, others):
     assert (np.abs(draws.var(0) - others.var(0)) / error).max() < 5
 
 
-# Of the others, a convolution, a graph and a loop over samples are here already.
+# Layers that merge, a part without noise, and a loop over samples. That draws of the
+# others are those of networks with these weights is tested one by one.
 BRUTE_FORCE = [
-    slow(make)
-    if make
-    in (sequential, pooled_convolution, branched_convolution, nested, fixed_batch)
-    else make
+    make if make in (merged, deterministic_prefix, subclassed) else slow(make)
     for make in MODELS
 ]
 
@@ -184,7 +184,7 @@ def test_draws_and_marginals_agree_with_brute_force(make):
     model = prepared(make)
     x = inputs_of(model)
     exact = brute_force(model, x, 500)
-    count = 2000 if make not in (subclassed, fixed_batch) else 400  # one at a time
+    count = 800 if make not in (subclassed, fixed_batch) else 200  # one at a time
     draws = keras_bdl.predict(
         model, x, count, return_samples=True, seed=0, verbose=0, outputs="mean"
     )
@@ -207,17 +207,17 @@ def test_moment_sampling_is_exact_in_every_layer():
     x = inputs_of(model)
     exact = brute_force(model, x, 500)
     result = keras_bdl.predict_uncertainty(
-        model, x, 3000, seed=2, verbose=0, outputs="mean"
+        model, x, 1000, seed=2, verbose=0, outputs="mean"
     )
-    error = np.sqrt(exact.var(0) * (1 / 500 + 1 / 3000))
+    error = np.sqrt(exact.var(0) * (1 / 500 + 1 / 1000))
     assert (np.abs(result.mean - exact.mean(0)) / error).max() < 5
     fourth = ((exact - exact.mean(0)) ** 4).mean(0) - exact.var(0) ** 2
-    error = np.sqrt(fourth * (1 / 500 + 1 / 3000))
+    error = np.sqrt(fourth * (1 / 500 + 1 / 1000))
     assert (np.abs(result.epistemic_variance - exact.var(0)) / error).max() < 5
 
 
-# Moments, a nested graph, and a loop over samples.
-COMPILED = (merged, nested, subclassed)
+# A nested graph, and a loop over samples.
+COMPILED = (nested, subclassed)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_logits_are_averaged_as_probabilities():
     )
     np.testing.assert_allclose(samples, softmax, atol=1e-5)
     result = keras_bdl.predict_uncertainty(
-        model, x, 4000, outputs="logits", seed=0, verbose=0
+        model, x, 1000, outputs="logits", seed=0, verbose=0
     )
     many = brute_force(model, x, 500)
     many = np.exp(many) / np.exp(many).sum(-1, keepdims=True)
@@ -922,8 +922,9 @@ def test_steps_of_a_wrong_type():
 
 
 @pytest.mark.filterwarnings("error:.*does not support masking")
-@pytest.mark.parametrize("first", ["prefix", "suffix"])
-@pytest.mark.every_backend
+@pytest.mark.parametrize(
+    "first", ["prefix", pytest.param("suffix", marks=pytest.mark.every_backend)]
+)
 def test_masks_reach_the_layers_that_read_them(first):
     """A recurrent layer behind the sampled one skips the padded steps."""
     inputs = keras.Input((6,), dtype="int32")

@@ -96,11 +96,16 @@ CALLS = {
         ),
     ),
 }
+# One of `prediction`, and one of a model class, where programs are compiled.
+COMPILED = ("predict", "log_prob")
+EACH = [
+    pytest.param(name, marks=[pytest.mark.every_backend] * (name in COMPILED))
+    for name in CALLS
+]
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="Keras has no threads on JAX")
-@pytest.mark.parametrize("name", CALLS)
-@pytest.mark.every_backend
+@pytest.mark.parametrize("name", EACH)
 def test_calls_of_several_threads_keep_their_seeds(name):
     make, call = CALLS[name]
     model = make()
@@ -123,9 +128,8 @@ def test_calls_of_several_threads_keep_their_seeds(name):
             np.testing.assert_array_equal(answer, expected)
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", EACH)
 @pytest.mark.eager
-@pytest.mark.every_backend
 def test_a_seed_repeats_whatever_the_noise_of_the_layers_began_with(name):
     make, call = CALLS[name]
     keras.utils.set_random_seed(1)

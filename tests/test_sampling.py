@@ -140,6 +140,25 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="ranks of torch.distributed")
+def test_noise_depends_on_the_rank(monkeypatch):
+    import torch
+
+    alone = NoiseGenerator(0).next().tolist()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    words = []
+    for rank in range(2):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        words.append(NoiseGenerator(0).next().tolist())
+        with scopes.SamplingScope(0, 0, 1):
+            words.append(NoiseGenerator(0).next().tolist())
+    first, inside, second, other_inside = words
+    assert inside == other_inside  # a sample is the same on every rank
+    assert len({tuple(alone), tuple(first), tuple(second), tuple(inside)}) == 4
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "torch", reason="processes of torch.distributed")
 def test_ranks_draw_different_noise(tmp_path):
     import subprocess

@@ -1,5 +1,7 @@
 """Yesterday's posterior as today's prior, against the closed form of doing so.
 
+pytestmark = pytest.mark.portable
+
 For a linear layer with known noise, the best factorised Gaussian under the prior
 N(m0, diag(v0)) has variances 1 / P_ii and mean P^-1 (Phi^T t / noise + m0 / v0), with
 P = Phi^T Phi / noise + diag(1 / v0) (Bishop, "Pattern recognition and machine
@@ -63,6 +65,7 @@ def moments_of(layer):
     return [to_numpy(v) for pair in layer.gaussians().values() for v in pair]
 
 
+@pytest.mark.one_backend
 def test_two_halves_reach_the_closed_form_of_two_updates():
     design, targets = make_data()
     first, second = (design[:ROWS], targets[:ROWS]), (design[ROWS:], targets[ROWS:])
@@ -178,6 +181,7 @@ def test_weights_with_priors_of_their_own_need_a_place_for_them(tmp_path):
         model.load_weights(file)
 
 
+@pytest.mark.every_backend
 def test_a_third_day():
     """The posterior of an updated model is the prior of the next."""
     second = perturb(keras_bdl.prior_from_posterior(network()))

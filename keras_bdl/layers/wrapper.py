@@ -181,6 +181,11 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         if not self.layer.supports_masking:
             return None
+        if isinstance(inputs, tuple):
+            # Keras passes the tuple `*args` of `call`, and that of its masks.
+            if not inputs:
+                return None
+            inputs, previous_mask = inputs[0], previous_mask[0]
         return self.layer.compute_mask(inputs, previous_mask)
 
     def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:

@@ -41,7 +41,7 @@ class LikelihoodModel(CheckedBatches):
         **kwargs: as in `keras.Model`.
     """
 
-    mc_dropout = False  # whether plain Dropout layers are sampled
+    mc_dropout = False  # whether plain dropout is sampled
     _likelihood: keras.losses.Loss
     _own_metrics: tuple[str, ...]
 

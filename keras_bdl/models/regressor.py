@@ -75,7 +75,7 @@ class BayesianRegressor(LikelihoodModel):
         normalize: whether to standardise inputs (floats, each entry of the last axis)
             and targets. The first `fit` takes means and deviations from its training
             rows. Later calls keep them, so that the trained function stays the same.
-        mc_dropout: whether plain Dropout layers are sampled in prediction.
+        mc_dropout: whether plain dropout is sampled in prediction.
         name, **kwargs: as in `keras.Model`.
 
     Raises:

@@ -17,14 +17,16 @@ from keras_bdl.prediction.recurrent_dropout import (
 
 
 class DropoutSampling(Doubles):
-    """Makes doubles of the layers of a model in which plain Dropout layers sample.
+    """Makes doubles of the layers of a model in which plain dropout samples.
+
+    These are Dropout layers, and recurrent layers with dropout inside.
 
     Args:
         model: Keras model.
-        first_place: place of the noise of the first Dropout layer.
+        first_place: place of the noise of the first such layer.
 
     Attributes:
-        places: dict from the id of a Dropout layer's generator to the place of its
+        places: dict from the id of a layer's generator to the place of its
             noise.
     """
 
@@ -66,9 +68,10 @@ class DropoutSampling(Doubles):
         names = sorted(double.name for double in doubles if not double.called)
         if names:
             warnings.warn(
-                f"{names}: these Dropout layers add no noise to the samples, because "
-                "the model does not call them at inference, or calls them by other "
-                "means than its attributes, such as a function that closes over them.",
+                f"{names}: the dropout of these layers adds no noise to the samples, "
+                "because the model does not call them at inference, or calls them by "
+                "other means than its attributes, such as a function that closes over "
+                "them.",
                 stacklevel=2,
             )
 

@@ -57,7 +57,8 @@ class Cut:
 
     Args:
         model: the model to sample.
-        mc_dropout: whether plain Dropout layers sample.
+        mc_dropout: whether plain Dropout layers, and dropout inside of recurrent
+            ones, sample.
         joint: whether a sample is one weight draw for all rows. Otherwise only
             the marginal distributions of the rows are exact, which is faster.
     """

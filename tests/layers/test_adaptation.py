@@ -132,7 +132,7 @@ def test_an_embedding_adapts_the_rows_that_it_looks_up(size):
     rng = np.random.default_rng(0)
     for variable in layer.posterior.variables().values():
         variable.assign(rng.normal(size=variable.shape))
-    words, count = np.array([4, 1, 4]), 8000
+    words, count = np.array([4, 1, 4]), 8000 if size == 7 else 1000
     a, stddev, b = adapters(layer, "embeddings")
     table = to_numpy(layer.embeddings) + a @ b
     mean = table[words]

@@ -16,6 +16,8 @@ import keras_bdl
 from keras_bdl.core.noise import NoiseGenerator
 from keras_bdl.ops import divergences, estimators
 
+pytestmark = pytest.mark.portable
+
 LENGTH_SCALE = 2.0
 
 
@@ -470,6 +472,7 @@ def test_the_rate_is_logged():
 # Use
 
 
+@pytest.mark.every_backend
 def test_a_network_of_mc_dropout_is_sampled_without_being_told():
     model = keras.Sequential(
         [keras.Input((5,)), keras_bdl.MCDropout(0.3), keras.layers.Dense(2)]

@@ -21,6 +21,8 @@ from scipy import special
 import keras_bdl
 from keras_bdl.core import latents, scopes
 
+pytestmark = pytest.mark.portable
+
 # The contract
 
 
@@ -161,6 +163,7 @@ def inputs(rows=200, size=6, seed=0):
     return np.random.default_rng(seed).normal(size=(rows, size)).astype("float32")
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize(
     "objective, threshold",
     [
@@ -210,6 +213,7 @@ def test_the_term_of_q_takes_no_second_run_of_the_units():
     assert len(calls) == 4
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("skip", [True, False])
 @pytest.mark.parametrize("bias, expected", [(50.0, 1), (-50.0, 4)])
 def test_all_rows_stop_at_the_first_unit_or_none(skip, bias, expected):
@@ -250,6 +254,7 @@ class Counting(keras.layers.Layer):
         return 0.1 * ops.tanh(inputs)
 
 
+@pytest.mark.every_backend
 def test_units_do_not_run_on_rows_that_have_stopped():
     if BACKEND == "jax":
         pytest.skip("JAX traces what it runs: benchmarks/early_exit.py times it")
@@ -270,6 +275,7 @@ def test_units_do_not_run_on_rows_that_have_stopped():
         assert Counting.rows == depth
 
 
+@pytest.mark.every_backend
 def test_gradients_of_inputs_do_not_depend_on_skipping():
     x = inputs()
     weights = np.random.default_rng(0).normal(size=x.shape).astype("float32")
@@ -513,6 +519,7 @@ def labelled(rows):
     return x, (x[:, 0] + x[:, 1] > 0).astype("int64")
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("objective", ["map", "elbo"])
 def test_enumeration_has_the_exact_gradient(objective):
     network, block = small_network("enumerate", objective=objective)

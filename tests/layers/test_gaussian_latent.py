@@ -14,6 +14,8 @@ import keras_bdl
 from keras_bdl.core.noise import NoiseGenerator
 from keras_bdl.priors import codes as latent_priors
 
+pytestmark = pytest.mark.portable
+
 # The contract
 
 

@@ -10,6 +10,8 @@ from contract import Case, LayerContract, to_numpy
 import keras_bdl
 from keras_bdl.layers import last_layer
 
+pytestmark = pytest.mark.portable
+
 
 def joint_covariance(layer):
     """Of all weights, output by output with the bias last, `(units d, units d)`."""

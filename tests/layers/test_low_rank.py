@@ -12,6 +12,8 @@ import keras_bdl
 from keras_bdl import posteriors
 from keras_bdl.posteriors import LowRank
 
+pytestmark = pytest.mark.portable
+
 
 def covariance(layer):
     """Mean and covariance of all weights, in one vector, kernel first."""

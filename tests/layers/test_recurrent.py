@@ -232,8 +232,9 @@ def test_masks_and_initial_states_are_those_of_keras():
         np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["LSTM", "GRU"])
-@pytest.mark.every_backend
+@pytest.mark.parametrize(
+    "name", [pytest.param("LSTM", marks=pytest.mark.every_backend), "GRU"]
+)
 def test_samples_take_masks_of_their_rows(name):
     inputs = keras.Input((None,), dtype="int32")
     embedded = keras_bdl.VariationalEmbedding(9, 3, mask_zero=True)(inputs)
@@ -367,6 +368,29 @@ def test_a_wrapped_layer_keeps_losses_masks_and_state():
     )
     assert float(to_numpy(wrapper.layer.count)) == 3.0
     assert not np.any(model.predict(x, verbose=0)[:, 2])
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: layers.Attention(use_scale=True), layers.AdditiveAttention]
+)
+def test_a_layer_named_in_conversion_takes_a_list_with_masks(make):
+    words = keras.Input((6,), dtype="int32")
+    h = layers.Embedding(9, 4, "random_normal", mask_zero=True)(words)
+    h = layers.Rescaling(20.0)(h)
+    attention = make()
+    h = layers.LSTM(3)(attention([h, h]))
+    plain = keras.Model(words, h)
+    for variable in attention.trainable_variables:
+        variable.assign(0.7 * keras.ops.ones_like(variable))
+    model, report = keras_bdl.to_bayesian(
+        plain, num_examples=N, layers=[attention.name], return_report=True
+    )
+    assert report.share > 0.0
+    x = np.array([[1, 2, 3, 0, 0, 0], [4, 5, 6, 7, 8, 0]])
+    expected = plain.predict(x, verbose=0)
+    np.testing.assert_allclose(model.predict(x, verbose=0), expected, atol=1e-5)
+    samples = keras_bdl.predict(model, x, 4, return_samples=True, verbose=0)
+    assert np.ptp(samples, axis=0).max() > 1e-4
 
 
 @pytest.mark.every_backend
@@ -519,7 +543,10 @@ def test_mixed_precision_is_that_of_the_layer_inside(policy):
         np.testing.assert_allclose(got, expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("cls", [layers.SimpleRNN, layers.GRU, layers.LSTM])
+@pytest.mark.parametrize(
+    "cls",
+    [layers.SimpleRNN, layers.GRU, pytest.param(layers.LSTM, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize(
     "rates",
     [
@@ -532,16 +559,16 @@ def test_dropout_inside_is_sampled_on_demand(cls, rates):
     model = keras.Model(inputs, layers.Dense(2)(cls(5, **rates)(inputs)))
     x = np.random.default_rng(0).normal(size=(3, 3, 3)).astype("float32")
     options = {"outputs": "mean", "verbose": 0, "seed": 0, "return_samples": True}
-    draws = keras_bdl.predict(model, x, 400, mc_dropout=True, **options)
+    draws = keras_bdl.predict(model, x, 200, mc_dropout=True, **options)
     # Keras in training has a mask of its own for every row.
-    rows = to_numpy(model(np.repeat(x, 1000, axis=0), training=True))
-    exact = rows.reshape(3, 1000, 2).swapaxes(0, 1)
-    error = np.sqrt(draws.var(axis=0) / 400 + exact.var(axis=0) / 1000)
+    rows = to_numpy(model(np.repeat(x, 500, axis=0), training=True))
+    exact = rows.reshape(3, 500, 2).swapaxes(0, 1)
+    error = np.sqrt(draws.var(axis=0) / 200 + exact.var(axis=0) / 500)
     assert (np.abs(draws.mean(axis=0) - exact.mean(axis=0)) / error).max() < 5
     fourth = [((y - y.mean(axis=0)) ** 4).mean(axis=0) for y in (draws, exact)]
-    error = np.sqrt(fourth[0] / 400 + fourth[1] / 1000)
+    error = np.sqrt(fourth[0] / 200 + fourth[1] / 500)
     assert (np.abs(draws.var(axis=0) - exact.var(axis=0)) / error).max() < 5
-    alone = keras_bdl.predict(model, x[1:2], 400, mc_dropout=True, **options)
+    alone = keras_bdl.predict(model, x[1:2], 200, mc_dropout=True, **options)
     np.testing.assert_allclose(alone[:, 0], draws[:, 1], atol=1e-6)
 
 

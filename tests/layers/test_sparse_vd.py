@@ -12,6 +12,8 @@ import keras_bdl
 from keras_bdl.ops import divergences
 from keras_bdl.posteriors.sparse_vd import DIVERGENCES
 
+pytestmark = pytest.mark.portable
+
 
 def log_alpha(layer):
     theta = to_numpy(layer._kernel).astype("float64")
@@ -158,7 +160,6 @@ def test_a_mean_of_0_is_pruned_whatever_its_noise():
     assert np.isfinite(to_numpy(layer.log_alpha())).all()
 
 
-@pytest.mark.portable
 @pytest.mark.parametrize("prune", [False, True])
 def test_pruned_means_in_training(prune):
     layer = dense_layer(prune_in_training=prune, threshold=0.0)

@@ -11,6 +11,8 @@ import keras_bdl
 from keras_bdl import priors
 from keras_bdl.layers.posterior_layer import ESTIMATORS
 
+pytestmark = pytest.mark.portable
+
 
 def make(cls, *args, **fixed):
     return lambda **options: cls(*args, **{**fixed, **options})
@@ -187,6 +189,7 @@ def test_masks_pass_through():
     )
 
 
+@pytest.mark.every_backend
 def test_a_large_layer_does_not_overflow_in_half_precision():
     layer = keras_bdl.VariationalDense(1000, num_examples=10, dtype="mixed_float16")
     layer.build((None, 1000))

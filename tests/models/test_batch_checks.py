@@ -112,8 +112,13 @@ def test_arrays_are_refused_before_a_step(name):
         np.testing.assert_array_equal(old, new)
 
 
-@pytest.mark.parametrize("make, y", [(classifier, LABELS), (regressor, TARGETS)])
-@pytest.mark.every_backend
+@pytest.mark.parametrize(
+    "make, y",
+    [
+        (classifier, LABELS),
+        pytest.param(regressor, TARGETS, marks=pytest.mark.every_backend),
+    ],
+)
 def test_batches_are_refused_and_leave_finite_weights(make, y):
     model = make()
     for of_model, data, match in WRONG.values():

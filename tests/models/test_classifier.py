@@ -89,7 +89,6 @@ def test_evaluate_is_the_sampled_bound_and_the_predictive_scores():
 
 
 @pytest.mark.eager
-@pytest.mark.every_backend
 def test_evaluate_with_batches_of_unequal_size_and_weights():
     model = randomized()
     whole = model.evaluate(X, Y, batch_size=60, verbose=0, return_dict=True)
@@ -382,7 +381,6 @@ def test_arguments_of_compile_that_would_change_the_bound():
         classifier().compile("adam", loss_weights=[2.0])
 
 
-@pytest.mark.every_backend
 def test_masked_positions_count_nowhere():
     """A recurrent tagger: padded steps are in neither loss nor metrics."""
     inputs = keras.Input((6,), dtype="int32")

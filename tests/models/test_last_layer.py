@@ -10,6 +10,8 @@ from scipy import optimize, special
 import keras_bdl
 from keras_bdl.inference import laplace, last_layer
 
+pytestmark = pytest.mark.portable
+
 rng = np.random.default_rng(0)
 
 
@@ -72,6 +74,7 @@ def assert_same_covariance(bayesian, other):
 # Regression
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("units", [1, 2])
 def test_regression_is_exact(units, use_bias):
@@ -167,6 +170,7 @@ def hessian(function, at, step=1e-4):
     return np.array(rows)
 
 
+@pytest.mark.every_backend
 def test_classification_is_laplace():
     model = classifier()
     x, y = class_data()
@@ -246,6 +250,7 @@ def test_a_binary_model_has_the_posterior_of_its_logit():
     )
 
 
+@pytest.mark.one_backend
 def test_probit_is_near_the_samples():
     model = classifier()
     x, y = class_data()

@@ -10,6 +10,8 @@ import keras_bdl
 from keras_bdl import losses
 from keras_bdl.generative.mixed_batches import MixedBatches
 
+pytestmark = pytest.mark.portable
+
 # A model whose posteriors are of the networks' form: x = z W + b_y + noise, with
 # orthogonal rows of W.
 

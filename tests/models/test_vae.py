@@ -14,6 +14,8 @@ import keras_bdl
 from keras_bdl import losses
 from keras_bdl.generative import observations
 
+pytestmark = pytest.mark.portable
+
 # A model whose evidence is known: x = z W + b + noise, z ~ N(0, I).
 
 WIDTH, LATENT, NOISE = 4, 2, 0.7
@@ -246,6 +248,7 @@ def test_the_gradient_of_the_elbo_is_exact_in_expectation(rng):
     np.testing.assert_allclose(steps.mean(axis=0), numeric, atol=5 * error.max() + 5e-3)
 
 
+@pytest.mark.every_backend
 def test_training_finds_the_evidence(rng):
     """Started away from the exact model, the bound comes close to the evidence."""
     vae, x, evidence = linear_vae(rng)
@@ -492,6 +495,7 @@ def test_exported_endpoints(rng, tmp_path, only_tensorflow):
         np.testing.assert_allclose(loaded.serve(inputs), expected, atol=1e-5)
 
 
+@pytest.mark.every_backend
 def test_samples_are_of_the_prior_and_repeat(rng):
     vae, x, _ = linear_vae(rng)
     kernel, bias = vae.decoder.get_weights()
@@ -826,6 +830,7 @@ def test_the_layer_in_a_plain_model_has_the_same_loss(rng):
     assert -logs["loss"][0] == pytest.approx(exact_elbo(vae, x).mean(), abs=0.1)
 
 
+@pytest.mark.one_backend
 def test_sampled_predictions_use_sampled_codes(rng):
     vae, x, _ = linear_vae(rng)
     uncertainty = keras_bdl.predict_uncertainty(vae, x, 200, seed=0, verbose=0)

@@ -9,6 +9,8 @@ from scipy import stats
 import keras_bdl
 from keras_bdl import losses
 
+pytestmark = pytest.mark.portable
+
 # x = b + noise with one b of all rows, whatever the code: what is expected over
 # q(b) = N(MEAN, STDDEV^2) is known.
 
@@ -130,6 +132,7 @@ def test_both_runs_of_the_decoder_have_the_same_weights():
         np.testing.assert_allclose(dreg, iwae, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.one_backend
 def test_log_prob_is_the_posterior_predictive():
     vae, _, x = shared_bias()
     expected = stats.norm(MEAN, np.hypot(NOISE, STDDEV)).logpdf(x)[:, 0]

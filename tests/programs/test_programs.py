@@ -18,6 +18,7 @@ pytestmark = pytest.mark.portable
 # One of each subject; the others are run on demand.
 TYPICAL = (
     "siamese",
+    "embedding_average",
     "bidirectional_lstm",
     "text_transformer",
     "made_in_build",
@@ -26,7 +27,7 @@ TYPICAL = (
 
 
 # A small one that the other backends compile too.
-TRACED = ("siamese",)
+TRACED = ("embedding_average",)
 
 
 def every_program(names):
