@@ -183,7 +183,7 @@ structural, in_every_use = only("thorough"), only("every_use")
 of_weights, of_drop_ins = only("has_kl"), only("drop_in")
 of_layers, of_noise, of_priors = about("layer"), about("noise"), about("prior")
 of_layers_and_noise = about("layer", "noise")
-# Of what is the same without a program: see `conftest.programs`.
+# Of what is the same without a program: see `suite.programs`.
 eager = pytest.mark.eager
 
 

@@ -1,7 +1,5 @@
 """Yesterday's posterior as today's prior, against the closed form of doing so.
 
-pytestmark = pytest.mark.portable
-
 For a linear layer with known noise, the best factorised Gaussian under the prior
 N(m0, diag(v0)) has variances 1 / P_ii and mean P^-1 (Phi^T t / noise + m0 / v0), with
 P = Phi^T Phi / noise + diag(1 / v0) (Bishop, "Pattern recognition and machine
@@ -16,6 +14,8 @@ from contract import to_numpy
 
 import keras_bdl
 from keras_bdl.layers.bayesian import bayesian_layers
+
+pytestmark = pytest.mark.portable
 
 ROWS, UNITS, STEPS = 40, 64, 600
 NOISE_STDDEV, PRIOR_STDDEV = 0.6, 0.5

@@ -585,8 +585,7 @@ def test_dropout_of_the_attention_is_sampled_on_demand():
 
 
 @pytest.mark.one_backend
-@every_group
-@pytest.mark.parametrize("policy", ["float32", HALF])
+@pytest.mark.parametrize("cls, policy", zip(GROUPS, ["float32", HALF]))
 def test_saved_model_continues_exactly(cls, policy, tmp_path):
     keras.config.set_dtype_policy(policy)
     layer = built(cls, seed=4)  # Keras does not save the state of dropout

@@ -69,20 +69,20 @@ def test_fit_reads_the_number_of_examples_and_learns():
 
 def test_evaluate_is_the_sampled_bound_and_the_predictive_scores():
     model = randomized()
-    big = keras_bdl.BayesianClassifier(model.network, num_samples=500, num_examples=60)
+    big = keras_bdl.BayesianClassifier(model.network, num_samples=200, num_examples=60)
     big.compile()
     result = big.evaluate(X, Y, batch_size=20, verbose=0, return_dict=True)
     draws = keras_bdl.predict(
-        big, X, 2000, outputs="logits", return_samples=True, verbose=0
+        big, X, 1000, outputs="logits", return_samples=True, verbose=0
     )
     chosen = np.log(draws[:, np.arange(60), Y])
     bound = -chosen.mean() + total_kl(model) / 60
     per_draw = chosen.mean(axis=1)
-    error = per_draw.std() * np.sqrt(1 / 500 + 1 / 2000)
+    error = per_draw.std() * np.sqrt(1 / 200 + 1 / 1000)
     assert abs(result["loss"] - bound) < 5 * error
     mean = draws.mean(0)
     assert result["nll"] == pytest.approx(
-        -np.log(mean[np.arange(60), Y]).mean(), abs=0.02
+        -np.log(mean[np.arange(60), Y]).mean(), abs=0.04
     )
     assert result["accuracy"] == pytest.approx((mean.argmax(-1) == Y).mean(), abs=0.06)
     assert result["loss"] > result["nll"]  # Jensen, and the KL
