@@ -16,6 +16,7 @@ from keras_bdl.conversion.convert import to_keras as to_keras
 from keras_bdl.conversion.whole import Bayesian as Bayesian
 from keras_bdl.early_exit.depth import depth as depth
 from keras_bdl.early_exit.flops import flops_report as flops_report
+from keras_bdl.inference.ensemble import Ensemble as Ensemble
 from keras_bdl.layers import BayesianLastLayer as BayesianLastLayer
 from keras_bdl.layers import ConcreteDropout as ConcreteDropout
 from keras_bdl.layers import DropConnectDense as DropConnectDense
@@ -83,6 +84,7 @@ __all__ = [
     "DirichletCategorical",
     "DropConnectDense",
     "EarlyExitResBlock",
+    "Ensemble",
     "GaussianLatent",
     "MCDropout",
     "SemiSupervisedVAE",

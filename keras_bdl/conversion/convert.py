@@ -228,6 +228,7 @@ def to_keras(
     model: keras.Model,
     weights: Weights = "mean",
     seed: int | None = None,
+    index: int | None = None,
 ) -> keras.Model:
     """Returns a plain Keras model of the posterior mean or of one draw of the weights.
 
@@ -240,6 +241,7 @@ def to_keras(
         model: built Keras model of plain and keras_bdl layers, or a keras_bdl model.
         weights: "mean" for the outputs of `model(x)`, or "sample" for one draw.
         seed: integer for a repeatable sample, or None.
+        index: number of a member of an ensemble, beside weights="sample".
 
     Returns:
         Keras model, or a layer if `model` is a layer.
@@ -254,6 +256,13 @@ def to_keras(
     >>> plain = keras_bdl.to_keras(bayesian)
     >>> plain.export("model.tflite", format="litert")
     """
+    if isinstance(model, BayesianModel):
+        return model.to_keras(weights, seed, index)
+    if index is not None:
+        raise ValueError(
+            "Only an ensemble has members with numbers; use `seed` for a sample. "
+            f"Received: model={model!r}, index={index!r}"
+        )
     if hasattr(type(model), "to_keras"):
         return model.to_keras(weights, seed)
     check_is_built_model(model)

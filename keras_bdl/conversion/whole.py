@@ -6,13 +6,15 @@ from typing import Any, Self
 
 import keras
 
-from keras_bdl.core import copies, finding
+from keras_bdl.core import copies, finding, scopes
 from keras_bdl.core.stochastic import PACKAGE
 from keras_bdl.core.typing import Tensor, Weights
 from keras_bdl.graphs.copy import own_copy
 from keras_bdl.layers.wrapper import BayesianWrapper
+from keras_bdl.ops import uncertainty
 from keras_bdl.posteriors import Posterior
 from keras_bdl.prediction.export import mark_called
+from keras_bdl.prediction.predict import resolve_outputs
 from keras_bdl.priors import Prior
 
 
@@ -57,7 +59,23 @@ class BayesianModel(keras.Model):
         """Records the shape. The model inside builds itself when it is called."""
 
     def call(self, inputs: Any, training: bool | None = None, **kwargs: Any) -> Any:
-        return self.bayesian(inputs, training=training, **kwargs)
+        sampled = scopes.SamplingScope.current() is not None
+        if self.bayesian.posterior.has_mean or training or sampled:
+            return self.bayesian(inputs, training=training, **kwargs)
+        outputs = self.bayesian.call_each((inputs,), **kwargs)
+        return self.mean_of_draws(outputs)
+
+    def mean_of_draws(self, outputs: Any) -> Any:
+        """Returns the outputs that predict what those of all draws do on average.
+
+        Args:
+            outputs: outputs of each draw, `(num_draws, batch, ...)`.
+        """
+        kinds = resolve_outputs(self, "auto")
+        leaves = keras.tree.flatten(outputs)
+        kinds = kinds if isinstance(kinds, tuple) else (kinds,) * len(leaves)
+        means = list(map(uncertainty.mean_outputs, leaves, kinds))
+        return keras.tree.pack_sequence_as(outputs, means)
 
     def kl(self) -> Tensor:
         """Returns KL(posterior || prior) in nats over all weights, a float32 scalar."""
@@ -80,12 +98,26 @@ class BayesianModel(keras.Model):
         return super().export(filepath, format=format, **kwargs)
 
     def to_keras(
-        self, weights: Weights = "mean", seed: int | None = None
+        self,
+        weights: Weights = "mean",
+        seed: int | None = None,
+        index: int | None = None,
     ) -> keras.Model:
-        """Returns a plain Keras model with these weights; see `keras_bdl.to_keras`."""
+        """Returns a plain Keras model with these weights; see `keras_bdl.to_keras`.
+
+        Args:
+            weights: "mean" or "sample".
+            seed: integer for a repeatable sample, or None.
+            index: number of a draw, where there are finitely many.
+        """
         copies.check_weights(weights)
+        if index is not None and weights != "sample":
+            raise ValueError(
+                "Expected `weights='sample'` beside `index`. "
+                f"Received: weights={weights!r}, index={index!r}"
+            )
         copy = own_copy(self.wrapped_model, plain=True)
-        return self.bayesian.assign_to(copy, weights, seed)
+        return self.bayesian.assign_to(copy, weights, seed, index)
 
     def prior_from_posterior(self) -> Self:
         """Returns a copy, not compiled, as in `keras_bdl.prior_from_posterior`."""

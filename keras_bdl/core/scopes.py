@@ -78,6 +78,11 @@ class SamplingScope(ThreadScope):
         """Rewinds a generator, so that a second call of a layer repeats its draw."""
         self._draws[id(generator)] = 0
 
+    def numbers(self):
+        """Returns the numbers of the samples of this block, `(num_samples,)`."""
+        first = self.block * self.num_samples
+        return first + keras.ops.arange(self.num_samples, dtype="int32")
+
     def count_draw(self, generator):
         """Returns the number of earlier draws of a generator, and counts this one."""
         draw = self._draws.get(id(generator), 0)
@@ -94,6 +99,13 @@ class KLAddedElsewhere(ThreadScope):
 
     A model enters it for a branch of a program, because a loss that a layer adds there
     cannot leave the branch.
+    """
+
+
+class LossOfMember(ThreadScope):
+    """While it is active, an ensemble hides the losses of layers and regularizers.
+
+    The loss of each member is computed by itself, and these are of all members.
     """
 
 

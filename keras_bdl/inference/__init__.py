@@ -1,1 +1,1 @@
-"""Posteriors that are fitted to a trained network."""
+"""Posteriors over the weights of plain networks."""

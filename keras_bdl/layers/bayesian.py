@@ -137,7 +137,7 @@ class BayesianLayer(WeightedLayer):
             setattr(self, name, variable)
         names = frozenset(w.name for w in self.weights)
         self._names_of_beliefs = names - weights
-        if not self._num_examples_known:
+        if self.has_kl and not self._num_examples_known:
             # Keras calls it only to read `losses`, in `fit` and `evaluate`.
             self._guarded_variable().regularizer = self._require_num_examples
 
@@ -166,6 +166,11 @@ class BayesianLayer(WeightedLayer):
             f"Received: num_examples={self.num_examples}"
         )
 
+    @property
+    def has_kl(self) -> bool:
+        """Whether there is a KL, which needs the number of examples."""
+        return True
+
     def set_num_examples(self, num_examples: int, inferred: bool = False) -> None:
         """Sets N. An inferred N never overrides one that the user gave."""
         num_examples = validation.integer("num_examples", num_examples, least=1)
@@ -178,7 +183,7 @@ class BayesianLayer(WeightedLayer):
 
     def _num_examples_now_known(self):
         self._num_examples_known = True
-        if self.built:
+        if self.built and self.has_kl:
             self._guarded_variable().regularizer = None
 
     def kl(self) -> Tensor:
@@ -221,7 +226,7 @@ class BayesianLayer(WeightedLayer):
 
     def add_kl(self, training: bool | None) -> None:
         """Adds the KL term to the loss, at most once per forward pass."""
-        if not (self.trainable and self._num_examples_known):
+        if not (self.trainable and self._num_examples_known and self.has_kl):
             return
         factor = self.current_kl_weight(training) / ops.convert_to_tensor(
             self._num_examples

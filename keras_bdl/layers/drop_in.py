@@ -17,6 +17,10 @@ from keras_bdl.posteriors.gaussian import check_log_stddev
 class DropInLayer(PosteriorLayer, BayesianLayer):
     """Mixin that gives the weights of a Keras layer a posterior and its KL."""
 
+    @property
+    def has_kl(self) -> bool:
+        return self.posterior.has_kl
+
     def prior_shapes(self) -> dict[str, tuple[int, ...]]:
         return self.posterior.prior_shapes
 
@@ -59,6 +63,7 @@ class VariationalLayer(DropInLayer):
     """
 
     method: str | None = "variational"
+    draws_at_once = False  # whether it holds all weights that depend on each other
     # Variables of the posteriors that have them.
     kernel_log_stddev = bias_log_stddev = None
 
@@ -90,6 +95,12 @@ class VariationalLayer(DropInLayer):
                 f"weights of its own kind: use {self.posterior.own_layers}. "
                 f"Received: posterior={posterior!r}"
             )
+        if self.posterior.num_draws is not None and not self.draws_at_once:
+            raise ValueError(
+                f"The posterior `{type(self.posterior).__name__}` is over the weights "
+                "of a whole model, whose layers must agree on the draw: use "
+                f"`keras_bdl.Bayesian(model, ...)`. Received: posterior={posterior!r}"
+            )
         self._posterior_name = posterior if isinstance(posterior, str) else None
         self.initial_log_stddev = initial_log_stddev
         self.estimator = check_estimator(estimator)
@@ -108,13 +119,17 @@ class VariationalLayer(DropInLayer):
             )
         self.bias_posterior = validation.boolean("bias_posterior", bias_posterior)
 
-    def posterior_as_prior(self) -> Self:
+    def check_can_be_prior(self) -> None:
+        """Raises an error if the posterior cannot become the prior."""
         if not self.posterior.can_be_prior:
             raise ValueError(
                 f"The posterior of layer '{self.name}' cannot become the prior of its "
                 "weights, which is of independent weights; that of "
                 f"`posterior='gaussian'` can. Received: posterior={self.posterior!r}"
             )
+
+    def posterior_as_prior(self) -> Self:
+        self.check_can_be_prior()
         return self.as_prior_of(
             self.with_same_means(prior=priors.NormalPerWeight(), num_examples=None)
         )

@@ -6,7 +6,7 @@ from typing import Any, Self
 import keras
 
 from keras_bdl import maps, priors
-from keras_bdl.core import copies, validation
+from keras_bdl.core import copies, scopes, validation
 from keras_bdl.core.finding import flatten_layers
 from keras_bdl.core.stochastic import register, whole_layers
 from keras_bdl.layers.counterparts import check_conversion, obstacle
@@ -54,6 +54,7 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
 
     method = None  # `to_bayesian` takes it for what has no other counterpart
     wraps_any_layer = True
+    draws_at_once = True
     weight_map = maps.Wrapped()
     # A sample may not be a part of the rows: nothing is known about the arguments.
     takes_shared_inputs = False
@@ -123,7 +124,7 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
             return
         if not self.layer.built and input_shape is not None:
             self.layer.build(input_shape)
-        found = weights_inside(self.layer, self.which)
+        found = self.weights_of(self.layer)
         if not found:
             raise ValueError(
                 f"Layer '{self.layer.name}' has no weight to give a posterior: nothing "
@@ -132,6 +133,7 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
             )
         if not isinstance(self.which, str):
             self.which = list(found)  # names of layers are others in a copy
+        regularizers = {name: variable.regularizer for name, variable in found.items()}
         for variable in found.values():
             if variable.constraint is not None:
                 raise ValueError(
@@ -142,11 +144,18 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
         # Keras would track the dict, and with it the variables of the layer again.
         object.__setattr__(self, "_chosen", found)
         super().build(None)
+        self.posterior.regularize(regularizers)
+
+    def weights_of(self, layer: keras.layers.Layer) -> dict[str, keras.Variable]:
+        """Returns the weights that have a posterior, of a layer like the one inside."""
+        return weights_inside(layer, self.which, self.posterior.of_state)
 
     def freeze_weights(self) -> None:
         chosen = {id(self.chosen[name]) for name in self.posterior.shapes}
         for inner in flatten_layers(self.layer):
-            if chosen.isdisjoint(map(id, inner.weights)):
+            if not self.posterior.of_state and chosen.isdisjoint(
+                map(id, inner.weights)
+            ):
                 inner.trainable = False  # normalisation runs as at inference
         for variable in self.layer.trainable_variables:
             variable.trainable = False
@@ -172,6 +181,34 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
     def prepare_inputs(self, inputs: Any) -> Any:
         return inputs
 
+    def call_mean(self, inputs: Any, **arguments: Any) -> Any:
+        if self.posterior.has_mean:
+            return super().call_mean(inputs, **arguments)
+        outputs = self.call_each(inputs, **arguments)
+        return keras.tree.map_structure(lambda y: keras.ops.mean(y, axis=0), outputs)
+
+    def call_each(self, inputs: Any, **arguments: Any) -> Any:
+        """Returns the outputs for all draws of a posterior of finitely many.
+
+        Args:
+            inputs: tuple of the positional arguments of `call`.
+            **arguments: further arguments of `call`.
+
+        Returns:
+            Outputs with a first axis of draws, `(num_draws, batch, ...)`.
+        """
+        count = self.posterior.num_draws
+        with scopes.SamplingScope(0, 0, num_samples=count):
+            weights = self._narrow(self.drawn_weights(self.noise, count))
+        with scopes.KLAddedElsewhere():
+            outputs = self.weight_map.apply_per_sample(
+                self, inputs, weights, shared=True, **arguments
+            )
+        return keras.tree.map_structure(
+            lambda y: keras.ops.reshape(y, (count, -1, *keras.ops.shape(y)[1:])),
+            outputs,
+        )
+
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         return self.call_in_mode(args, training, is_training=training, **kwargs)
 
@@ -189,7 +226,12 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
         return self.layer.compute_mask(inputs, previous_mask)
 
     def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.compute_output_shape(*args, **kwargs)
+        if any(shape is not None for shape in (*args, *kwargs.values())):
+            return self.layer.compute_output_shape(*args, **kwargs)
+        # A summary asks by the shape of `build`, which needs none here.
+        if hasattr(self.layer, "output_shape"):
+            return self.layer.output_shape
+        raise NotImplementedError
 
     # Conversion
 
@@ -226,6 +268,7 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
     def posterior_as_prior(self, layer: keras.layers.Layer | None = None) -> Self:
         if layer is None:
             return super().posterior_as_prior()
+        self.check_can_be_prior()
         copy = self.around(layer, prior=priors.NormalPerWeight(), num_examples=None)
         return self.as_prior_of(copy)
 
@@ -255,17 +298,23 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
         return self.assign_to(copies.copied(self.layer), weights, seed)
 
     def assign_to(
-        self, copy: keras.layers.Layer, weights: str, seed: int | None
+        self,
+        copy: keras.layers.Layer,
+        weights: str,
+        seed: int | None,
+        index: int | None = None,
     ) -> keras.layers.Layer:
         """Gives a copy of the layer posterior-mean or sampled weights; returns it."""
-        if weights == "sample":
+        if index is not None:
+            values = self.posterior.particle(index)
+        elif weights == "sample":
             values = self.drawn_weights(keras.random.SeedGenerator(seed))
         else:
             values = self.inference_means()
-        variables = weights_inside(copy, self.which)
+        variables = self.weights_of(copy)
         for name, value in values.items():
             copies.assign_copy(variables[name], value)
-        if not self.posterior.trains_means:
+        if not (self.posterior.trains_means or self.posterior.of_state):
             copy.trainable = True  # it was frozen for the posterior
         return copy
 

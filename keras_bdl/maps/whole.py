@@ -40,15 +40,36 @@ class Whole(WeightMap):
         weights: dict[str, Tensor],
         **arguments: Any,
     ) -> Any:
+        outputs, state = self.apply_with_state(layer, inputs, weights, **arguments)
+        for name in state:
+            _refuse_change(self.target(layer), self.variables(layer)[name])
+        return outputs
+
+    def apply_with_state(
+        self,
+        layer: keras.layers.Layer,
+        inputs: Any,
+        weights: dict[str, Tensor],
+        **arguments: Any,
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Returns what `apply` does, and new values of weights that the call assigns.
+
+        Weights that are trained may not be assigned.
+        """
         variables = self.variables(layer)
         values = {id(variables[name]): value for name, value in weights.items()}
-        with _values(self.target(layer), values, layer.add_loss):
-            return self.run(layer, inputs, **arguments)
+        with _values(self.target(layer), values, layer.add_loss) as changed:
+            outputs = self.run(layer, inputs, **arguments)
+        names = [name for name in weights if id(variables[name]) in changed]
+        return outputs, {name: changed[id(variables[name])] for name in names}
 
 
 @contextlib.contextmanager
-def _values(layer, values, add_loss) -> Iterator[None]:
+def _values(layer, values, add_loss) -> Iterator[dict[int, Tensor]]:
     """Gives variables of a layer other values within a `with`.
+
+    It yields a dictionary. At the end this holds the new values of those variables that
+    have been assigned, by their ids.
 
     Other variables, such as statistics and states of seeds, change as they would in a
     plain call.
@@ -63,13 +84,17 @@ def _values(layer, values, add_loss) -> Iterator[None]:
     mapping = [(v, values.get(id(v), v)) for v in variables]
     with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
         before = [scope.get_current_value(v) for v in variables]
-        yield
+        changed: dict[int, Tensor] = {}
+        yield changed
         after = [scope.get_current_value(v) for v in variables]
     sampled = scopes.SamplingScope.current() is not None
     idle = finding.idle_seeds(layer) if sampled else ()
     for variable, old, new in zip(variables, before, after):
-        if new is not old and id(variable) not in idle:
-            _check_change(layer, variable, values)
+        if new is old or id(variable) in idle:
+            continue
+        if id(variable) in values:
+            changed[id(variable)] = new
+        else:
             variable.assign(new)
     if not (sampled or scopes.KLAddedElsewhere.current() is not None):
         for loss in scope.losses:
@@ -86,10 +111,9 @@ def _all_variables(layer):
     return variables
 
 
-def _check_change(layer, variable, values):
-    if id(variable) in values:
-        raise ValueError(
-            f"Layer '{layer.name}' assigns its weight '{variable.path}' in its `call`, "
-            "which would write a draw into the mean. Leave this weight out, or give "
-            f"posteriors to the layers inside. Received: layer={layer.name!r}"
-        )
+def _refuse_change(layer, variable):
+    raise ValueError(
+        f"Layer '{layer.name}' assigns its weight '{variable.path}' in its `call`, "
+        "which would write a draw into the mean. Leave this weight out, or give "
+        f"posteriors to the layers inside. Received: layer={layer.name!r}"
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_bdl.core.finding import flatten_layers
+from keras_bdl.core.finding import flatten_layers, own_variables
 from keras_bdl.maps.whole import Whole
 
 
@@ -44,7 +44,9 @@ def takes_training(layer: keras.layers.Layer) -> bool:
 
 
 def weights_inside(
-    layer: keras.layers.Layer, which: str | Sequence[str] = "matrices"
+    layer: keras.layers.Layer,
+    which: str | Sequence[str] = "matrices",
+    with_state: bool = False,
 ) -> dict[str, keras.Variable]:
     """Returns the trainable weights of a built layer, by names for files.
 
@@ -58,20 +60,25 @@ def weights_inside(
             have scales and offsets alone, such as normalisation; "all" does not. A list
             has the names of layers inside, whose weights are meant, or names of
             weights as they are returned.
+        with_state: whether running statistics count too, of layers that are not
+            frozen.
     """
     innermost: dict[int, int] = {}
     named: set[int] = set()
+    state: list[keras.Variable] = []
     for order, owner in enumerate(flatten_layers(layer)):
         if not isinstance(which, str) and owner.name in which:
             named.update(map(id, owner.weights))
         # A layer precedes those inside of it, so the last one is the owner.
         innermost |= {id(variable): order for variable in owner.weights}
+        if with_state and owner.trainable:
+            state += [v for v in own_variables(owner) if _is_statistic(v)]
     numbers = {order: i for i, order in enumerate(sorted(set(innermost.values())))}
     owners = {key: numbers[order] for key, order in innermost.items()}
     trained = layer.trainable_variables
     with_matrix = {owners[id(v)] for v in trained if len(v.shape) > 1}
     found: dict[str, keras.Variable] = {}
-    for variable in trained:
+    for variable in [*trained, *state]:
         number = owners[id(variable)]
         if which == "matrices" and number not in with_matrix:
             continue
@@ -80,3 +87,8 @@ def weights_inside(
     if isinstance(which, str):
         return found
     return {n: v for n, v in found.items() if id(v) in named or n in which}
+
+
+def _is_statistic(variable):
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    return not variable.trainable and keras.backend.is_float_dtype(dtype)

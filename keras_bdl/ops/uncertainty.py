@@ -28,6 +28,7 @@ __all__ = [
     "class_indices",
     "entropy",
     "expected_entropy",
+    "mean_outputs",
     "mutual_information",
     "negative_log_likelihood",
     "predictive_entropy",
@@ -40,6 +41,39 @@ def entropy(probabilities: Tensor) -> Tensor:
     """Entropy -sum_k p_k log p_k in nats, shape `probabilities.shape[:-1]`."""
     p = class_labels.class_probabilities(probabilities)
     return -ops.sum(p * ops.log(ops.maximum(p, _TINY)), axis=-1)
+
+
+def mean_outputs(outputs: Tensor, kind: str | None) -> Tensor:
+    """Returns the outputs that predict what several outputs predict on average.
+
+    Logits are those of the mean probabilities. For "mean_and_log_stddev" it is the mean
+    and the standard deviation of the mixture. Others are averaged as they are.
+
+    Args:
+        outputs: `(num_samples, n, ...)`.
+        kind: kind of the outputs, as in `keras_bdl.predict`, or None.
+
+    Returns:
+        Outputs of the same kind, `(n, ...)`.
+    """
+    if kind == "logits" and outputs.shape[-1] > 1:
+        return _log_mean_exp(ops.log_softmax(wide(outputs), axis=-1))
+    if kind in ("logits", "binary_logits"):
+        outputs = wide(outputs)
+        zero = ops.zeros_like(outputs)
+        yes, no = -ops.logaddexp(zero, -outputs), -ops.logaddexp(zero, outputs)
+        return _log_mean_exp(yes) - _log_mean_exp(no)
+    if kind == "mean_and_log_stddev":
+        means, log_stddevs = ops.split(wide(outputs), 2, axis=-1)
+        mean = ops.mean(means, axis=0)
+        variance = ops.mean(ops.exp(2.0 * log_stddevs), axis=0)
+        variance = variance + ops.mean(ops.square(means - mean), axis=0)
+        return ops.concatenate([mean, 0.5 * ops.log(variance)], axis=-1)
+    return ops.mean(outputs, axis=0)
+
+
+def _log_mean_exp(x):
+    return ops.logsumexp(x, axis=0) - math.log(x.shape[0])
 
 
 def predictive_entropy(sample_probabilities: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from keras_bdl.posteriors.input_noise import ConcreteNoise as ConcreteNoise
 from keras_bdl.posteriors.input_noise import GaussianNoise as GaussianNoise
 from keras_bdl.posteriors.input_noise import InputNoise as InputNoise
 from keras_bdl.posteriors.low_rank import LowRank as LowRank
+from keras_bdl.posteriors.particles import Particles as Particles
 from keras_bdl.posteriors.sparse_vd import SparseVD as SparseVD
 from keras_bdl.posteriors.weight_mask import WeightMask as WeightMask
 
@@ -24,6 +25,7 @@ __all__ = [
     "InputNoise",
     "LowRank",
     "LowRankAdaptation",
+    "Particles",
     "Posterior",
     "SparseVD",
     "WeightMask",

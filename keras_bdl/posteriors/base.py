@@ -40,6 +40,11 @@ class Posterior:
         takes_prior: whether it works with every prior and every layer. If not, it
             belongs to the layers that `own_layers` names.
         own_layers: names of those layers for error messages, or None.
+        has_kl: whether there is a KL divergence from a prior. If not, layers train
+            without one and need no number of examples.
+        has_mean: whether there is a network of mean weights. If not, the mean of the
+            predictions takes its place.
+        of_state: whether it is over running statistics of a layer too.
     """
 
     has_moments: bool = False
@@ -48,6 +53,9 @@ class Posterior:
     can_be_prior: bool = False
     takes_prior: bool = True
     own_layers: str | None = None
+    has_kl: bool = True
+    has_mean: bool = True
+    of_state: bool = False
 
     def __init__(self) -> None:
         self._means: dict[str, keras.Variable] = {}
@@ -150,6 +158,26 @@ class Posterior:
             f"Received: moped={delta!r}"
         )
 
+    def regularize(self, regularizers: dict[str, Any]) -> None:
+        """Takes the regularizers of the means, which the layer has dropped.
+
+        A prior takes their place, so that they are dropped here too.
+
+        Args:
+            regularizers: regularizer or None of each weight by name.
+        """
+
+    def particle(self, index: int) -> dict[str, Tensor]:
+        """Returns the weights of one of `num_draws` draws by name.
+
+        Raises:
+            ValueError: if the draws have no numbers.
+        """
+        raise ValueError(
+            f"The posterior `{type(self).__name__}` has any number of draws, which "
+            f"have no numbers: use `seed`. Received: index={index!r}"
+        )
+
     # Methods that all posteriors share
 
     def build(
@@ -159,6 +187,11 @@ class Posterior:
         self._means = dict(means)
         self._variables = self.add_variables(add_weight, self._means)
         return self._variables
+
+    @property
+    def num_draws(self) -> int | None:
+        """Number of different draws if there are only so many, else None."""
+        return None
 
     @property
     def built(self) -> bool:

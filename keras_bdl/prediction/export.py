@@ -8,13 +8,13 @@ from keras import ops
 
 from keras_bdl.core import finding, validation
 from keras_bdl.prediction.predict import resolve_outputs
-from keras_bdl.prediction.sampler import make_sampler
+from keras_bdl.prediction.sampler import make_sampler, sample_count
 
 
 def export(
     model: keras.Model,
     filepath: str | os.PathLike,
-    num_samples: int = 32,
+    num_samples: int | None = None,
     *,
     outputs: str = "auto",
     mc_dropout: bool = False,
@@ -47,7 +47,8 @@ def export(
         model: built Keras model with at least one sampled layer, or a keras_bdl
             classifier or regressor.
         filepath: folder to write.
-        num_samples: positive integer S, number of posterior samples per answer.
+        num_samples: positive integer S, number of posterior samples per answer, or
+            None for 32, or for all members of an ensemble.
         outputs, mc_dropout: as in `keras_bdl.predict`.
         freeze: whether to store the weights as constants of the graphs. This makes
             small calls faster, most of all with early exits, whose branches then have
@@ -74,12 +75,12 @@ def export(
             "model by `model.save`, and load and export it there. "
             f"Received: backend={backend!r}"
         )
-    num_samples = validation.integer("num_samples", num_samples, 1, 10**9)
     freeze = validation.boolean("freeze", freeze)
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"Expected `model` to be a Keras model. Received: model={model!r}"
         )
+    num_samples = sample_count(model, num_samples)
     from keras_bdl.interop import tensorflow
 
     signature = input_signature(model)

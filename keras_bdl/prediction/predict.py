@@ -63,7 +63,7 @@ class RegressionUncertainty(
 def predict(
     model: keras.Model,
     x: Any,
-    num_samples: int = 32,
+    num_samples: int | None = None,
     *,
     batch_size: int | None = None,
     steps: int | None = None,
@@ -91,7 +91,8 @@ def predict(
         model: a Keras model with at least one sampled layer.
         x: whatever `model.predict` takes: NumPy arrays, a `tf.data.Dataset`, a
             `keras.utils.PyDataset` or a generator.
-        num_samples: positive integer S, number of posterior samples.
+        num_samples: positive integer S, number of posterior samples, or None for 32,
+            or for all members of an ensemble.
         batch_size, steps, verbose, callbacks: as in `keras.Model.predict`.
         seed: integer for repeatable results, or None for a fresh seed. A fresh seed
             is drawn from Python's `random`, so `keras.utils.set_random_seed` repeats
@@ -141,7 +142,7 @@ def predict(
 def predict_uncertainty(
     model: keras.Model,
     x: Any,
-    num_samples: int = 32,
+    num_samples: int | None = None,
     *,
     batch_size: int | None = None,
     steps: int | None = None,

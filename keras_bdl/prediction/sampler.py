@@ -26,19 +26,22 @@ CLASSIFICATION = ("logits", "probabilities", "binary_logits", "binary_probabilit
 # draws of one seed do not depend on the batch size.
 _BLOCK = 8
 
+# Samples of a posterior with any number of draws, if the user gives no number.
+DEFAULT = 32
+
 
 def make_sampler(model, num_samples, reduction, kind, mc_dropout=False, joint=False):
     """Returns the `Sampler` for a model and options.
 
     It is made once and kept with the model.
     """
-    num_samples = validation.integer("num_samples", num_samples, 1, 10**9)
     mc_dropout = validation.boolean("mc_dropout", mc_dropout)
     network = getattr(model, "sampled_network", model)
     if not isinstance(network, keras.Model):
         raise TypeError(
             f"Expected `model` to be a Keras model. Received: model={model!r}"
         )
+    num_samples = sample_count(network, num_samples)
     dropped = tuple(map(rates, dropout_layers(network))) if mc_dropout else None
     cut = (dropped, joint)
     options = (num_samples, reduction, kind)
@@ -50,6 +53,23 @@ def make_sampler(model, num_samples, reduction, kind, mc_dropout=False, joint=Fa
         return Cut(network, mc_dropout, joint)
 
     return kept_with(network, "samplers", (*options, *cut), make)
+
+
+def sample_count(model, num_samples):
+    """Returns a valid number of samples; None stands for all members, or for 32."""
+    count = None
+    for layer in stochastic.stochastic_layers(model):
+        count = count or getattr(getattr(layer, "posterior", 0), "num_draws", None)
+    if num_samples is None:
+        return count or DEFAULT
+    num_samples = validation.integer("num_samples", num_samples, 1, 10**9)
+    if count is not None and num_samples % count:
+        raise ValueError(
+            f"The posterior has {count} members, each of which counts alike: expected "
+            f"`num_samples` to be None or a multiple of {count}. "
+            f"Received: num_samples={num_samples}"
+        )
+    return num_samples
 
 
 class Cut:

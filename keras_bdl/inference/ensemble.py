@@ -1,0 +1,324 @@
+"""Ensembles: several networks of one architecture that are trained side by side."""
+
+import random
+from collections.abc import Callable
+from typing import Any, Self
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_bdl.conversion.whole import BayesianModel
+from keras_bdl.core import copies, finding, scopes, validation
+from keras_bdl.core.stochastic import PACKAGE
+from keras_bdl.core.typing import Tensor
+from keras_bdl.posteriors import Particles
+from keras_bdl.training import data
+
+# Key of the outputs in training, which are of each member.
+MEMBERS = "members"
+
+DIVERSITIES = ("init", "bootstrap", "init+bootstrap")
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Ensemble(BayesianModel):
+    """Several networks of one architecture, trained by one `fit`.
+
+    Each member starts from weights of its own, and takes the steps that it would take
+    alone, on the same batches. `model(x)` and `predict` give the mean prediction: the
+    mean of the probabilities for a loss of logits, the mixture for
+    `losses.GaussianNLL`, and the mean of the outputs otherwise.
+    `keras_bdl.predict_uncertainty` measures how much the members disagree.
+
+    The reported loss of training is the mean over members; that of `evaluate` is of the
+    mean prediction. Both have the mean of the members' regularizers.
+
+    Args:
+        network: built Keras model, which becomes the first member, or a function
+            without arguments that returns a new built model in each call, for models
+            that cannot be copied. Frozen layers are shared by all members.
+        size: number of members, a positive integer.
+        diversity: "init" for new initial weights of every member but the first,
+            "bootstrap" for weights of the training examples that are drawn with
+            replacement, from the same initial weights, or "init+bootstrap" for both.
+        seed: integer for the initial weights and the examples, or None.
+        name: name of this model, or None.
+
+    Call arguments:
+        inputs: inputs of the network.
+        training: whether to return the outputs of each member instead of the mean
+            prediction, as `{"members": outputs}` with a first axis of members,
+            `(size, batch, ...)`. `compute_loss` takes these.
+
+    Raises:
+        TypeError: if `network` is neither a Keras model nor such a function.
+        ValueError: on another wrong argument; if the network is not built or has
+            keras_bdl layers; if two members start alike; in `compile` for an optimizer
+            that clips the gradient of all weights together.
+
+    Example:
+
+    >>> model = keras_bdl.Ensemble(network, size=5)
+    >>> model.compile("adam", keras.losses.SparseCategoricalCrossentropy(True))
+    >>> model.fit(x, y, epochs=10)
+    >>> uncertainty = keras_bdl.predict_uncertainty(model, x_test)
+    >>> first = keras_bdl.to_keras(model, "sample", index=0)
+
+    Reference: Lakshminarayanan, Pritzel and Blundell, "Simple and scalable predictive
+    uncertainty estimation using deep ensembles", 2017, algorithm 1 (without adversarial
+    training). The bootstrap is of Osband, Blundell, Pritzel and Van Roy, "Deep
+    exploration via bootstrapped DQN", 2016, section 3.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model | Callable[[], keras.Model],
+        size: int = 5,
+        diversity: str = "init",
+        seed: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        size = validation.integer("size", size, least=1, most=1000)
+        diversity = validation.choice("diversity", diversity, DIVERSITIES)
+        seed = validation.optional_integer("seed", seed)
+        make = None
+        if not isinstance(network, keras.layers.Layer):
+            if not callable(network):
+                raise TypeError(
+                    "Expected `network` to be a Keras model, or a function that "
+                    f"returns one. Received: network={network!r}"
+                )
+            make, network = network, network()
+        if not isinstance(network, keras.Model):
+            raise TypeError(
+                f"Expected `network` to be a Keras model. Received: network={network!r}"
+            )
+        if not network.built:
+            raise ValueError(
+                "Expected `network` to be built: call it on a batch, or give it an "
+                f"`Input`. Received: network={network!r}"
+            )
+        super().__init__(
+            network, name=name, weights="all", posterior=Particles(size), seed=seed
+        )
+        self.size, self.diversity, self.seed = size, diversity, seed
+        if "init" in diversity and size > 1:
+            self._start_apart(make)
+
+    @property
+    def posterior(self) -> Particles:
+        """The weights of all members."""
+        return self.bayesian.posterior  # type: ignore[return-value]
+
+    def member(self, index: int) -> keras.Model:
+        """Returns one member as a plain Keras model, not compiled.
+
+        Args:
+            index: number of the member, from 0 to `size - 1`.
+        """
+        return self.to_keras("sample", index=index)
+
+    def _start_apart(self, make):
+        """Draws the initial weights of all members but the first."""
+        state = random.getstate()
+        if self.seed is not None:
+            random.seed(self.seed)  # of which Keras draws the seeds of initializers
+        try:
+            for index in range(1, self.size):
+                member = make() if make else _drawn_anew(self.wrapped_model)
+                weights = self.bayesian.weights_of(member)
+                self.posterior.assign(index, weights)
+        finally:
+            if self.seed is not None:
+                random.setstate(state)
+        stacks = map(ops.convert_to_numpy, self.posterior.stacks().values())
+        if all(np.array_equal(stack[0], stack[1]) for stack in stacks):
+            raise ValueError(
+                "Two members start from the same weights: the initializers of the "
+                "network have seeds of their own. Leave these out, or use "
+                "`diversity='bootstrap'`. "
+                f"Received: diversity={self.diversity!r}, "
+                f"network={self.wrapped_model!r}"
+            )
+
+    # Training
+
+    def call(self, inputs: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        if not training or scopes.SamplingScope.current() is not None:
+            return super().call(inputs, training=training, **kwargs)
+        outputs = self._train_each(inputs, kwargs)
+        return {MEMBERS: keras.tree.map_structure(lambda *ys: ops.stack(ys), *outputs)}
+
+    def _train_each(self, inputs, arguments):
+        """Returns the outputs of each member in training, and keeps its statistics."""
+        stacks = self.posterior.stacks()
+        values = {n: ops.convert_to_tensor(stack) for n, stack in stacks.items()}
+        outputs, states = [], []
+        for weights in _unstacked(values, self.size):
+            output, state = self.bayesian.weight_map.apply_with_state(
+                self.bayesian, (inputs,), weights, is_training=True, **arguments
+            )
+            outputs.append(output)
+            states.append(state)
+        for name in states[0]:
+            stacks[name].assign(ops.stack([state[name] for state in states]))
+        return outputs
+
+    def compute_output_spec(
+        self, inputs: Any, training: bool | None = None, **kwargs: Any
+    ) -> Any:
+        outputs = super().compute_output_spec(inputs, **kwargs)
+        if not training:
+            return outputs
+        return {
+            MEMBERS: keras.tree.map_structure(
+                lambda y: keras.KerasTensor((self.size, *y.shape), dtype=y.dtype),
+                outputs,
+            )
+        }
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        *args: Any,
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """Trains all members, as in `keras.Model.fit`."""
+        if "bootstrap" in self.diversity:
+            x, y, sample_weight = self._drawn_rows(x, y, sample_weight, kwargs)
+        return super().fit(x, y, *args, sample_weight=sample_weight, **kwargs)
+
+    def _drawn_rows(self, x, y, sample_weight, options):
+        """Returns the data of `fit` with weights of each member, `(rows, size)`."""
+        if y is None:
+            raise ValueError(
+                "`diversity='bootstrap'` draws among the rows of arrays: expected `x` "
+                f"and `y` as arrays. Received: x of type {type(x).__name__}, y=None"
+            )
+        num_rows = len(keras.tree.flatten(x)[0])
+        own = np.ones(num_rows) if sample_weight is None else np.asarray(sample_weight)
+        if own.shape != (num_rows,):
+            raise ValueError(
+                "Expected one weight for each row beside `diversity='bootstrap'`. "
+                f"Received: sample_weight of shape {own.shape}"
+            )
+        rows = data.num_training_rows(num_rows, **data.extent_of(options))
+        if options.pop("validation_split", None) and rows < num_rows:
+            held_out = slice(rows, num_rows)
+            options["validation_data"] = data.rows_of((x, y, own), held_out)
+            x, y, own = data.rows_of((x, y, own), slice(rows))
+        rng = np.random.default_rng(self.seed)
+        counts = rng.multinomial(rows, np.full(rows, 1.0 / rows), self.size).T
+        return x, y, (counts * own[:, None]).astype("float32")
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """Losses of layers and regularizers, which `compute_loss` scales itself."""
+        return [] if scopes.LossOfMember.current() is not None else super().losses
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Returns the loss: the mean over members, with the gradient of the sum.
+
+        So each member is trained as it would be alone.
+        """
+        floatx = keras.config.floatx()
+        total = sum(ops.cast(ops.sum(loss), floatx) for loss in self.losses)
+        with scopes.LossOfMember():
+            if not _is_of_members(y_pred):
+                weights = self._weights_of_member(sample_weight)
+                loss = super().compute_loss(x, y, y_pred, weights, training)
+                return loss + total / self.size
+            self._check_optimizer()
+            for index, outputs in enumerate(_unstacked(y_pred[MEMBERS], self.size)):
+                weights = self._weights_of_member(sample_weight, index)
+                total += super().compute_loss(x, y, outputs, weights, training)
+        mean = total / self.size
+        return mean + (total - mean) - ops.stop_gradient(total - mean)
+
+    def _check_optimizer(self):
+        norm = getattr(self.optimizer, "global_clipnorm", None)
+        if norm is not None:
+            raise ValueError(
+                "`global_clipnorm` would clip the gradient of all members together; "
+                f"use `clipnorm` or `clipvalue`. Received: global_clipnorm={norm}"
+            )
+
+    def _weights_of_member(self, sample_weight, index=None):
+        """Returns the weights of one member, or the mean of all, `(batch,)`."""
+        if sample_weight is None or "bootstrap" not in self.diversity:
+            return sample_weight
+        shape = tuple(sample_weight.shape or ())  # TensorFlow may not know the rank
+        if len(shape) != 2 or shape[1] != self.size:
+            return sample_weight  # not made by `fit`
+        if index is None:
+            return ops.mean(sample_weight, axis=-1)
+        return sample_weight[:, index]
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """Updates the metrics by the mean prediction, and returns their values."""
+        if _is_of_members(y_pred):
+            y_pred = self.mean_of_draws(y_pred[MEMBERS])
+        sample_weight = self._weights_of_member(sample_weight)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    # Files
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return {
+            "network": config["model"],
+            "size": self.size,
+            "diversity": self.diversity,
+            "seed": self.seed,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
+        network = keras.saving.deserialize_keras_object(
+            config["network"], custom_objects=custom_objects
+        )
+        return cls(**{**config, "network": network})
+
+
+def _is_of_members(outputs):
+    return isinstance(outputs, dict) and MEMBERS in outputs
+
+
+def _unstacked(tensors, count):
+    """Returns `count` nests of the slices of tensors along their first axis."""
+    leaves = keras.tree.flatten(tensors)
+    apart = zip(*[ops.unstack(tensor, count) for tensor in leaves])
+    return [keras.tree.pack_sequence_as(tensors, list(parts)) for parts in apart]
+
+
+def _drawn_anew(network):
+    """Returns a copy of a model with new initial weights."""
+    try:
+        if finding.is_graph(network):
+            return keras.models.clone_model(network)
+        copy = type(network).from_config(copies.live_config(type(network), network))
+    except NotImplementedError as error:
+        raise ValueError(
+            f"Model '{network.name}' cannot be copied, because its class "
+            f"{type(network).__name__} has no `get_config`. Give a function that makes "
+            f"it: `Ensemble(lambda: {type(network).__name__}(...))`. "
+            f"Received: network={network!r}"
+        ) from error
+    if not copy.built:
+        copies.build_alike(copy, network)
+    return copy

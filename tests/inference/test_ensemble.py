@@ -1,0 +1,307 @@
+"""Ensembles: each member is the network that would be trained alone."""
+
+import keras
+import numpy as np
+import pytest
+from contract import BACKEND, to_numpy
+from keras import layers
+from scipy import special
+
+import keras_bdl
+from keras_bdl.ops import uncertainty
+from keras_bdl.posteriors import Particles
+
+pytestmark = pytest.mark.portable
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(48, 5)).astype("float32")
+Y = rng.integers(0, 3, 48)
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def network(**options):
+    return keras.Sequential(
+        [
+            keras.Input((5,)),
+            layers.Dense(6, activation="relu", kernel_regularizer="l2", **options),
+            layers.BatchNormalization(),
+            layers.Dense(3, activity_regularizer="l1", **options),
+        ]
+    )
+
+
+class Bare(keras.Model):
+    """A model without a config, with layers made in `build`."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.units = units
+
+    def build(self, input_shape):
+        self.hidden = layers.Dense(self.units, activation="tanh")
+        self.hidden.build(input_shape)
+        self.head = layers.Dense(3)
+        self.head.build((None, self.units))
+
+    def call(self, x):
+        return self.head(self.hidden(x))
+
+
+def made_bare():
+    model = Bare(4)
+    model.build((None, 5))
+    return model
+
+
+def fitted(size=3, epochs=2, **options):
+    model = keras_bdl.Ensemble(network(), size, seed=1, **options)
+    model.compile(keras.optimizers.Adam(0.01), LOSS, metrics=["accuracy"])
+    model.fit(X, Y, epochs=epochs, batch_size=16, shuffle=False, verbose=0)
+    return model
+
+
+@pytest.mark.parametrize(
+    "dtype, tolerance",
+    [
+        pytest.param("float32", 1e-5, marks=pytest.mark.every_backend),
+        pytest.param(
+            "float64",
+            1e-12,
+            marks=pytest.mark.skipif(
+                BACKEND == "jax", reason="JAX has float64 only if it is told so"
+            ),
+        ),
+    ],
+)
+def test_each_member_is_the_network_that_is_trained_alone(dtype, tolerance):
+    keras.config.set_dtype_policy(dtype)
+    keras.config.set_floatx(dtype)
+    try:
+        model = keras_bdl.Ensemble(network(), 3, seed=1)
+        alone = [model.member(i) for i in range(3)]
+        assert np.ptp([m.get_weights()[0] for m in alone], axis=0).min() > 0.0
+        losses = []
+        for m in (*alone, model):
+            m.compile(keras.optimizers.Adam(0.01), LOSS)
+            history = m.fit(X, Y, batch_size=16, epochs=7, shuffle=False, verbose=0)
+            losses.append(history.history["loss"])
+        for i, one in enumerate(alone):
+            member = model.member(i)
+            for own, expected in zip(member.get_weights(), one.get_weights()):
+                np.testing.assert_allclose(own, expected, atol=tolerance)
+        np.testing.assert_allclose(
+            losses[-1], np.mean(losses[:-1], axis=0), rtol=max(tolerance, 1e-6)
+        )
+    finally:
+        keras.config.set_floatx("float32")
+
+
+def test_one_member_is_the_network():
+    plain = network()
+    model = keras_bdl.Ensemble(plain, 1)
+    expected = plain.predict(X, verbose=0)
+    np.testing.assert_allclose(
+        special.softmax(model.predict(X, verbose=0), axis=-1),
+        special.softmax(expected, axis=-1),
+        atol=1e-6,
+    )
+
+
+def test_predictions_are_those_of_all_members():
+    model = fitted()
+    members = np.stack(
+        [special.softmax(model.member(i).predict(X, verbose=0), -1) for i in range(3)]
+    )
+    mean = members.mean(axis=0)
+    draws = keras_bdl.predict(model, X, return_samples=True, verbose=0)
+    np.testing.assert_allclose(draws, members, atol=1e-6)
+    twice = keras_bdl.predict(model, X, 6, return_samples=True, batch_size=7, verbose=0)
+    np.testing.assert_allclose(twice, np.concatenate([members, members]), atol=1e-6)
+    np.testing.assert_allclose(keras_bdl.predict(model, X, verbose=0), mean, atol=1e-6)
+    logits = model.predict(X, verbose=0)  # of the mean probabilities
+    np.testing.assert_allclose(logits, np.log(mean), atol=1e-5)
+    result = keras_bdl.predict_uncertainty(model, X, verbose=0)
+    entropy = -(members * np.log(members)).sum(-1)
+    np.testing.assert_allclose(result.expected_entropy, entropy.mean(0), atol=1e-5)
+    scores = model.evaluate(X, Y, verbose=0, return_dict=True)
+    assert scores["accuracy"] == pytest.approx((mean.argmax(-1) == Y).mean())
+    regularizers = [sum(map(float, map(to_numpy, model.losses)))]
+    assert scores["loss"] > -np.log(mean[np.arange(48), Y]).mean()
+    assert regularizers[0] > 0.0
+    with pytest.raises(ValueError, match="multiple of 3.*Received"):
+        keras_bdl.predict(model, X, 32, verbose=0)
+
+
+def test_mean_outputs_predict_the_mixture():
+    draws = np.random.default_rng(0).normal(size=(5, 7, 4))
+    logits = to_numpy(uncertainty.mean_outputs(draws, "logits"))
+    np.testing.assert_allclose(
+        np.exp(logits), special.softmax(draws, axis=-1).mean(axis=0), rtol=1e-5
+    )
+    logits = to_numpy(uncertainty.mean_outputs(draws, "binary_logits"))
+    np.testing.assert_allclose(
+        special.expit(logits), special.expit(draws).mean(axis=0), rtol=1e-5
+    )
+    far = to_numpy(uncertainty.mean_outputs(np.full((2, 1, 1), 300.0), "binary_logits"))
+    np.testing.assert_allclose(far, 300.0, rtol=1e-6)
+    moments = to_numpy(uncertainty.mean_outputs(draws, "mean_and_log_stddev"))
+    means, stddevs = draws[..., :2], np.exp(draws[..., 2:])
+    samples = np.random.default_rng(1).normal(means, stddevs, (40_000, 5, 7, 2))
+    np.testing.assert_allclose(moments[:, :2], means.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(
+        np.exp(moments[:, 2:]), samples.std(axis=(0, 1)), rtol=0.05
+    )
+
+
+@pytest.mark.every_backend
+def test_a_saved_ensemble_trains_on_as_if_it_had_not_stopped(tmp_path):
+    model = fitted()
+    model.save(tmp_path / "model.keras")
+    copy = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(
+        model.predict(X, verbose=0), copy.predict(X, verbose=0)
+    )
+    for m in (model, copy):
+        m.fit(X, Y, batch_size=16, shuffle=False, verbose=0)
+    np.testing.assert_allclose(
+        model.predict(X, verbose=0), copy.predict(X, verbose=0), atol=1e-6
+    )
+
+
+def test_an_exported_ensemble_serves_all_members(tmp_path, only_tensorflow):
+    import tensorflow as tf
+
+    model = fitted()
+    keras_bdl.export(model, str(tmp_path / "served"))
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    np.testing.assert_allclose(served.serve(X), model.predict(X, verbose=0), atol=1e-5)
+
+
+def test_the_bootstrap_weighs_rows_by_member():
+    model = keras_bdl.Ensemble(network(), 2, "bootstrap", seed=3)
+    alone = [model.member(i) for i in range(2)]
+    for first, second in zip(alone[0].get_weights(), alone[1].get_weights()):
+        np.testing.assert_array_equal(first, second)
+    counts = np.random.default_rng(3).multinomial(36, np.full(36, 1 / 36), 2)
+    own = np.linspace(0.5, 1.5, 48)
+    options = {"batch_size": 12, "epochs": 2, "shuffle": False, "verbose": 0}
+    model.compile(keras.optimizers.SGD(0.1), LOSS, weighted_metrics=["accuracy"])
+    history = model.fit(X, Y, sample_weight=own, validation_split=0.25, **options)
+    for i, one in enumerate(alone):
+        one.compile(keras.optimizers.SGD(0.1), LOSS)
+        one.fit(X[:36], Y[:36], sample_weight=own[:36] * counts[i], **options)
+        for found, expected in zip(model.member(i).get_weights(), one.get_weights()):
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+    scores = model.evaluate(X[36:], Y[36:], sample_weight=own[36:], verbose=0)
+    assert history.history["val_loss"][-1] == pytest.approx(scores[0], abs=1e-5)
+
+
+def test_models_of_any_kind_have_members():
+    model = keras_bdl.Ensemble(made_bare, 2)
+    model.compile("adam", LOSS)
+    assert np.isfinite(model.fit(X, Y, verbose=0).history["loss"]).all()
+    assert keras_bdl.predict(model, X, return_samples=True, verbose=0).std(0).max() > 0
+    # Two outputs, an input of integers, and dropout.
+    words = keras.Input((4,), dtype="int32")
+    h = layers.LSTM(3)(layers.Dropout(0.3)(layers.Embedding(9, 4)(words)))
+    outputs = {"a": layers.Dense(2)(h), "b": layers.Dense(1, "sigmoid")(h)}
+    model = keras_bdl.Ensemble(keras.Model(words, outputs), 2)
+    losses = {"a": LOSS, "b": "binary_crossentropy"}
+    model.compile("adam", losses, metrics={"b": ["accuracy"]})
+    x = rng.integers(0, 9, (48, 4))
+    targets = {"a": Y % 2, "b": (Y > 0).astype("float32")[:, None]}
+    model.fit(x, targets, verbose=0)
+    result = keras_bdl.predict_uncertainty(model, x, verbose=0)
+    assert result["a"].probabilities.shape == (48, 2)
+    assert result["b"].mutual_information.shape == (48,)
+
+
+def test_frozen_layers_are_shared():
+    base = keras.Sequential([keras.Input((5,)), layers.Dense(4, trainable=False)])
+    plain = keras.Sequential([keras.Input((5,)), base, layers.Dense(3)])
+    model = keras_bdl.Ensemble(plain, 3)
+    assert set(model.posterior.shapes) == {"kernel_1", "bias_1"}
+    before = base.get_weights()
+    model.compile("adam", LOSS)
+    model.fit(X, Y, verbose=0)
+    for old, new in zip(before, model.member(2).layers[0].get_weights()):
+        np.testing.assert_array_equal(old, new)
+    assert not model.member(0).layers[0].trainable_weights
+
+
+def test_mixed_precision_trains():
+    if BACKEND == "torch":
+        pytest.skip("PyTorch has no such products on a CPU in every version")
+    keras.config.set_dtype_policy("mixed_float16")
+    model = keras_bdl.Ensemble(network(), 2)
+    model.compile("adam", LOSS)
+    assert np.isfinite(model.fit(X, Y, verbose=0).history["loss"]).all()
+    assert all(s.dtype == "float32" for s in model.posterior.stacks().values())
+
+
+def test_a_posterior_of_particles_needs_no_number_of_examples():
+    plain = network()
+    model = keras_bdl.Bayesian(plain, "all", posterior=Particles(2))
+    first = {n: 0.0 * to_numpy(v) for n, v in model.bayesian.chosen.items()}
+    model.bayesian.posterior.assign(1, first)
+    model.compile(loss=LOSS)
+    np.testing.assert_allclose(
+        model.to_keras("sample", index=0).predict(X, verbose=0),
+        plain.predict(X, verbose=0),
+        atol=1e-6,
+    )
+    draws = keras_bdl.predict(model, X, return_samples=True, verbose=0)
+    np.testing.assert_allclose(draws[1], 1 / 3, atol=1e-6)
+    model.summary(print_fn=lambda line: None)
+    assert np.isfinite(model.evaluate(X, Y, verbose=0))
+
+
+def refused(make):
+    return lambda: make(keras_bdl.Ensemble(network(), 2))
+
+
+@pytest.mark.parametrize(
+    "make, error, match",
+    [
+        (lambda: keras_bdl.Ensemble("network"), TypeError, "network"),
+        (lambda: keras_bdl.Ensemble(lambda: 3), TypeError, "network"),
+        (lambda: keras_bdl.Ensemble(network(), 0), ValueError, "size"),
+        (lambda: keras_bdl.Ensemble(network(), 2, "depth"), ValueError, "diversity"),
+        (lambda: keras_bdl.Ensemble(Bare(4)), ValueError, "built"),
+        (lambda: keras_bdl.Ensemble(made_bare(), 2), ValueError, "get_config"),
+        (
+            lambda: keras_bdl.Ensemble(network(kernel_initializer="zeros"), 2),
+            ValueError,
+            "same weights",
+        ),
+        (refused(lambda m: m.to_keras()), ValueError, "no mean network"),
+        (refused(lambda m: m.to_keras("mean", index=1)), ValueError, "beside `index`"),
+        (refused(lambda m: m.member(2)), ValueError, "index"),
+        (refused(keras_bdl.prior_from_posterior), ValueError, "cannot become"),
+        (
+            lambda: keras_bdl.to_keras(network(), "sample", index=1),
+            ValueError,
+            "Only an ensemble",
+        ),
+        (
+            lambda: keras_bdl.VariationalDense(2, posterior=Particles(2)),
+            ValueError,
+            "whole model",
+        ),
+        (lambda: Particles(0), ValueError, "size"),
+    ],
+)
+def test_bad_arguments_are_refused(make, error, match):
+    with pytest.raises(error, match=f"(?s){match}.*Received"):
+        make()
+
+
+def test_a_gradient_is_not_clipped_over_all_members():
+    model = keras_bdl.Ensemble(network(), 2)
+    model.compile(keras.optimizers.Adam(global_clipnorm=1.0), LOSS)
+    with pytest.raises(ValueError, match="global_clipnorm.*Received"):
+        model.fit(X, Y, verbose=0)
+    model = keras_bdl.Ensemble(network(), 2, "bootstrap")
+    model.compile("adam", LOSS)
+    with pytest.raises(ValueError, match="arrays.*Received"):
+        model.fit(((X, Y) for _ in range(2)), steps_per_epoch=1, verbose=0)
