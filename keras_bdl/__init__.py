@@ -1,12 +1,14 @@
 """Bayesian deep learning for Keras 3."""
 
 from keras_bdl import callbacks as callbacks
+from keras_bdl import inference as inference
 from keras_bdl import layers as layers
 from keras_bdl import losses as losses
 from keras_bdl import maps as maps
 from keras_bdl import metrics as metrics
 from keras_bdl import models as models
 from keras_bdl import ops as ops
+from keras_bdl import optimizers as optimizers
 from keras_bdl import plots as plots
 from keras_bdl import posteriors as posteriors
 from keras_bdl import priors as priors
@@ -122,6 +124,7 @@ __all__ = [
     "export",
     "fit_last_layer",
     "flops_report",
+    "inference",
     "layers",
     "load_sparse",
     "losses",
@@ -129,6 +132,7 @@ __all__ = [
     "metrics",
     "models",
     "ops",
+    "optimizers",
     "plots",
     "posteriors",
     "predict",

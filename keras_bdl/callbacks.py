@@ -7,6 +7,8 @@ import keras
 from keras import ops
 
 from keras_bdl.core import finding, stochastic, validation
+from keras_bdl.inference.samples import PosteriorSamples as PosteriorSamples
+from keras_bdl.inference.swag import SWAG as SWAG
 from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.layers.kl_weight import weighted_layers
 from keras_bdl.layers.latent import early_exit_blocks
@@ -17,6 +19,8 @@ __all__ = [
     "DropoutRateLogger",
     "KLWarmup",
     "OptimizerReset",
+    "PosteriorSamples",
+    "SWAG",
     "SparsityLogger",
     "sparse_vd_schedule",
 ]

@@ -29,8 +29,7 @@ FLOORS = (
     ("prediction",),
     ("conversion",),
     ("sparsity", "early_exit"),
-    ("callbacks", "exact", "generative", "models"),
-    ("inference",),
+    ("callbacks", "exact", "generative", "models", "inference", "optimizers"),
 )
 # Public namespaces, which give names of other parts.
 NAMESPACES = ("keras_bdl", "keras_bdl.models")

@@ -18,7 +18,7 @@ from contract import BACKEND
 SCRIPT = pathlib.Path(__file__).with_name("distributed_training.py")
 KINDS = {
     "tensorflow": [
-        "mirrored",
+        pytest.param("mirrored", marks=pytest.mark.slow),
         pytest.param("tensorflow_processes", marks=pytest.mark.slow),
     ],
     "jax": ["jax_devices", "jax_processes"],

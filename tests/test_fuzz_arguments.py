@@ -613,7 +613,7 @@ def test_prediction_refuses_wrong_options(function, network):
     texts_and_lists = (texts, st.lists(texts, max_size=1))
     assert_all_refused(call, outputs=(*texts_and_lists, st.none(), st.integers()))
     call = functools.partial(call, outputs="logits")
-    assert_all_refused(call, num_samples=(not_integers, st.none(), below_one))
+    assert_all_refused(call, num_samples=(not_integers, below_one))
     assert_all_refused(functools.partial(call, num_samples=2), seed=not_integers)
     for model in (None, "model", 3, keras.layers.Dense(2)):
         assert_refused(

@@ -89,7 +89,6 @@ def test_noise_in_a_branch():
     assert np.abs(to_numpy(draw(keras.ops.convert_to_tensor(False)))).max() == 0
 
 
-@pytest.mark.slow  # in CI it shows in the variances of `test_distribution`
 def test_replicas_draw_different_noise(only_tensorflow):
     import subprocess
     import sys

@@ -153,7 +153,6 @@ def test_mean_outputs_predict_the_mixture():
     )
 
 
-@pytest.mark.every_backend
 def test_a_saved_ensemble_trains_on_as_if_it_had_not_stopped(tmp_path):
     model = fitted()
     model.save(tmp_path / "model.keras")

@@ -232,9 +232,7 @@ def test_masks_and_initial_states_are_those_of_keras():
         np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("LSTM", marks=pytest.mark.every_backend), "GRU"]
-)
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
 def test_samples_take_masks_of_their_rows(name):
     inputs = keras.Input((None,), dtype="int32")
     embedded = keras_bdl.VariationalEmbedding(9, 3, mask_zero=True)(inputs)

@@ -1,0 +1,149 @@
+"""Samples of a chain of weights, kept during training."""
+
+import collections
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_bdl.conversion.whole import BayesianModel
+from keras_bdl.core import validation
+from keras_bdl.graphs.copy import own_copy
+from keras_bdl.maps import weights_inside
+from keras_bdl.posteriors import Particles
+
+
+class PosteriorSamples(keras.callbacks.Callback):
+    """Keeps weights of the chain that an optimizer such as `optimizers.SGLD` runs.
+
+    Without `cycles` the callback records the weights at the end of every epoch from
+    `start` on. With `cycles` the epochs of `fit` are cut into equal cycles. In each of
+    them the learning rate falls from its full value to 0, along a cosine, and weights
+    are recorded in the last `share`, when the chain stays near a mode. Before that the
+    noise is left out, so that the chain finds one. The last `keep` records stay.
+
+    With a plain optimizer it keeps snapshots of one run.
+
+    Args:
+        keep: positive integer, number of samples.
+        start: integer >= 0, first epoch that is recorded, without cycles.
+        every: positive integer, epochs from one record to the next.
+        cycles: positive integer, number of cycles, or None.
+        share: share of a cycle that is recorded, in (0, 1].
+
+    Raises:
+        ValueError: on a wrong argument; in `bayesian_model` before the first record.
+
+    Example:
+
+    >>> samples = keras_bdl.callbacks.PosteriorSamples(keep=12, cycles=4)
+    >>> network.fit(x, y, epochs=80, callbacks=[samples])
+    >>> model = samples.bayesian_model()
+
+    Reference: Zhang, Li, Zhang, Chen and Wilson, "Cyclical stochastic gradient MCMC for
+    Bayesian deep learning", 2020, eq. 7 and algorithm 1.
+    """
+
+    def __init__(
+        self,
+        keep: int,
+        start: int = 0,
+        every: int = 1,
+        cycles: int | None = None,
+        share: float = 0.25,
+    ) -> None:
+        super().__init__()
+        self.keep = validation.integer("keep", keep, least=1)
+        self.start = validation.integer("start", start, least=0)
+        self.every = validation.integer("every", every, least=1)
+        self.cycles = validation.optional_integer("cycles", cycles, least=1)
+        self.share = validation.positive("share", share)
+        if self.share > 1.0:
+            raise ValueError(f"Expected `share` in (0, 1]. Received: share={share!r}")
+        self._records: collections.deque = collections.deque(maxlen=self.keep)
+        self._rate: float | None = None
+        self._batch = 0
+
+    @property
+    def num_records(self) -> int:
+        """Number of samples that are kept."""
+        return len(self._records)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if self.cycles is None:
+            return
+        rate = self.model.optimizer.learning_rate
+        if not isinstance(rate, keras.Variable):
+            raise ValueError(
+                "`cycles` set the learning rate: expected an optimizer whose "
+                f"`learning_rate` is a number. Received: learning_rate={rate!r}"
+            )
+        if self.params["epochs"] < self.cycles:
+            raise ValueError(
+                "Expected at least one epoch for each cycle. "
+                f"Received: epochs={self.params['epochs']}, cycles={self.cycles}"
+            )
+        self._rate = float(ops.convert_to_numpy(rate))
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._epoch, self._batch = epoch, 0
+
+    def _phase(self, epoch, batch=0):
+        """Returns the part of the cycle that is over, in [0, 1)."""
+        steps = self.params.get("steps") or 1
+        done = (epoch + batch / steps) / self.params["epochs"]
+        return (done * self.cycles) % 1.0
+
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        if self._rate is None:
+            return
+        phase = self._phase(self._epoch, batch)
+        optimizer = self.model.optimizer
+        optimizer.learning_rate = 0.5 * self._rate * (math.cos(math.pi * phase) + 1.0)
+        noise = getattr(optimizer, "noise_share", None)
+        if noise is not None:
+            noise.assign(float(phase >= 1.0 - self.share))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.cycles is None:
+            due = epoch >= self.start and (epoch - self.start) % self.every == 0
+        else:
+            length = self.params["epochs"] / self.cycles
+            left = (-(epoch + 1)) % length  # epochs to the end of the cycle
+            due = left < max(self.share * length, 1.0) and int(left) % self.every == 0
+        if due:
+            self.record()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        if self._rate is not None:
+            self.model.optimizer.learning_rate = self._rate
+            self._rate = None
+
+    def record(self) -> None:
+        """Records the present weights of the model, also in a loop of one's own."""
+        found = weights_inside(self.model, "all", with_state=True)
+        self._records.append({n: ops.convert_to_numpy(v) for n, v in found.items()})
+
+    def bayesian_model(self) -> BayesianModel:
+        """Returns a model whose posterior are the samples, `posteriors.Particles`.
+
+        It is around a copy of the trained model, and compiled with its loss.
+        """
+        if not self._records:
+            raise ValueError(
+                "No weights were recorded: expected more epochs than `start`. "
+                f"Received: start={self.start}, cycles={self.cycles}"
+            )
+        bayesian = BayesianModel(
+            own_copy(self.model), weights="all", posterior=Particles(self.num_records)
+        )
+        for name, variable in bayesian.bayesian.posterior.variables().items():
+            name = name.removesuffix("_particles")
+            variable.assign(np.stack([record[name] for record in self._records]))
+        if self.model.compiled:
+            bayesian.compile(loss=self.model.loss)
+        return bayesian

@@ -1,0 +1,204 @@
+"""Stochastic gradient MCMC: stationary laws of linear-Gaussian chains, and cycles.
+
+Each unit of a Dense layer is a chain of its own on the same data. With all rows in a
+batch the chain is linear, so that its stationary law solves a Lyapunov equation.
+"""
+
+import keras
+import numpy as np
+import pytest
+from contract import to_numpy
+from keras import layers, ops
+from scipy import linalg
+
+import keras_bdl
+from keras_bdl import callbacks, optimizers
+
+pytestmark = pytest.mark.portable
+
+ROWS, CHAINS, NOISE, PRIOR = 30, 1500, 0.5, 0.8
+rng = np.random.default_rng(0)
+X = rng.normal(size=(ROWS, 2)).astype("float32")
+Y = (X @ [0.7, -0.4] + 0.3 + NOISE * rng.normal(size=ROWS)).astype("float32")
+DESIGN = np.column_stack([X, np.ones(ROWS)]).astype("float64")
+PRECISION = DESIGN.T @ DESIGN / NOISE**2 + np.eye(3) / PRIOR**2
+MEAN = linalg.solve(PRECISION, DESIGN.T @ Y / NOISE**2)
+
+
+def nll(y, outputs):
+    return 0.5 * ops.sum(ops.square((y - outputs) / NOISE), axis=-1)
+
+
+def chains(optimizer, steps=400):
+    """Weights of all chains after some steps, `(CHAINS, 3)`."""
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(CHAINS)])
+    model.compile(optimizer, nll)
+    x = np.tile(X, (steps, 1))
+    y = np.tile(Y[:, None], (steps, CHAINS))
+    model.fit(x, y, batch_size=ROWS, shuffle=False, verbose=0)
+    kernel, bias = map(to_numpy, model.layers[0].weights)
+    return np.vstack([kernel, bias]).T
+
+
+def law(optimizer, rate):
+    """Covariance of the weights of the chain, from its own recursion."""
+    force = rate * PRECISION / ROWS
+    spread = 2 * rate / ROWS * np.eye(3)
+    if isinstance(optimizer, optimizers.SGLD):
+        return linalg.solve_discrete_lyapunov(np.eye(3) - force, spread)
+    kept = (1 - optimizer.friction) * np.eye(3)
+    step = np.block([[np.eye(3) - force, kept], [-force, kept]])
+    spread = optimizer.friction * np.kron(np.ones((2, 2)), spread)
+    return linalg.solve_discrete_lyapunov(step, spread)[:3, :3]
+
+
+def distance(draws, covariance):
+    """Largest error of mean and covariance, in standard errors."""
+    scale = np.sqrt(np.diag(covariance))
+    mean = np.abs(draws.mean(axis=0) - MEAN) / (scale / np.sqrt(CHAINS))
+    error = np.sqrt((np.outer(scale, scale) ** 2 + covariance**2) / CHAINS)
+    return max(mean.max(), (np.abs(np.cov(draws.T) - covariance) / error).max())
+
+
+@pytest.mark.parametrize(
+    "cls, rate",
+    [
+        pytest.param(optimizers.SGLD, 0.1, marks=pytest.mark.every_backend),
+        (optimizers.SGLD, 0.02),
+        pytest.param(optimizers.SGHMC, 0.02, marks=pytest.mark.every_backend),
+    ],
+)
+def test_chains_have_their_stationary_law(cls, rate):
+    optimizer = cls(rate, ROWS, prior_stddev=PRIOR, seed=0)
+    draws = chains(optimizer)
+    assert distance(draws, law(optimizer, rate)) < 4.0
+
+
+def test_smaller_steps_come_nearer_to_the_posterior():
+    exact = linalg.inv(PRECISION)
+    errors = [
+        np.abs(law(optimizers.SGLD(rate, ROWS), rate) / exact - 1.0).max()
+        for rate in (0.1, 0.02, 0.004)
+    ]
+    assert errors[0] > 4.0 * errors[1] > 16.0 * errors[2]
+    # A wrong number of examples is seen: the variance goes with 1 / N.
+    wrong = chains(optimizers.SGLD(0.02, ROWS // 2, prior_stddev=PRIOR, seed=0))
+    assert distance(wrong, law(optimizers.SGLD(0.02, ROWS), 0.02)) > 10.0
+
+
+def test_the_preconditioner_scales_force_and_noise_alike():
+    """With a constant G it is SGLD of that rate, which the long average nearly is."""
+    optimizer = optimizers.PreconditionedSGLD(
+        0.005, ROWS, prior_stddev=PRIOR, rho=0.999, seed=0
+    )
+    draws = chains(optimizer, steps=600)
+    exact = linalg.inv(PRECISION)
+    scale = np.sqrt(np.diag(exact))
+    assert (np.abs(draws.mean(axis=0) - MEAN) / scale).max() < 0.2
+    np.testing.assert_allclose(
+        np.cov(draws.T) / np.outer(scale, scale),
+        exact / np.outer(scale, scale),
+        atol=0.25,
+    )
+
+
+@pytest.mark.parametrize("cls", [optimizers.SGLD, optimizers.SGHMC])
+def test_without_temperature_the_chain_descends_to_the_mode(cls):
+    draws = chains(cls(0.05, ROWS, prior_stddev=PRIOR, temperature=0.0))
+    np.testing.assert_allclose(draws, np.tile(MEAN, (CHAINS, 1)), atol=1e-4)
+
+
+@pytest.mark.every_backend
+def test_a_seed_repeats_a_chain_and_a_file_continues_it(tmp_path):
+    def made(seed=0):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input((2,)), layers.Dense(3)])
+        model.compile(optimizers.SGHMC(0.02, ROWS, seed=seed), nll)
+        return model
+
+    options = {"batch_size": 10, "shuffle": False, "verbose": 0}
+    models = [made(), made(), made(1)]
+    y = np.tile(Y[:, None], (1, 3))
+    for model in models:
+        model.fit(X, y, epochs=2, **options)
+    first, second, other = (to_numpy(m.layers[0].kernel) for m in models)
+    np.testing.assert_array_equal(first, second)
+    assert np.abs(first - other).max() > 1e-3
+    models[0].save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras", custom_objects={"nll": nll})
+    for model in (models[1], loaded):
+        model.fit(X, y, epochs=2, **options)
+    np.testing.assert_allclose(
+        to_numpy(loaded.layers[0].kernel),
+        to_numpy(models[1].layers[0].kernel),
+        atol=1e-6,
+    )
+
+
+class Rates(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        self.seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        optimizer = self.model.optimizer
+        noise = float(to_numpy(optimizer.noise_share))
+        self.seen.append((float(to_numpy(optimizer.learning_rate)), noise))
+
+
+def test_cycles_set_rate_noise_and_records():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    model.compile(optimizers.SGLD(0.1, ROWS, seed=0), nll)
+    samples = callbacks.PosteriorSamples(keep=10, cycles=2, share=0.5)
+    rates = Rates()
+    options = {"batch_size": 15, "verbose": 0, "callbacks": [samples, rates]}
+    model.fit(X, Y[:, None], epochs=8, **options)
+    phases = np.arange(16) / 16 * 2 % 1.0
+    expected = 0.05 * (np.cos(np.pi * phases) + 1.0)
+    np.testing.assert_allclose([r for r, _ in rates.seen], expected, rtol=1e-5)
+    assert [n for _, n in rates.seen] == list((phases >= 0.5).astype(float))
+    assert samples.num_records == 4  # epochs 2, 3, 6 and 7
+    np.testing.assert_allclose(to_numpy(model.optimizer.learning_rate), 0.1)
+    fitted = samples.bayesian_model()
+    last = keras_bdl.to_keras(fitted, "sample", index=3)
+    np.testing.assert_allclose(
+        last.predict(X, verbose=0), model.predict(X, verbose=0), atol=1e-6
+    )
+    draws = keras_bdl.predict(fitted, X, return_samples=True, verbose=0)
+    assert draws.shape == (4, ROWS, 1) and draws.std(axis=0).min() > 0.0
+
+
+def test_a_plain_optimizer_leaves_snapshots():
+    model = keras.Sequential(
+        [keras.Input((2,)), layers.Dense(3), layers.BatchNormalization()]
+    )
+    model.compile("sgd", "mse")
+    samples = callbacks.PosteriorSamples(keep=2, start=1, every=2)
+    y = np.tile(Y[:, None], (1, 3))
+    model.fit(X, y, epochs=6, verbose=0, callbacks=[samples])
+    fitted = samples.bayesian_model()
+    np.testing.assert_allclose(  # epochs 3 and 5, with statistics of their own
+        fitted.to_keras("sample", index=1).predict(X, verbose=0),
+        model.predict(X, verbose=0),
+        atol=1e-6,
+    )
+    first = fitted.to_keras("sample", index=0).layers[1].moving_mean
+    assert np.abs(to_numpy(first) - to_numpy(model.layers[1].moving_mean)).max() > 0
+
+
+@pytest.mark.parametrize(
+    "make, match",
+    [
+        (lambda: optimizers.SGLD(0.1, 0), "num_examples"),
+        (lambda: optimizers.SGLD(0.1, 9, prior_stddev=-1.0), "prior_stddev"),
+        (lambda: optimizers.SGLD(0.1, 9, temperature=-1.0), "temperature"),
+        (lambda: optimizers.SGLD(0.1, 9, weight_decay=0.1), "weight_decay"),
+        (lambda: optimizers.SGHMC(0.1, 9, friction=2.0), "friction"),
+        (lambda: optimizers.PreconditionedSGLD(0.1, 9, rho=1.0), "rho"),
+        (lambda: callbacks.PosteriorSamples(0), "keep"),
+        (lambda: callbacks.PosteriorSamples(3, share=2.0), "share"),
+        (lambda: callbacks.PosteriorSamples(3).bayesian_model(), "recorded"),
+    ],
+)
+def test_bad_arguments_are_refused(make, match):
+    with pytest.raises(ValueError, match=f"(?s){match}.*Received"):
+        make()
