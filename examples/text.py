@@ -2,7 +2,7 @@
 
     python examples/text.py --data-dir FOLDER   # with rt-polarity.pos and .neg
     python examples/text.py                     # sentences of a few rules
-    python examples/text.py --smoke             # seconds, to try it out
+    python examples/text.py --smoke             # two minutes, to try it out
 
 Each network is trained plainly; `to_bayesian` then gives posteriors to the weights of
 all its layers: to the embedding, the LSTM or the attention, and the dense layers.
@@ -207,8 +207,10 @@ def print_table(results):
         print(f"\n{key}")
         for name in results[0][key]:
             values = np.array([result[key][name] for result in results])
-            error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
-            print(f"    {name:32s} {values.mean():.4f} ± {error:.4f}")
+            error = ""
+            if len(values) > 1:
+                error = f" ± {values.std(ddof=1) / len(values) ** 0.5:.4f}"
+            print(f"    {name:32s} {values.mean():.4f}{error}")
 
 
 def draw_entropy(predictions):

@@ -12,6 +12,8 @@ from keras_bdl.conversion.whole import BayesianModel
 from keras_bdl.core import copies, finding, scopes, validation
 from keras_bdl.core.stochastic import PACKAGE
 from keras_bdl.core.typing import Tensor
+from keras_bdl.graphs.copy import own_copy
+from keras_bdl.graphs.layer_copy import made_anew
 from keras_bdl.posteriors import Particles
 from keras_bdl.training import data
 
@@ -35,7 +37,7 @@ class Ensemble(BayesianModel):
     mean prediction. Both have the mean of the members' regularizers.
 
     Args:
-        network: built Keras model, which becomes the first member, or a function
+        network: built Keras model, of which the first member is a copy, or a function
             without arguments that returns a new built model in each call, for models
             that cannot be copied. Frozen layers are shared by all members.
         size: number of members, a positive integer.
@@ -100,7 +102,11 @@ class Ensemble(BayesianModel):
                 f"`Input`. Received: network={network!r}"
             )
         super().__init__(
-            network, name=name, weights="all", posterior=Particles(size), seed=seed
+            network if make else own_copy(network),
+            name=name,
+            weights="all",
+            posterior=Particles(size),
+            seed=seed,
         )
         self.size, self.diversity, self.seed = size, diversity, seed
         if "init" in diversity and size > 1:
@@ -326,17 +332,9 @@ def _unstacked(tensors, count):
 
 def _drawn_anew(network):
     """Returns a copy of a model with new initial weights."""
-    try:
-        if finding.is_graph(network):
-            return keras.models.clone_model(network)
-        copy = type(network).from_config(copies.live_config(type(network), network))
-    except NotImplementedError as error:
-        raise ValueError(
-            f"Model '{network.name}' cannot be copied, because its class "
-            f"{type(network).__name__} has no `get_config`. Give a function that makes "
-            f"it: `Ensemble(lambda: {type(network).__name__}(...))`. "
-            f"Received: network={network!r}"
-        ) from error
+    if finding.is_graph(network):
+        return keras.models.clone_model(network)
+    copy = made_anew(network)
     if not copy.built:
         copies.build_alike(copy, network)
     return copy

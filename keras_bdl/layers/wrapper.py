@@ -150,6 +150,13 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
         """Returns the weights that have a posterior, of a layer like the one inside."""
         return weights_inside(layer, self.which, self.posterior.of_state)
 
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Metrics of layers. Those of a compiled model inside are of its own `fit`."""
+        models = [m for m in flatten_layers(self.layer) if isinstance(m, keras.Model)]
+        of_fit = {id(metric) for model in models for metric in _metrics_of_fit(model)}
+        return [metric for metric in super().metrics if id(metric) not in of_fit]
+
     def freeze_weights(self) -> None:
         chosen = {id(self.chosen[name]) for name in self.posterior.shapes}
         for inner in flatten_layers(self.layer):
@@ -352,6 +359,17 @@ def _checked_weights(weights, layer):
             f"{sorted(names)}. Received: weights={weights!r}"
         )
     return list(weights)
+
+
+def _metrics_of_fit(model):
+    """Returns the metrics that a model has because it is compiled."""
+    inside = {
+        id(metric)
+        for layer in flatten_layers(model)
+        if not isinstance(layer, keras.Model)
+        for metric in layer.metrics
+    }
+    return [metric for metric in model.metrics if id(metric) not in inside]
 
 
 def _symbol(leaf: Any) -> Any:

@@ -47,8 +47,15 @@ class Bare(keras.Model):
         return self.head(self.hidden(x))
 
 
-def made_bare():
-    model = Bare(4)
+class Closed(Bare):
+    """A model that does not keep the argument of its constructor."""
+
+    def __init__(self, width):
+        super().__init__(width)
+
+
+def made_bare(cls=Closed):
+    model = cls(4)
     model.build((None, 5))
     return model
 
@@ -98,7 +105,9 @@ def test_each_member_is_the_network_that_is_trained_alone(dtype, tolerance):
 
 def test_one_member_is_the_network():
     plain = network()
+    plain.compile("adam", LOSS)  # and stays a model of its own
     model = keras_bdl.Ensemble(plain, 1)
+    assert len(plain.trainable_weights) == 6
     expected = plain.predict(X, verbose=0)
     np.testing.assert_allclose(
         special.softmax(model.predict(X, verbose=0), axis=-1),

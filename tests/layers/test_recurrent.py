@@ -444,6 +444,25 @@ def test_any_model_is_wrapped(tmp_path):
     np.testing.assert_array_equal(to_numpy(other(x)), to_numpy(model(x)))
 
 
+def test_a_compiled_model_inside_keeps_its_metrics_to_itself(tmp_path):
+    network = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    network.compile("sgd", "mse", metrics=["mae"])
+    network.fit(np.ones((8, 3)), np.ones((8, 2)), verbose=0)
+    model = keras_bdl.Bayesian(network, num_examples=8, initial_log_stddev=-30.0)
+    model.compile(keras.optimizers.SGD(0.0), "mse", metrics=["mae"])
+    x, y = np.ones((8, 3)), np.ones((8, 2))
+    expected = network.evaluate(x, y, verbose=0, return_dict=True)
+    history = model.fit(x, y, verbose=0).history
+    assert history["mae"][0] == pytest.approx(expected["mae"], rel=1e-5)
+    assert history["loss"][0] > expected["loss"]  # and the KL
+    scores = model.evaluate(x, y, verbose=0, return_dict=True)
+    assert scores["mae"] == pytest.approx(expected["mae"], rel=1e-5)
+    model.summary(print_fn=lambda line: None)
+    model.save(tmp_path / "model.keras")
+    copy = keras.models.load_model(tmp_path / "model.keras")
+    assert copy.evaluate(x, y, verbose=0)[1] == pytest.approx(scores["mae"])
+
+
 def test_to_keras_takes_a_posterior_off_a_model():
     network = keras.Sequential([keras.Input((4, 2)), layers.LSTM(3), layers.Dense(1)])
     model = keras_bdl.Bayesian(network, initial_log_stddev=-1.0)
