@@ -75,7 +75,9 @@ class _Sampler(keras.optimizers.Optimizer):
         self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
     ) -> None:
         rate = ops.cast(learning_rate, variable.dtype)
-        gradient = ops.cast(gradient, variable.dtype)
+        # A sum is dense; the gradient of a table has its rows alone on TensorFlow.
+        zeros = ops.zeros(variable.shape, variable.dtype)
+        gradient = zeros + ops.cast(gradient, variable.dtype)
         if self.prior_stddev is not None:
             scale = self.num_examples * self.prior_stddev**2
             gradient = gradient + ops.convert_to_tensor(variable) / scale

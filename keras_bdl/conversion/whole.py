@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import keras
 
-from keras_bdl.core import copies, finding, scopes
+from keras_bdl.core import copies, finding, masking, scopes
 from keras_bdl.core.stochastic import PACKAGE
 from keras_bdl.core.typing import Tensor, Weights
 from keras_bdl.graphs.copy import own_copy
@@ -62,20 +62,22 @@ class BayesianModel(keras.Model):
         sampled = scopes.SamplingScope.current() is not None
         if self.bayesian.posterior.has_mean or training or sampled:
             return self.bayesian(inputs, training=training, **kwargs)
-        outputs = self.bayesian.call_each((inputs,), **kwargs)
-        return self.mean_of_draws(outputs)
+        outputs, masks = self.bayesian.call_each((inputs,), **kwargs)
+        return self.mean_of_draws(outputs, masks)
 
-    def mean_of_draws(self, outputs: Any) -> Any:
+    def mean_of_draws(self, outputs: Any, masks: list[Any]) -> Any:
         """Returns the outputs that predict what those of all draws do on average.
 
         Args:
             outputs: outputs of each draw, `(num_draws, batch, ...)`.
+            masks: masks of the leaves of the outputs, each a tensor or None.
         """
         kinds = resolve_outputs(self, "auto")
         leaves = keras.tree.flatten(outputs)
         kinds = kinds if isinstance(kinds, tuple) else (kinds,) * len(leaves)
-        means = list(map(uncertainty.mean_outputs, leaves, kinds))
-        return keras.tree.pack_sequence_as(outputs, means)
+        means = map(uncertainty.mean_outputs, leaves, kinds)
+        masked = list(map(masking.put_mask, means, masks))
+        return keras.tree.pack_sequence_as(outputs, masked)
 
     def kl(self) -> Tensor:
         """Returns KL(posterior || prior) in nats over all weights, a float32 scalar."""

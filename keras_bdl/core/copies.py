@@ -55,6 +55,14 @@ def copied(layer):
     return copy
 
 
+def copy_frozen(copy, layer):
+    """Freezes the variables of a copy that are frozen one by one; returns the copy."""
+    for new, old in zip(copy.weights, layer.weights, strict=True):
+        if new.trainable and not old.trainable:
+            new.trainable = False
+    return copy
+
+
 def check_weights(weights):
     """Raises an error unless `weights` is "mean" or "sample"."""
     validation.choice("weights", weights, ("mean", "sample"))

@@ -14,6 +14,11 @@ def take_mask(tensor):
     return tensor, mask[0] if mask else None
 
 
+def put_mask(tensor, mask):
+    """Returns a tensor with a Keras mask, or the tensor itself if that is None."""
+    return tensor if mask is None else _PUT_MASK([tensor, mask])
+
+
 class _TakeMask(keras.layers.Layer):
     def __init__(self):
         super().__init__(name="take_mask", autocast=False)
@@ -27,4 +32,18 @@ class _TakeMask(keras.layers.Layer):
         return None
 
 
+class _PutMask(keras.layers.Layer):
+    def __init__(self):
+        super().__init__(name="put_mask", autocast=False)
+        self.supports_masking = True
+        self.built = True
+
+    def call(self, inputs):
+        return ops.copy(inputs[0])
+
+    def compute_mask(self, inputs, previous_mask):
+        return inputs[1]
+
+
 _TAKE_MASK = _TakeMask()
+_PUT_MASK = _PutMask()

@@ -102,6 +102,10 @@ class KLAddedElsewhere(ThreadScope):
     """
 
 
+class TrainingOfMembers(ThreadScope):
+    """While it is active, an ensemble trains: it returns the outputs of each member."""
+
+
 class LossOfMember(ThreadScope):
     """While it is active, an ensemble hides the losses of layers and regularizers.
 

@@ -1,5 +1,6 @@
 """Ensembles: several networks of one architecture that are trained side by side."""
 
+import inspect
 import random
 from collections.abc import Callable
 from typing import Any, Self
@@ -9,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_bdl.conversion.whole import BayesianModel
-from keras_bdl.core import copies, finding, scopes, validation
+from keras_bdl.core import copies, finding, masking, scopes, validation
 from keras_bdl.core.stochastic import PACKAGE
 from keras_bdl.core.typing import Tensor
 from keras_bdl.graphs.copy import own_copy
@@ -17,8 +18,9 @@ from keras_bdl.graphs.layer_copy import made_anew
 from keras_bdl.posteriors import Particles
 from keras_bdl.training import data
 
-# Key of the outputs in training, which are of each member.
+# Keys of the outputs in training, which are of each member, and of their masks.
 MEMBERS = "members"
+MASKS = "masks"
 
 DIVERSITIES = ("init", "bootstrap", "init+bootstrap")
 
@@ -49,14 +51,12 @@ class Ensemble(BayesianModel):
 
     Call arguments:
         inputs: inputs of the network.
-        training: whether to return the outputs of each member instead of the mean
-            prediction, as `{"members": outputs}` with a first axis of members,
-            `(size, batch, ...)`. `compute_loss` takes these.
+        training: whether a step of `fit` runs; see `outputs_of_members`.
 
     Raises:
         TypeError: if `network` is neither a Keras model nor such a function.
         ValueError: on another wrong argument; if the network is not built or has
-            keras_bdl layers; if two members start alike; in `compile` for an optimizer
+            keras_bdl layers; if two members start alike; in `fit` for an optimizer
             that clips the gradient of all weights together.
 
     Example:
@@ -84,6 +84,7 @@ class Ensemble(BayesianModel):
         size = validation.integer("size", size, least=1, most=1000)
         diversity = validation.choice("diversity", diversity, DIVERSITIES)
         seed = validation.optional_integer("seed", seed)
+        seed = random.getrandbits(31) if seed is None else seed
         make = None
         if not isinstance(network, keras.layers.Layer):
             if not callable(network):
@@ -102,15 +103,17 @@ class Ensemble(BayesianModel):
                 f"`Input`. Received: network={network!r}"
             )
         super().__init__(
-            network if make else own_copy(network),
+            network if make else copies.copy_frozen(own_copy(network), network),
             name=name,
             weights="all",
             posterior=Particles(size),
             seed=seed,
         )
         self.size, self.diversity, self.seed = size, diversity, seed
+        self._weighs_members = False  # while `fit` has weights of each member
         if "init" in diversity and size > 1:
             self._start_apart(make)
+            self._check_apart()
 
     @property
     def posterior(self) -> Particles:
@@ -128,16 +131,16 @@ class Ensemble(BayesianModel):
     def _start_apart(self, make):
         """Draws the initial weights of all members but the first."""
         state = random.getstate()
-        if self.seed is not None:
-            random.seed(self.seed)  # of which Keras draws the seeds of initializers
+        random.seed(self.seed)  # of which Keras draws the seeds of initializers
         try:
             for index in range(1, self.size):
                 member = make() if make else _drawn_anew(self.wrapped_model)
                 weights = self.bayesian.weights_of(member)
                 self.posterior.assign(index, weights)
         finally:
-            if self.seed is not None:
-                random.setstate(state)
+            random.setstate(state)
+
+    def _check_apart(self):
         stacks = map(ops.convert_to_numpy, self.posterior.stacks().values())
         if all(np.array_equal(stack[0], stack[1]) for stack in stacks):
             raise ValueError(
@@ -150,10 +153,35 @@ class Ensemble(BayesianModel):
 
     # Training
 
+    def train_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs one step of `fit`, with the outputs of each member."""
+        with scopes.TrainingOfMembers():
+            return super().train_step(*args, **kwargs)
+
+    def outputs_of_members(self, inputs: Any, **kwargs: Any) -> dict[str, Any]:
+        """Returns the outputs of each member in training, for a custom loop.
+
+        Args:
+            inputs: inputs of the network.
+            **kwargs: further arguments of its `call`.
+
+        Returns:
+            Dictionary whose "members" are outputs with a first axis of members,
+            `(size, batch, ...)`. `compute_loss` takes the dictionary.
+        """
+        with scopes.TrainingOfMembers():
+            return self(inputs, training=True, **kwargs)
+
     def call(self, inputs: Any, training: bool | None = None, **kwargs: Any) -> Any:
         if not training or scopes.SamplingScope.current() is not None:
             return super().call(inputs, training=training, **kwargs)
-        return {MEMBERS: self._train_each(inputs, kwargs)}
+        if scopes.TrainingOfMembers.current() is None:
+            raise ValueError(
+                "An ensemble trains as a model by itself: expected its own `fit`, or "
+                "`outputs_of_members` in a custom loop, and layers inside of the "
+                f"network instead of around it. Received: training={training!r}"
+            )
+        return self._train_each(inputs, kwargs)
 
     def _train_each(self, inputs, arguments):
         """Returns the outputs of each member in training, and keeps its statistics.
@@ -163,11 +191,16 @@ class Ensemble(BayesianModel):
         """
         stacks = self.posterior.stacks()
         values = {n: ops.convert_to_tensor(stack) for n, stack in stacks.items()}
+        masks: list[Any] = []
 
         def of_member(weights):
-            return self.bayesian.weight_map.apply_with_state(
+            outputs, state = self.bayesian.weight_map.apply_with_state(
                 self.bayesian, (inputs,), weights, is_training=True, **arguments
             )
+            taken = list(map(masking.take_mask, keras.tree.flatten(outputs)))
+            masks[:] = [mask for _, mask in taken]
+            leaves = [leaf for leaf, _ in taken]
+            return keras.tree.pack_sequence_as(outputs, leaves), state
 
         if keras.backend.backend() == "jax" and _only_computes(self.wrapped_model):
             outputs, state = ops.vectorized_map(of_member, values)
@@ -176,20 +209,8 @@ class Ensemble(BayesianModel):
             outputs, state = keras.tree.map_structure(lambda *t: ops.stack(t), *found)
         for name, value in state.items():
             stacks[name].assign(value)
-        return outputs
-
-    def compute_output_spec(
-        self, inputs: Any, training: bool | None = None, **kwargs: Any
-    ) -> Any:
-        outputs = super().compute_output_spec(inputs, **kwargs)
-        if not training:
-            return outputs
-        return {
-            MEMBERS: keras.tree.map_structure(
-                lambda y: keras.KerasTensor((self.size, *y.shape), dtype=y.dtype),
-                outputs,
-            )
-        }
+        # A mask depends on the inputs, and not on the weights.
+        return {MEMBERS: outputs, MASKS: masks}
 
     def fit(
         self,
@@ -200,9 +221,18 @@ class Ensemble(BayesianModel):
         **kwargs: Any,
     ) -> keras.callbacks.History:
         """Trains all members, as in `keras.Model.fit`."""
-        if "bootstrap" in self.diversity:
-            x, y, sample_weight = self._drawn_rows(x, y, sample_weight, kwargs)
-        return super().fit(x, y, *args, sample_weight=sample_weight, **kwargs)
+        if "bootstrap" not in self.diversity:
+            return super().fit(x, y, *args, sample_weight=sample_weight, **kwargs)
+        given = inspect.signature(keras.Model.fit).bind_partial(self, x, y, *args)
+        for name in ("self", "x", "y"):
+            given.arguments.pop(name)
+        options = {**given.arguments, **kwargs}
+        x, y, weights = self._drawn_rows(x, y, sample_weight, options)
+        self._weighs_members = True
+        try:
+            return super().fit(x, y, sample_weight=weights, **options)
+        finally:
+            self._weighs_members = False
 
     def _drawn_rows(self, x, y, sample_weight, options):
         """Returns the data of `fit` with weights of each member, `(rows, size)`."""
@@ -218,6 +248,9 @@ class Ensemble(BayesianModel):
                 "Expected one weight for each row beside `diversity='bootstrap'`. "
                 f"Received: sample_weight of shape {own.shape}"
             )
+        class_weight = options.pop("class_weight", None)
+        if class_weight is not None:
+            own = own * _weights_of_classes(y, class_weight)
         rows = data.num_training_rows(num_rows, **data.extent_of(options))
         if options.pop("validation_split", None) and rows < num_rows:
             held_out = slice(rows, num_rows)
@@ -225,7 +258,9 @@ class Ensemble(BayesianModel):
             x, y, own = data.rows_of((x, y, own), slice(rows))
         rng = np.random.default_rng(self.seed)
         counts = rng.multinomial(rows, np.full(rows, 1.0 / rows), self.size).T
-        return x, y, (counts * own[:, None]).astype("float32")
+        weights = (counts * own[:, None]).astype("float32")
+        # Keras asks for weights that are nested like the targets.
+        return x, y, keras.tree.map_structure(lambda _: weights, y)
 
     @property
     def losses(self) -> list[Tensor]:
@@ -253,6 +288,7 @@ class Ensemble(BayesianModel):
                 return loss + total / self.size
             self._check_optimizer()
             for index, outputs in enumerate(_unstacked(y_pred[MEMBERS], self.size)):
+                outputs = _masked(outputs, y_pred[MASKS])
                 weights = self._weights_of_member(sample_weight, index)
                 total += super().compute_loss(x, y, outputs, weights, training)
         mean = total / self.size
@@ -268,21 +304,23 @@ class Ensemble(BayesianModel):
 
     def _weights_of_member(self, sample_weight, index=None):
         """Returns the weights of one member, or the mean of all, `(batch,)`."""
-        if sample_weight is None or "bootstrap" not in self.diversity:
+        if not self._weighs_members or sample_weight is None:
             return sample_weight
-        shape = tuple(sample_weight.shape or ())  # TensorFlow may not know the rank
-        if len(shape) != 2 or shape[1] != self.size:
-            return sample_weight  # not made by `fit`
-        if index is None:
-            return ops.mean(sample_weight, axis=-1)
-        return sample_weight[:, index]
+
+        def of_member(weights):
+            shape = tuple(weights.shape or ())  # TensorFlow may not know the rank
+            if len(shape) != 2 or shape[1] != self.size:
+                return weights  # of validation
+            return ops.mean(weights, axis=-1) if index is None else weights[:, index]
+
+        return keras.tree.map_structure(of_member, sample_weight)
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
         """Updates the metrics by the mean prediction, and returns their values."""
         if _is_of_members(y_pred):
-            y_pred = self.mean_of_draws(y_pred[MEMBERS])
+            y_pred = self.mean_of_draws(y_pred[MEMBERS], y_pred[MASKS])
         sample_weight = self._weights_of_member(sample_weight)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
@@ -305,7 +343,11 @@ class Ensemble(BayesianModel):
         network = keras.saving.deserialize_keras_object(
             config["network"], custom_objects=custom_objects
         )
-        return cls(**{**config, "network": network})
+        ensemble = cls(**{**config, "network": network, "diversity": "bootstrap"})
+        ensemble.diversity = config["diversity"]
+        if "init" in ensemble.diversity:
+            ensemble._start_apart(None)  # a file has other weights, and a clone has not
+        return ensemble
 
 
 def _is_of_members(outputs):
@@ -321,6 +363,19 @@ def _only_computes(network):
         and all(layer.activity_regularizer is None for layer in layers)
         and all(type(layer).__module__.startswith("keras.") for layer in layers)
     )
+
+
+def _masked(outputs, masks):
+    """Puts masks on the leaves of outputs."""
+    leaves = list(map(masking.put_mask, keras.tree.flatten(outputs), masks))
+    return keras.tree.pack_sequence_as(outputs, leaves)
+
+
+def _weights_of_classes(y, class_weight):
+    """Returns the weight of the class of each row, as `keras.Model.fit` does."""
+    y = np.asarray(y)
+    labels = y.argmax(axis=-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(len(y))
+    return np.array([class_weight.get(int(label), 1.0) for label in labels])
 
 
 def _unstacked(tensors, count):

@@ -9,8 +9,9 @@ import numpy as np
 from keras import ops
 
 from keras_bdl.conversion.whole import BayesianModel
-from keras_bdl.core import validation
+from keras_bdl.core import copies, validation
 from keras_bdl.graphs.copy import own_copy
+from keras_bdl.inference.statistics import check_no_constraint, with_loss_of
 from keras_bdl.maps import weights_inside
 from keras_bdl.posteriors import Particles
 
@@ -72,8 +73,13 @@ class PosteriorSamples(keras.callbacks.Callback):
         return len(self._records)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        check_no_constraint(self.model)
         if self.cycles is None:
             return
+        if self._rate is not None:  # an earlier `fit` was interrupted
+            self.on_train_end()
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
         rate = self.model.optimizer.learning_rate
         if not isinstance(rate, keras.Variable):
             raise ValueError(
@@ -90,11 +96,18 @@ class PosteriorSamples(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch, self._batch = epoch, 0
 
-    def _phase(self, epoch, batch=0):
+    def _phase(self, epoch, batch):
         """Returns the part of the cycle that is over, in [0, 1)."""
-        steps = self.params.get("steps") or 1
-        done = (epoch + batch / steps) / self.params["epochs"]
-        return (done * self.cycles) % 1.0
+        steps = self.params.get("steps")
+        # Of data of unknown length the rate falls from epoch to epoch.
+        part = min(batch / steps, 1.0) if steps else 0.0
+        return ((epoch + part) * self.cycles / self.params["epochs"]) % 1.0
+
+    def _set_noise(self, share):
+        optimizer = self.model.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        if hasattr(optimizer, "noise_share"):
+            optimizer.noise_share.assign(share)
 
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
@@ -104,23 +117,24 @@ class PosteriorSamples(keras.callbacks.Callback):
         phase = self._phase(self._epoch, batch)
         optimizer = self.model.optimizer
         optimizer.learning_rate = 0.5 * self._rate * (math.cos(math.pi * phase) + 1.0)
-        noise = getattr(optimizer, "noise_share", None)
-        if noise is not None:
-            noise.assign(float(phase >= 1.0 - self.share))
+        self._set_noise(float(phase >= 1.0 - self.share))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.cycles is None:
             due = epoch >= self.start and (epoch - self.start) % self.every == 0
         else:
-            length = self.params["epochs"] / self.cycles
-            left = (-(epoch + 1)) % length  # epochs to the end of the cycle
-            due = left < max(self.share * length, 1.0) and int(left) % self.every == 0
+            # Parts of a cycle of which an epoch has `cycles`, left to its end.
+            length = self.params["epochs"]
+            left = (-(epoch + 1) * self.cycles) % length
+            recorded = max(self.share * length, self.cycles)
+            due = left < recorded and left // self.cycles % self.every == 0
         if due:
             self.record()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._rate is not None:
             self.model.optimizer.learning_rate = self._rate
+            self._set_noise(1.0)
             self._rate = None
 
     def record(self) -> None:
@@ -139,11 +153,11 @@ class PosteriorSamples(keras.callbacks.Callback):
                 f"Received: start={self.start}, cycles={self.cycles}"
             )
         bayesian = BayesianModel(
-            own_copy(self.model), weights="all", posterior=Particles(self.num_records)
+            copies.copy_frozen(own_copy(self.model), self.model),
+            weights="all",
+            posterior=Particles(self.num_records),
         )
         for name, variable in bayesian.bayesian.posterior.variables().items():
             name = name.removesuffix("_particles")
             variable.assign(np.stack([record[name] for record in self._records]))
-        if self.model.compiled:
-            bayesian.compile(loss=self.model.loss)
-        return bayesian
+        return with_loss_of(self.model, bayesian)

@@ -78,9 +78,25 @@ def refresh_statistics(
         weights = fresh.bayesian.weights_of(network)
         fresh.bayesian.posterior.assign(index, weights)  # type: ignore[attr-defined]
         progress.add(1)
+    return with_loss_of(model, fresh)
+
+
+def with_loss_of(model: keras.Model, bayesian: BayesianModel) -> BayesianModel:
+    """Compiles a model with the losses of another one, if that is compiled."""
     if model.compiled:
-        fresh.compile(loss=model.loss)
-    return fresh
+        config = model.get_compile_config() or {}
+        bayesian.compile(loss=model.loss, loss_weights=config.get("loss_weights"))
+    return bayesian
+
+
+def check_no_constraint(model: keras.Model) -> None:
+    """Raises an error for a weight with a constraint, before it is trained."""
+    for variable in model.trainable_variables:
+        if variable.constraint is not None:
+            raise ValueError(
+                f"Weight '{variable.path}' has a constraint, which a posterior cannot "
+                f"keep. Received: constraint={variable.constraint!r}"
+            )
 
 
 def _normalisations(model):

@@ -9,9 +9,13 @@ import numpy as np
 from keras import ops
 
 from keras_bdl.conversion.whole import BayesianModel
-from keras_bdl.core import validation
+from keras_bdl.core import copies, validation
 from keras_bdl.graphs.copy import own_copy
-from keras_bdl.inference.statistics import has_statistics
+from keras_bdl.inference.statistics import (
+    check_no_constraint,
+    has_statistics,
+    with_loss_of,
+)
 from keras_bdl.maps import weights_inside
 from keras_bdl.posteriors import Gaussian, LowRank
 
@@ -68,6 +72,7 @@ class SWAG(keras.callbacks.Callback):
         self._deviations: collections.deque = collections.deque(maxlen=self.rank)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        check_no_constraint(self.model)
         if not weights_inside(self.model, "all"):
             raise ValueError(
                 f"`SWAG` expected a model with weights to train. "
@@ -109,7 +114,7 @@ class SWAG(keras.callbacks.Callback):
         columns = list(self._deviations)
         form = LowRank(len(columns)) if columns else Gaussian()
         bayesian = BayesianModel(
-            own_copy(self.model),
+            copies.copy_frozen(own_copy(self.model), self.model),
             weights="all",
             posterior=form,
             num_examples=1,
@@ -133,6 +138,4 @@ class SWAG(keras.callbacks.Callback):
                 "of the mean network and of each draw.",
                 stacklevel=2,
             )
-        if self.model.compiled:
-            bayesian.compile(loss=self.model.loss)
-        return bayesian
+        return with_loss_of(self.model, bayesian)

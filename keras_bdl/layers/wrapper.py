@@ -6,7 +6,7 @@ from typing import Any, Self
 import keras
 
 from keras_bdl import maps, priors
-from keras_bdl.core import copies, scopes, validation
+from keras_bdl.core import copies, masking, scopes, validation
 from keras_bdl.core.finding import flatten_layers
 from keras_bdl.core.stochastic import register, whole_layers
 from keras_bdl.layers.counterparts import check_conversion, obstacle
@@ -191,30 +191,43 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
     def call_mean(self, inputs: Any, **arguments: Any) -> Any:
         if self.posterior.has_mean:
             return super().call_mean(inputs, **arguments)
-        outputs = self.call_each(inputs, **arguments)
-        return keras.tree.map_structure(lambda y: keras.ops.mean(y, axis=0), outputs)
+        outputs, masks = self.call_each(inputs, **arguments)
+        means = [keras.ops.mean(y, axis=0) for y in keras.tree.flatten(outputs)]
+        masked = list(map(masking.put_mask, means, masks))
+        return keras.tree.pack_sequence_as(outputs, masked)
 
-    def call_each(self, inputs: Any, **arguments: Any) -> Any:
+    def call_each(self, inputs: Any, **arguments: Any) -> tuple[Any, list[Any]]:
         """Returns the outputs for all draws of a posterior of finitely many.
+
+        Losses of layers, such as activity regularizers, are left out.
 
         Args:
             inputs: tuple of the positional arguments of `call`.
             **arguments: further arguments of `call`.
 
         Returns:
-            Outputs with a first axis of draws, `(num_draws, batch, ...)`.
+            Outputs with a first axis of draws, `(num_draws, batch, ...)`, and the
+            masks of their leaves, each a tensor or None.
         """
         count = self.posterior.num_draws
         with scopes.SamplingScope(0, 0, num_samples=count):
             weights = self._narrow(self.drawn_weights(self.noise, count))
+        shape: list[Any] = []
+
+        def of_one(draw):
+            outputs = self.weight_map.apply(self, inputs, draw, **arguments)
+            leaves = list(map(masking.take_mask, keras.tree.flatten(outputs)))
+            masked = [mask is not None for _, mask in leaves]
+            structure = keras.tree.map_structure(lambda _: 0, outputs)
+            shape[:] = [structure, masked]
+            return [y for y, _ in leaves] + [m for _, m in leaves if m is not None]
+
         with scopes.KLAddedElsewhere():
-            outputs = self.weight_map.apply_per_sample(
-                self, inputs, weights, shared=True, **arguments
-            )
-        return keras.tree.map_structure(
-            lambda y: keras.ops.reshape(y, (count, -1, *keras.ops.shape(y)[1:])),
-            outputs,
-        )
+            found = keras.ops.map(of_one, weights)
+        structure, masked = shape
+        masks = iter(found[len(masked) :])
+        outputs = keras.tree.pack_sequence_as(structure, found[: len(masked)])
+        return outputs, [next(masks)[0] if has else None for has in masked]
 
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         return self.call_in_mode(args, training, is_training=training, **kwargs)

@@ -7,8 +7,10 @@ from typing import Any
 
 import keras
 
-from keras_bdl.core.finding import flatten_layers, own_variables
+from keras_bdl.core.finding import flatten_layers
 from keras_bdl.maps.whole import Whole
+
+BATCH_NORMALIZATION = keras.layers.BatchNormalization
 
 
 class Wrapped(Whole):
@@ -60,8 +62,8 @@ def weights_inside(
             have scales and offsets alone, such as normalisation; "all" does not. A list
             has the names of layers inside, whose weights are meant, or names of
             weights as they are returned.
-        with_state: whether running statistics count too, of layers that are not
-            frozen.
+        with_state: whether running statistics count too: those of batch normalisation
+            that is not frozen.
     """
     innermost: dict[int, int] = {}
     named: set[int] = set()
@@ -71,8 +73,8 @@ def weights_inside(
             named.update(map(id, owner.weights))
         # A layer precedes those inside of it, so the last one is the owner.
         innermost |= {id(variable): order for variable in owner.weights}
-        if with_state and owner.trainable:
-            state += [v for v in own_variables(owner) if _is_statistic(v)]
+        if with_state and owner.trainable and isinstance(owner, BATCH_NORMALIZATION):
+            state += [owner.moving_mean, owner.moving_variance]
     numbers = {order: i for i, order in enumerate(sorted(set(innermost.values())))}
     owners = {key: numbers[order] for key, order in innermost.items()}
     trained = layer.trainable_variables
@@ -87,8 +89,3 @@ def weights_inside(
     if isinstance(which, str):
         return found
     return {n: v for n, v in found.items() if id(v) in named or n in which}
-
-
-def _is_statistic(variable):
-    dtype = keras.backend.standardize_dtype(variable.dtype)
-    return not variable.trainable and keras.backend.is_float_dtype(dtype)

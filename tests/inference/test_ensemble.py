@@ -1,5 +1,7 @@
 """Ensembles: each member is the network that would be trained alone."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -222,6 +224,107 @@ def test_models_of_any_kind_have_members():
     result = keras_bdl.predict_uncertainty(model, x, verbose=0)
     assert result["a"].probabilities.shape == (48, 2)
     assert result["b"].mutual_information.shape == (48,)
+
+
+@pytest.mark.every_backend
+def test_masks_are_those_of_the_network():
+    x = np.array([[1, 2, 0, 0], [3, 1, 2, 0], [1, 0, 0, 0]])
+    y = np.random.default_rng(0).normal(size=(3, 4, 1)).astype("float32")
+    plain = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Embedding(5, 3, mask_zero=True),
+            layers.SimpleRNN(4, return_sequences=True),
+            layers.Dense(1),
+        ]
+    )
+    model = keras_bdl.Ensemble(plain, 1)
+    found = []
+    for m in (plain, model):
+        m.compile(keras.optimizers.SGD(0.1), "mse", weighted_metrics=["mae"])
+        history = m.fit(x, y, epochs=3, shuffle=False, verbose=0).history
+        # On JAX the masks of Keras do not reach the metrics of training.
+        metrics = [] if BACKEND == "jax" else history["mae"]
+        found.append([*history["loss"], *metrics, *m.evaluate(x, y, verbose=0)])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+
+
+def test_variables_that_are_frozen_one_by_one_stay():
+    norm = layers.Normalization()
+    norm.adapt(5.0 * X + 3.0)
+    plain = keras.Sequential(
+        [keras.Input((5,)), norm, layers.Dense(4), layers.Dense(3)]
+    )
+    plain.layers[1].enable_lora(2)
+    kernel = to_numpy(plain.layers[1]._kernel)
+    model = keras_bdl.Ensemble(plain, 2)
+    assert not any(name == "kernel_1" for name in model.posterior.shapes)
+    model.compile("adam", LOSS)
+    model.fit(X, Y, verbose=0)
+    draws = keras_bdl.predict(model, X, return_samples=True, verbose=0)
+    for index in range(2):
+        member = model.member(index)
+        np.testing.assert_array_equal(to_numpy(member.layers[1]._kernel), kernel)
+        probabilities = special.softmax(member.predict(X, verbose=0), axis=-1)
+        np.testing.assert_allclose(probabilities, draws[index], atol=1e-5)
+
+
+def test_inside_of_another_model_it_predicts_and_does_not_train():
+    ensemble = keras_bdl.Ensemble(network(), 2)
+    inputs = keras.Input((5,))
+    outer = keras.Model(inputs, ensemble(inputs))
+    np.testing.assert_allclose(
+        outer.predict(X, verbose=0), ensemble.predict(X, verbose=0), atol=1e-6
+    )
+    outer.compile("sgd", LOSS)
+    with pytest.raises(ValueError, match="trains as a model by itself.*Received"):
+        outer.fit(X, Y, verbose=0)
+
+
+def test_a_custom_loop_has_the_loss_of_all_members():
+    model = keras_bdl.Ensemble(network(), 2)
+    members = [model.member(index) for index in range(2)]
+    losses = []
+    for m in (*members, model):
+        m.compile("sgd", LOSS)
+        call = getattr(m, "outputs_of_members", lambda x, m=m: m(x, training=True))
+        losses.append(float(to_numpy(m.compute_loss(None, Y, call(X)))))
+    assert losses[2] == pytest.approx(np.mean(losses[:2]), rel=1e-5)
+
+
+def test_a_file_of_members_with_seeds_of_their_own_is_loaded(tmp_path):
+    seeds = itertools.count()
+
+    def made():
+        seed = next(seeds)
+        return network(kernel_initializer=keras.initializers.GlorotUniform(seed=seed))
+
+    model = keras_bdl.Ensemble(made, 2)
+    model.save(tmp_path / "model.keras")
+    copy = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(
+        model.predict(X, verbose=0), copy.predict(X, verbose=0)
+    )
+
+
+def test_the_bootstrap_takes_several_outputs_and_weights_of_classes():
+    inputs = keras.Input((5,))
+    outputs = {name: layers.Dense(3, name=name)(inputs) for name in "ab"}
+    model = keras_bdl.Ensemble(keras.Model(inputs, outputs), 2, "bootstrap")
+    model.compile("sgd", {"a": LOSS, "b": LOSS})
+    history = model.fit(X, {"a": Y, "b": Y}, validation_split=0.25, verbose=0).history
+    assert np.isfinite(history["val_loss"]).all()
+    weights, by_class = np.array([1.0, 2.0, 0.5]), {0: 1.0, 1: 2.0, 2: 0.5}
+    models = [keras_bdl.Ensemble(network(), 2, "bootstrap", seed=3) for _ in range(2)]
+    models[1].set_weights(models[0].get_weights())
+    for m, options in zip(
+        models, ({"class_weight": by_class}, {"sample_weight": weights[Y]})
+    ):
+        m.compile(keras.optimizers.SGD(0.1), LOSS)
+        # Rows held out may be told by position too.
+        m.fit(X, Y, 16, 2, 0, None, 0.25, shuffle=False, **options)
+    for first, second in zip(models[0].get_weights(), models[1].get_weights()):
+        np.testing.assert_allclose(first, second, atol=1e-6)
 
 
 def test_frozen_layers_are_shared():

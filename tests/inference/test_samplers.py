@@ -141,7 +141,7 @@ class Rates(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         optimizer = self.model.optimizer
-        noise = float(to_numpy(optimizer.noise_share))
+        noise = float(to_numpy(getattr(self, "inner", optimizer).noise_share))
         self.seen.append((float(to_numpy(optimizer.learning_rate)), noise))
 
 
@@ -165,6 +165,93 @@ def test_cycles_set_rate_noise_and_records():
     )
     draws = keras_bdl.predict(fitted, X, return_samples=True, verbose=0)
     assert draws.shape == (4, ROWS, 1) and draws.std(axis=0).min() > 0.0
+
+
+class Stop(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch == 1
+
+
+def test_a_fit_that_stops_leaves_noise_and_rate_as_they_were():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    inner = optimizers.SGLD(0.1, ROWS, seed=0)
+    model.compile(keras.optimizers.LossScaleOptimizer(inner), nll)
+    samples, rates = callbacks.PosteriorSamples(3, cycles=1), Rates()
+    rates.inner = inner
+    options = {"verbose": 0, "callbacks": [samples, rates, Stop()]}
+    model.fit(X, Y[:, None], epochs=8, **options)
+    assert [noise for _, noise in rates.seen] == [0.0, 0.0]
+    assert float(to_numpy(inner.noise_share)) == 1.0
+    np.testing.assert_allclose(to_numpy(model.optimizer.learning_rate), 0.1)
+
+
+def test_data_of_unknown_length_fall_from_epoch_to_epoch():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    model.compile(optimizers.SGLD(0.1, ROWS, seed=0), nll)
+    samples = callbacks.PosteriorSamples(3, cycles=1)
+    samples.set_model(model)
+    samples.set_params({"epochs": 4, "steps": None})
+    samples.on_train_begin()
+    seen = []
+    for epoch in range(4):
+        samples.on_epoch_begin(epoch)
+        for batch in range(2):
+            samples.on_train_batch_begin(batch)
+            seen.append(float(to_numpy(model.optimizer.learning_rate)))
+    assert seen == sorted(seen, reverse=True) and seen[0] > seen[-1]
+
+
+@pytest.mark.parametrize("epochs, cycles", [(8, 3), (11, 3), (12, 5), (9, 3), (7, 7)])
+def test_every_cycle_ends_with_a_record(epochs, cycles):
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    samples = callbacks.PosteriorSamples(99, cycles=cycles)
+    samples.set_model(model)
+    samples.set_params({"epochs": epochs, "steps": 1})
+    recorded = []
+    for epoch in range(epochs):
+        before = samples.num_records
+        samples.on_epoch_end(epoch)
+        recorded += [epoch] * (samples.num_records - before)
+    ends = [int(np.floor((k + 1) * epochs / cycles)) - 1 for k in range(cycles)]
+    assert set(ends) <= set(recorded)
+
+
+def test_samples_keep_the_weights_of_losses_and_refuse_constraints_at_once():
+    inputs = keras.Input((2,))
+    outputs = {name: layers.Dense(1, name=name)(inputs) for name in "ab"}
+    model = keras.Model(inputs, outputs)
+    weights = {"a": 1.0, "b": 100.0}
+    model.compile("sgd", {"a": "mse", "b": "mse"}, loss_weights=weights)
+    samples = callbacks.PosteriorSamples(1)
+    y = {"a": Y[:, None], "b": Y[:, None]}
+    model.fit(X, y, verbose=0, callbacks=[samples])
+    expected = model.evaluate(X, y, verbose=0, return_dict=True)["loss"]
+    fitted = samples.bayesian_model().evaluate(X, y, verbose=0, return_dict=True)
+    assert fitted["loss"] == pytest.approx(expected, rel=1e-5)
+    model = keras.Sequential(
+        [keras.Input((2,)), layers.Dense(1, kernel_constraint="non_neg")]
+    )
+    model.compile("sgd", "mse")
+    for callback in (callbacks.PosteriorSamples(1), callbacks.SWAG(0)):
+        with pytest.raises(ValueError, match="constraint.*Received"):
+            model.fit(X, Y, verbose=0, callbacks=[callback])
+
+
+@pytest.mark.parametrize(
+    "cls", [optimizers.SGLD, optimizers.SGHMC, optimizers.PreconditionedSGLD]
+)
+def test_tables_of_words_move_as_dense_layers_of_indicators(cls):
+    words = np.array([[0, 1], [1, 1], [2, 0]])
+    table = keras.Sequential([keras.Input((2,)), layers.Embedding(4, 2)])
+    dense = keras.Sequential([keras.Input((2, 4)), layers.Dense(2, use_bias=False)])
+    table.layers[0].embeddings.assign(np.ones((4, 2)))
+    dense.layers[0].kernel.assign(np.ones((4, 2)))
+    for model, x in ((table, words), (dense, np.eye(4)[words])):
+        model.compile(cls(0.1, ROWS, prior_stddev=None, temperature=0.0), "mse")
+        model.fit(x, np.zeros((3, 2, 2)), epochs=3, shuffle=False, verbose=0)
+    found = to_numpy(table.layers[0].embeddings)
+    np.testing.assert_allclose(found, to_numpy(dense.layers[0].kernel), atol=1e-6)
 
 
 def test_a_plain_optimizer_leaves_snapshots():
