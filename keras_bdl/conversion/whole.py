@@ -164,7 +164,8 @@ def Bayesian(
     """Gives the weights of any Keras layer or model a posterior.
 
     The layer may be a third party's or the user's own, and needs no config. It is not
-    copied: it holds the means. In training every call draws its weights once for all
+    copied: it holds the means, and a posterior that does not train these freezes it. In
+    training every call draws its weights once for all
     rows of the batch. `keras_bdl.to_bayesian` puts Bayesian layers in the places of
     those that have a counterpart, which trains with less noise, and wraps the others.
 
