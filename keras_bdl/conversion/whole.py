@@ -165,9 +165,9 @@ def Bayesian(
 
     The layer may be a third party's or the user's own, and needs no config. It is not
     copied: it holds the means, and a posterior that does not train these freezes it. In
-    training every call draws its weights once for all
-    rows of the batch. `keras_bdl.to_bayesian` puts Bayesian layers in the places of
-    those that have a counterpart, which trains with less noise, and wraps the others.
+    training every call draws its weights once for all rows of the batch.
+    `keras_bdl.to_bayesian` puts Bayesian layers in the places of those that have a
+    counterpart, which trains with less noise, and wraps the others.
 
     Args:
         layer: Keras layer or model, built or not.
