@@ -152,8 +152,7 @@ class OptimizerReset(keras.callbacks.Callback):
         self.epoch = validation.integer("epoch", epoch, least=0)
 
     def _optimizer(self):
-        optimizer = self.model.optimizer
-        return getattr(optimizer, "inner_optimizer", optimizer)
+        return finding.inner_optimizer(self.model.optimizer)
 
     def on_train_begin(self, logs: _Logs = None) -> None:
         rate = self._optimizer().get_config()["learning_rate"]

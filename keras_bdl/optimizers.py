@@ -51,12 +51,7 @@ class _Sampler(keras.optimizers.Optimizer):
             if prior_stddev is None
             else validation.positive("prior_stddev", prior_stddev)
         )
-        self.temperature = validation.number("temperature", temperature)
-        if self.temperature < 0.0:
-            raise ValueError(
-                "Expected `temperature` to be at least 0. "
-                f"Received: temperature={temperature!r}"
-            )
+        self.temperature = validation.number("temperature", temperature, least=0.0)
         seed = validation.optional_integer("seed", seed)
         self.seed = random.getrandbits(31) if seed is None else seed
 

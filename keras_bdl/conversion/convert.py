@@ -297,7 +297,7 @@ def to_keras(
         isinstance(posterior, Posterior) and not posterior.trains_means
         for posterior in (x.posterior for x in bayesian_layers(model))
     ):
-        copy.trainable = True  # it was frozen for the posterior
+        copies.make_trainable(copy)  # it was frozen for the posterior
     return _called(copy)
 
 

@@ -75,9 +75,9 @@ class BayesianModel(keras.Model):
         kinds = resolve_outputs(self, "auto")
         leaves = keras.tree.flatten(outputs)
         kinds = kinds if isinstance(kinds, tuple) else (kinds,) * len(leaves)
-        means = map(uncertainty.mean_outputs, leaves, kinds)
-        masked = list(map(masking.put_mask, means, masks))
-        return keras.tree.pack_sequence_as(outputs, masked)
+        means = list(map(uncertainty.mean_outputs, leaves, kinds))
+        means = keras.tree.pack_sequence_as(outputs, means)
+        return masking.put_masks(means, masks)
 
     def kl(self) -> Tensor:
         """Returns KL(posterior || prior) in nats over all weights, a float32 scalar."""

@@ -55,12 +55,14 @@ def copied(layer):
     return copy
 
 
-def copy_frozen(copy, layer):
-    """Freezes the variables of a copy that are frozen one by one; returns the copy."""
-    for new, old in zip(copy.weights, layer.weights, strict=True):
-        if new.trainable and not old.trainable:
-            new.trainable = False
-    return copy
+def make_trainable(layer):
+    """Makes a layer, and each one inside, trainable.
+
+    On TensorFlow Keras does nothing where the attribute has that value already, so one
+    assignment does not reach a frozen layer inside of another.
+    """
+    for inner in flatten_layers(layer):
+        inner.trainable = True
 
 
 def check_weights(weights):

@@ -25,6 +25,20 @@ def own_variables(layer):
     return [v for v in layer.weights if id(v) not in inside]
 
 
+def normalisations_of(model):
+    """Returns the layers of batch normalisation that are not frozen."""
+    return [
+        layer
+        for layer in flatten_layers(model)
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+
+
+def inner_optimizer(optimizer):
+    """Returns the optimizer that one for mixed precision wraps, or the optimizer."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def idle_seeds(model):
     """Returns ids of states of seeds that inference changes without using them.
 

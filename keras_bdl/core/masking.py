@@ -14,9 +14,20 @@ def take_mask(tensor):
     return tensor, mask[0] if mask else None
 
 
-def put_mask(tensor, mask):
-    """Returns a tensor with a Keras mask, or the tensor itself if that is None."""
-    return tensor if mask is None else _PUT_MASK([tensor, mask])
+def take_masks(tensors):
+    """Returns a nest of tensors without their masks, and a list of these or None."""
+    taken = [take_mask(tensor) for tensor in keras.tree.flatten(tensors)]
+    leaves = [leaf for leaf, _ in taken]
+    return keras.tree.pack_sequence_as(tensors, leaves), [mask for _, mask in taken]
+
+
+def put_masks(tensors, masks):
+    """Returns a nest of tensors with the masks of a list; None puts nothing."""
+    leaves = [
+        leaf if mask is None else _PUT_MASK([leaf, mask])
+        for leaf, mask in zip(keras.tree.flatten(tensors), masks)
+    ]
+    return keras.tree.pack_sequence_as(tensors, leaves)
 
 
 class _TakeMask(keras.layers.Layer):

@@ -111,6 +111,8 @@ class StochasticLayer(_Base):
     takes_shared_inputs = False
     # Whether the Keras layer takes the seed too, for noise of its own.
     shares_seed = False
+    # Number of different draws if there are only so many, else None.
+    num_draws: int | None = None
     # Whether the outputs are the inputs if nothing is sampled.
     is_identity = False
 

@@ -22,7 +22,7 @@ from keras_bdl.generative import networks as vae_networks
 from keras_bdl.generative.queries import VAEUse
 from keras_bdl.ops import divergences, mixtures
 from keras_bdl.priors.codes import LatentPrior
-from keras_bdl.training.data import extent_of, num_training_rows
+from keras_bdl.training.data import extent_of, hold_out
 
 PACKAGE = "keras_bdl"
 GRADIENTS = ("elbo", "iwae", "dreg")
@@ -327,8 +327,10 @@ class VAE(VAEUse):
         elif hasattr(held_out, "shape"):
             initialization.check(self, held_out)
         weighted = kwargs.get("sample_weight") is not None and hasattr(x, "shape")
-        if weighted and kwargs.get("validation_split"):
-            x = _split_off(x, kwargs)
+        if weighted:
+            weights = kwargs["sample_weight"]
+            x, _, weights = hold_out(x, _no_targets(x), weights, kwargs)
+            kwargs["sample_weight"] = weights
         self._read_num_examples(x, kwargs)
         if self.optimizer is not None and not int(self.optimizer.iterations):
             initialization.start(self, x, extent_of(kwargs))
@@ -393,12 +395,3 @@ class _NoTargets(np.ndarray):
 
 def _no_targets(x):
     return np.zeros(len(x)).view(_NoTargets)
-
-
-def _split_off(x, kwargs):
-    """Returns the training rows; those of `validation_split` become validation data."""
-    left = num_training_rows(len(x), kwargs.pop("validation_split"))
-    weights = kwargs["sample_weight"]
-    kwargs["sample_weight"] = weights[:left]
-    kwargs["validation_data"] = (x[left:], _no_targets(x[left:]), weights[left:])
-    return x[:left]

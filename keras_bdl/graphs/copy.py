@@ -281,6 +281,15 @@ def own_copy(layer, plain=False):
     return copy
 
 
+def trainable_copy(layer):
+    """Returns `own_copy`, in which variables are frozen that are so one by one."""
+    copy = own_copy(layer)
+    for new, old in zip(copy.weights, layer.weights, strict=True):
+        if new.trainable and not old.trainable:
+            new.trainable = False
+    return copy
+
+
 def is_holder(layer):
     """Returns whether a layer or model is the user's own and holds other layers."""
     return (

@@ -13,10 +13,10 @@ from keras_bdl.conversion.whole import BayesianModel
 from keras_bdl.core import copies, finding, masking, scopes, validation
 from keras_bdl.core.stochastic import PACKAGE
 from keras_bdl.core.typing import Tensor
-from keras_bdl.graphs.copy import own_copy
+from keras_bdl.graphs.copy import trainable_copy
 from keras_bdl.graphs.layer_copy import made_anew
 from keras_bdl.posteriors import Particles
-from keras_bdl.training import data
+from keras_bdl.training import class_weights, data
 
 # Keys of the outputs in training, which are of each member, and of their masks.
 MEMBERS = "members"
@@ -103,7 +103,7 @@ class Ensemble(BayesianModel):
                 f"`Input`. Received: network={network!r}"
             )
         super().__init__(
-            network if make else copies.copy_frozen(own_copy(network), network),
+            network if make else trainable_copy(network),
             name=name,
             weights="all",
             posterior=Particles(size),
@@ -133,12 +133,11 @@ class Ensemble(BayesianModel):
         state = random.getstate()
         random.seed(self.seed)  # of which Keras draws the seeds of initializers
         try:
-            for index in range(1, self.size):
-                member = make() if make else _drawn_anew(self.wrapped_model)
-                weights = self.bayesian.weights_of(member)
-                self.posterior.assign(index, weights)
+            drawn = make or (lambda: _drawn_anew(self.wrapped_model))
+            others = [self.bayesian.weights_of(drawn()) for _ in range(1, self.size)]
         finally:
             random.setstate(state)
+        self.posterior.assign_all([self.posterior.particle(0), *others])
 
     def _check_apart(self):
         stacks = map(ops.convert_to_numpy, self.posterior.stacks().values())
@@ -197,10 +196,8 @@ class Ensemble(BayesianModel):
             outputs, state = self.bayesian.weight_map.apply_with_state(
                 self.bayesian, (inputs,), weights, is_training=True, **arguments
             )
-            taken = list(map(masking.take_mask, keras.tree.flatten(outputs)))
-            masks[:] = [mask for _, mask in taken]
-            leaves = [leaf for leaf, _ in taken]
-            return keras.tree.pack_sequence_as(outputs, leaves), state
+            outputs, masks[:] = masking.take_masks(outputs)
+            return outputs, state
 
         if keras.backend.backend() == "jax" and _only_computes(self.wrapped_model):
             outputs, state = ops.vectorized_map(of_member, values)
@@ -248,14 +245,14 @@ class Ensemble(BayesianModel):
                 "Expected one weight for each row beside `diversity='bootstrap'`. "
                 f"Received: sample_weight of shape {own.shape}"
             )
+        x, y, own = data.hold_out(x, y, own, options)
         class_weight = options.pop("class_weight", None)
         if class_weight is not None:
-            own = own * _weights_of_classes(y, class_weight)
-        rows = data.num_training_rows(num_rows, **data.extent_of(options))
-        if options.pop("validation_split", None) and rows < num_rows:
-            held_out = slice(rows, num_rows)
-            options["validation_data"] = data.rows_of((x, y, own), held_out)
-            x, y, own = data.rows_of((x, y, own), slice(rows))
+            labels = np.asarray(y).reshape(len(own), -1)
+            labels = labels.argmax(axis=-1) if labels.shape[-1] > 1 else labels[:, 0]
+            num_classes = int(max(labels.max(), *class_weight)) + 1
+            own = class_weights.of_labels(labels, class_weight, num_classes, own)
+        rows = len(own)
         rng = np.random.default_rng(self.seed)
         counts = rng.multinomial(rows, np.full(rows, 1.0 / rows), self.size).T
         weights = (counts * own[:, None]).astype("float32")
@@ -288,14 +285,14 @@ class Ensemble(BayesianModel):
                 return loss + total / self.size
             self._check_optimizer()
             for index, outputs in enumerate(_unstacked(y_pred[MEMBERS], self.size)):
-                outputs = _masked(outputs, y_pred[MASKS])
+                outputs = masking.put_masks(outputs, y_pred[MASKS])
                 weights = self._weights_of_member(sample_weight, index)
                 total += super().compute_loss(x, y, outputs, weights, training)
-        mean = total / self.size
-        return mean + (total - mean) - ops.stop_gradient(total - mean)
+        return total + ops.stop_gradient(total / self.size - total)
 
     def _check_optimizer(self):
-        norm = getattr(self.optimizer, "global_clipnorm", None)
+        optimizer = finding.inner_optimizer(self.optimizer)
+        norm = getattr(optimizer, "global_clipnorm", None)
         if norm is not None:
             raise ValueError(
                 "`global_clipnorm` would clip the gradient of all members together; "
@@ -363,19 +360,6 @@ def _only_computes(network):
         and all(layer.activity_regularizer is None for layer in layers)
         and all(type(layer).__module__.startswith("keras.") for layer in layers)
     )
-
-
-def _masked(outputs, masks):
-    """Puts masks on the leaves of outputs."""
-    leaves = list(map(masking.put_mask, keras.tree.flatten(outputs), masks))
-    return keras.tree.pack_sequence_as(outputs, leaves)
-
-
-def _weights_of_classes(y, class_weight):
-    """Returns the weight of the class of each row, as `keras.Model.fit` does."""
-    y = np.asarray(y)
-    labels = y.argmax(axis=-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(len(y))
-    return np.array([class_weight.get(int(label), 1.0) for label in labels])
 
 
 def _unstacked(tensors, count):

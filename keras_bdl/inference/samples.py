@@ -5,14 +5,12 @@ import math
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_bdl.conversion.whole import BayesianModel
-from keras_bdl.core import copies, validation
-from keras_bdl.graphs.copy import own_copy
-from keras_bdl.inference.statistics import check_no_constraint, with_loss_of
-from keras_bdl.maps import weights_inside
+from keras_bdl.core import finding, validation
+from keras_bdl.inference.fitted import around
+from keras_bdl.maps.wrapped import check_no_constraint, weights_inside
 from keras_bdl.posteriors import Particles
 
 
@@ -65,7 +63,6 @@ class PosteriorSamples(keras.callbacks.Callback):
             raise ValueError(f"Expected `share` in (0, 1]. Received: share={share!r}")
         self._records: collections.deque = collections.deque(maxlen=self.keep)
         self._rate: float | None = None
-        self._batch = 0
 
     @property
     def num_records(self) -> int:
@@ -73,7 +70,7 @@ class PosteriorSamples(keras.callbacks.Callback):
         return len(self._records)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        check_no_constraint(self.model)
+        check_no_constraint(self.model.trainable_variables)
         if self.cycles is None:
             return
         if self._rate is not None:  # an earlier `fit` was interrupted
@@ -94,7 +91,7 @@ class PosteriorSamples(keras.callbacks.Callback):
         self._rate = float(ops.convert_to_numpy(rate))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._epoch, self._batch = epoch, 0
+        self._epoch = epoch
 
     def _phase(self, epoch, batch):
         """Returns the part of the cycle that is over, in [0, 1)."""
@@ -104,8 +101,7 @@ class PosteriorSamples(keras.callbacks.Callback):
         return ((epoch + part) * self.cycles / self.params["epochs"]) % 1.0
 
     def _set_noise(self, share):
-        optimizer = self.model.optimizer
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        optimizer = finding.inner_optimizer(self.model.optimizer)
         if hasattr(optimizer, "noise_share"):
             optimizer.noise_share.assign(share)
 
@@ -152,12 +148,6 @@ class PosteriorSamples(keras.callbacks.Callback):
                 "No weights were recorded: expected more epochs than `start`. "
                 f"Received: start={self.start}, cycles={self.cycles}"
             )
-        bayesian = BayesianModel(
-            copies.copy_frozen(own_copy(self.model), self.model),
-            weights="all",
-            posterior=Particles(self.num_records),
-        )
-        for name, variable in bayesian.bayesian.posterior.variables().items():
-            name = name.removesuffix("_particles")
-            variable.assign(np.stack([record[name] for record in self._records]))
-        return with_loss_of(self.model, bayesian)
+        model = around(self.model, Particles(self.num_records))
+        model.bayesian.posterior.assign_all(self._records)  # type: ignore[attr-defined]
+        return model

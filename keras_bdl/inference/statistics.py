@@ -9,13 +9,14 @@ from keras import ops
 from keras_bdl.conversion.whole import BayesianModel
 from keras_bdl.core import finding, validation
 from keras_bdl.graphs.copy import own_copy
+from keras_bdl.inference.fitted import compiled_like
 from keras_bdl.posteriors import Particles
 from keras_bdl.training import data
 
 
 def has_statistics(model: keras.Model) -> bool:
     """Whether a model normalises by running statistics."""
-    return bool(_normalisations(model))
+    return bool(finding.normalisations_of(model))
 
 
 def refresh_statistics(
@@ -70,46 +71,21 @@ def refresh_statistics(
     fresh = BayesianModel(
         own_copy(model.wrapped_model), weights="all", posterior=Particles(size)
     )
+    particles = []
     progress = keras.utils.Progbar(size, unit_name="draw")
     for index in range(size):
         draw = {"index": index} if count else {"seed": int(seeds[index])}
         network = model.to_keras("sample", **draw)
         _refresh(network, x, batch_size)
-        weights = fresh.bayesian.weights_of(network)
-        fresh.bayesian.posterior.assign(index, weights)  # type: ignore[attr-defined]
+        particles.append(fresh.bayesian.weights_of(network))
         progress.add(1)
-    return with_loss_of(model, fresh)
-
-
-def with_loss_of(model: keras.Model, bayesian: BayesianModel) -> BayesianModel:
-    """Compiles a model with the losses of another one, if that is compiled."""
-    if model.compiled:
-        config = model.get_compile_config() or {}
-        bayesian.compile(loss=model.loss, loss_weights=config.get("loss_weights"))
-    return bayesian
-
-
-def check_no_constraint(model: keras.Model) -> None:
-    """Raises an error for a weight with a constraint, before it is trained."""
-    for variable in model.trainable_variables:
-        if variable.constraint is not None:
-            raise ValueError(
-                f"Weight '{variable.path}' has a constraint, which a posterior cannot "
-                f"keep. Received: constraint={variable.constraint!r}"
-            )
-
-
-def _normalisations(model):
-    return [
-        layer
-        for layer in finding.flatten_layers(model)
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-    ]
+    fresh.bayesian.posterior.assign_all(particles)  # type: ignore[attr-defined]
+    return compiled_like(model, fresh)
 
 
 def _refresh(network, x, batch_size):
     """Sets the running statistics of a network to their averages over batches."""
-    normalisations = _normalisations(network)
+    normalisations = finding.normalisations_of(network)
     momenta = [layer.momentum for layer in normalisations]
     sums, rows = None, 0
     for layer in normalisations:

@@ -9,14 +9,10 @@ import numpy as np
 from keras import ops
 
 from keras_bdl.conversion.whole import BayesianModel
-from keras_bdl.core import copies, validation
-from keras_bdl.graphs.copy import own_copy
-from keras_bdl.inference.statistics import (
-    check_no_constraint,
-    has_statistics,
-    with_loss_of,
-)
-from keras_bdl.maps import weights_inside
+from keras_bdl.core import validation
+from keras_bdl.inference.fitted import around
+from keras_bdl.inference.statistics import has_statistics
+from keras_bdl.maps.wrapped import check_no_constraint, weights_inside
 from keras_bdl.posteriors import Gaussian, LowRank
 
 _LEAST_VARIANCE = 1e-30
@@ -72,7 +68,7 @@ class SWAG(keras.callbacks.Callback):
         self._deviations: collections.deque = collections.deque(maxlen=self.rank)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        check_no_constraint(self.model)
+        check_no_constraint(self.model.trainable_variables)
         if not weights_inside(self.model, "all"):
             raise ValueError(
                 f"`SWAG` expected a model with weights to train. "
@@ -113,13 +109,7 @@ class SWAG(keras.callbacks.Callback):
             )
         columns = list(self._deviations)
         form = LowRank(len(columns)) if columns else Gaussian()
-        bayesian = BayesianModel(
-            copies.copy_frozen(own_copy(self.model), self.model),
-            weights="all",
-            posterior=form,
-            num_examples=1,
-            kl_weight=0.0,
-        )
+        bayesian = around(self.model, form, num_examples=1, kl_weight=0.0)
         variables = bayesian.bayesian.posterior.variables()
         share = 0.5 if columns else 1.0
         for name, variable in bayesian.bayesian.chosen.items():
@@ -138,4 +128,4 @@ class SWAG(keras.callbacks.Callback):
                 "of the mean network and of each draw.",
                 stacklevel=2,
             )
-        return with_loss_of(self.model, bayesian)
+        return bayesian

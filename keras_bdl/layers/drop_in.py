@@ -21,6 +21,10 @@ class DropInLayer(PosteriorLayer, BayesianLayer):
     def has_kl(self) -> bool:
         return self.posterior.has_kl
 
+    @property
+    def num_draws(self) -> int | None:  # type: ignore[override]  # of the posterior
+        return self.posterior.num_draws
+
     def prior_shapes(self) -> dict[str, tuple[int, ...]]:
         return self.posterior.prior_shapes
 

@@ -11,7 +11,7 @@ from keras_bdl.core.finding import flatten_layers
 from keras_bdl.core.stochastic import register, whole_layers
 from keras_bdl.layers.counterparts import check_conversion, obstacle
 from keras_bdl.layers.drop_in import VariationalLayer
-from keras_bdl.maps.wrapped import weights_inside
+from keras_bdl.maps.wrapped import check_no_constraint, weights_inside
 from keras_bdl.posteriors import Posterior
 from keras_bdl.priors import Prior
 
@@ -134,12 +134,8 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
         if not isinstance(self.which, str):
             self.which = list(found)  # names of layers are others in a copy
         regularizers = {name: variable.regularizer for name, variable in found.items()}
+        check_no_constraint(found.values())
         for variable in found.values():
-            if variable.constraint is not None:
-                raise ValueError(
-                    f"Weight '{variable.path}' has a constraint, which a posterior "
-                    f"cannot keep. Received: constraint={variable.constraint!r}"
-                )
             variable.regularizer = None
         # Keras would track the dict, and with it the variables of the layer again.
         object.__setattr__(self, "_chosen", found)
@@ -153,16 +149,16 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """Metrics of layers. Those of a compiled model inside are of its own `fit`."""
-        models = [m for m in flatten_layers(self.layer) if isinstance(m, keras.Model)]
-        of_fit = {id(metric) for model in models for metric in _metrics_of_fit(model)}
+        inside = flatten_layers(self.layer)
+        compiled = [m for m in inside if isinstance(m, keras.Model) and m.compiled]
+        of_fit = {id(metric) for model in compiled for metric in _metrics_of_fit(model)}
         return [metric for metric in super().metrics if id(metric) not in of_fit]
 
     def freeze_weights(self) -> None:
         chosen = {id(self.chosen[name]) for name in self.posterior.shapes}
-        for inner in flatten_layers(self.layer):
-            if not self.posterior.of_state and chosen.isdisjoint(
-                map(id, inner.weights)
-            ):
+        frozen = () if self.posterior.of_state else flatten_layers(self.layer)
+        for inner in frozen:
+            if chosen.isdisjoint(map(id, inner.weights)):
                 inner.trainable = False  # normalisation runs as at inference
         for variable in self.layer.trainable_variables:
             variable.trainable = False
@@ -192,9 +188,8 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
         if self.posterior.has_mean:
             return super().call_mean(inputs, **arguments)
         outputs, masks = self.call_each(inputs, **arguments)
-        means = [keras.ops.mean(y, axis=0) for y in keras.tree.flatten(outputs)]
-        masked = list(map(masking.put_mask, means, masks))
-        return keras.tree.pack_sequence_as(outputs, masked)
+        means = keras.tree.map_structure(lambda y: keras.ops.mean(y, axis=0), outputs)
+        return masking.put_masks(means, masks)
 
     def call_each(self, inputs: Any, **arguments: Any) -> tuple[Any, list[Any]]:
         """Returns the outputs for all draws of a posterior of finitely many.
@@ -216,11 +211,11 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
 
         def of_one(draw):
             outputs = self.weight_map.apply(self, inputs, draw, **arguments)
-            leaves = list(map(masking.take_mask, keras.tree.flatten(outputs)))
-            masked = [mask is not None for _, mask in leaves]
+            outputs, masks = masking.take_masks(outputs)
             structure = keras.tree.map_structure(lambda _: 0, outputs)
-            shape[:] = [structure, masked]
-            return [y for y, _ in leaves] + [m for _, m in leaves if m is not None]
+            shape[:] = [structure, [mask is not None for mask in masks]]
+            masks = [mask for mask in masks if mask is not None]
+            return keras.tree.flatten(outputs) + masks
 
         with scopes.KLAddedElsewhere():
             found = keras.ops.map(of_one, weights)
@@ -335,7 +330,7 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
         for name, value in values.items():
             copies.assign_copy(variables[name], value)
         if not (self.posterior.trains_means or self.posterior.of_state):
-            copy.trainable = True  # it was frozen for the posterior
+            copies.make_trainable(copy)  # it was frozen for the posterior
         return copy
 
     def _own_config(self):

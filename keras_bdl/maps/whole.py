@@ -52,10 +52,7 @@ class Whole(WeightMap):
         weights: dict[str, Tensor],
         **arguments: Any,
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Returns what `apply` does, and new values of weights that the call assigns.
-
-        Weights that are trained may not be assigned.
-        """
+        """Returns what `apply` does, and new values of weights that the call set."""
         variables = self.variables(layer)
         values = {id(variables[name]): value for name, value in weights.items()}
         with _values(self.target(layer), values, layer.add_loss) as changed:

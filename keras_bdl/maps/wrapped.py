@@ -2,15 +2,13 @@
 
 import inspect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 
-from keras_bdl.core.finding import flatten_layers
+from keras_bdl.core.finding import flatten_layers, normalisations_of
 from keras_bdl.maps.whole import Whole
-
-BATCH_NORMALIZATION = keras.layers.BatchNormalization
 
 
 class Wrapped(Whole):
@@ -40,6 +38,16 @@ class Wrapped(Whole):
         return layer.layer(*inputs, **arguments)
 
 
+def check_no_constraint(variables: Iterable[keras.Variable]) -> None:
+    """Raises an error for a weight with a constraint."""
+    for variable in variables:
+        if variable.constraint is not None:
+            raise ValueError(
+                f"Weight '{variable.path}' has a constraint, which a posterior cannot "
+                f"keep. Received: constraint={variable.constraint!r}"
+            )
+
+
 def takes_training(layer: keras.layers.Layer) -> bool:
     """Returns whether the `call` of a layer has the argument `training`."""
     return "training" in inspect.signature(layer.call).parameters
@@ -67,19 +75,18 @@ def weights_inside(
     """
     innermost: dict[int, int] = {}
     named: set[int] = set()
-    state: list[keras.Variable] = []
     for order, owner in enumerate(flatten_layers(layer)):
         if not isinstance(which, str) and owner.name in which:
             named.update(map(id, owner.weights))
         # A layer precedes those inside of it, so the last one is the owner.
         innermost |= {id(variable): order for variable in owner.weights}
-        if with_state and owner.trainable and isinstance(owner, BATCH_NORMALIZATION):
-            state += [owner.moving_mean, owner.moving_variance]
     numbers = {order: i for i, order in enumerate(sorted(set(innermost.values())))}
     owners = {key: numbers[order] for key, order in innermost.items()}
     trained = layer.trainable_variables
     with_matrix = {owners[id(v)] for v in trained if len(v.shape) > 1}
     found: dict[str, keras.Variable] = {}
+    normalisations = normalisations_of(layer) if with_state else ()
+    state = [s for x in normalisations for s in (x.moving_mean, x.moving_variance)]
     for variable in [*trained, *state]:
         number = owners[id(variable)]
         if which == "matrices" and number not in with_matrix:

@@ -17,7 +17,7 @@ from keras_bdl.models.latent_scope import latent_scope
 from keras_bdl.posteriors import Posterior
 from keras_bdl.prediction import export, sampler
 from keras_bdl.training import num_examples
-from keras_bdl.training.data import extent_of, num_training_rows, rows_of
+from keras_bdl.training.data import extent_of, hold_out
 
 
 class LikelihoodModel(CheckedBatches):
@@ -252,15 +252,7 @@ class LikelihoodModel(CheckedBatches):
 
         Rows that `validation_split` sets apart are not weighted, as in Keras.
         """
-        weights = kwargs.get("sample_weight")
-        share = kwargs.pop("validation_split", 0.0)
-        if share and kwargs.get("validation_data") is None and y is not None:
-            left = num_training_rows(len(y), share)
-            parts = x, y, weights
-            x, y, weights = rows_of(parts, slice(left))
-            kwargs["validation_data"] = rows_of(parts, slice(left, None))
-            if kwargs["validation_data"][2] is None:
-                kwargs["validation_data"] = kwargs["validation_data"][:2]
+        x, y, weights = hold_out(x, y, kwargs.get("sample_weight"), kwargs)
         kwargs["sample_weight"] = self._label_weights(y, class_weight, weights)
         return x, y
 

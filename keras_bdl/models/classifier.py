@@ -13,11 +13,12 @@ from keras_bdl.core.dtypes import to_numpy
 from keras_bdl.early_exit import depth
 from keras_bdl.early_exit.depth import DepthPosterior
 from keras_bdl.graphs import heads
-from keras_bdl.models import batch_checks, class_weights, unknown_ranks
+from keras_bdl.models import batch_checks, unknown_ranks
 from keras_bdl.models.base import LikelihoodModel
 from keras_bdl.posteriors import Posterior
 from keras_bdl.prediction import predict
 from keras_bdl.prediction.predict import ClassificationUncertainty
+from keras_bdl.training import class_weights
 
 PACKAGE = "keras_bdl"
 

@@ -1,9 +1,10 @@
 """A posterior of finitely many sets of weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_bdl.core import scopes, validation
@@ -90,6 +91,16 @@ class Particles(Posterior):
             values = ops.convert_to_numpy(stack).copy()
             values[index] = ops.convert_to_numpy(weights[name])
             stack.assign(values)
+
+    def assign_all(self, particles: Sequence[dict[str, Any]]) -> None:
+        """Sets all particles.
+
+        Args:
+            particles: of each one, arrays by the names of the weights.
+        """
+        for name, stack in self.stacks().items():
+            values = [ops.convert_to_numpy(weights[name]) for weights in particles]
+            stack.assign(np.stack(values))
 
     def particle(self, index: int) -> dict[str, Tensor]:
         """Returns the weights of one particle by name, in float32 (or float64)."""

@@ -57,9 +57,9 @@ def make_sampler(model, num_samples, reduction, kind, mc_dropout=False, joint=Fa
 
 def sample_count(model, num_samples):
     """Returns a valid number of samples; None stands for all members, or for 32."""
-    count = None
-    for layer in stochastic.stochastic_layers(model):
-        count = count or getattr(getattr(layer, "posterior", 0), "num_draws", None)
+    layers = stochastic.stochastic_layers(model)
+    counts = [layer.num_draws for layer in layers if layer.num_draws is not None]
+    count = math.lcm(*counts) if counts else None
     if num_samples is None:
         return count or DEFAULT
     num_samples = validation.integer("num_samples", num_samples, 1, 10**9)

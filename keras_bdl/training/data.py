@@ -14,6 +14,7 @@ __all__ = [
     "TrainingPairs",
     "batches",
     "extent_of",
+    "hold_out",
     "is_data_set",
     "num_training_rows",
     "training_batches",
@@ -47,6 +48,26 @@ def rows_of(parts, rows):
     return keras.tree.map_structure(
         lambda part: None if part is None else part[rows], parts, none_is_leaf=True
     )
+
+
+def hold_out(
+    x: Any, y: Any, sample_weight: Any, options: dict[str, Any]
+) -> tuple[Any, Any, Any]:
+    """Returns the arrays that `fit` trains on, without those of `validation_split`.
+
+    Args:
+        x, y, sample_weight: arguments of `fit`; the weights may be None.
+        options: its other arguments. The rows that are held out become
+            `validation_data` there, in place of `validation_split`.
+    """
+    share = options.pop("validation_split", None)
+    if not share or options.get("validation_data") is not None or y is None:
+        return x, y, sample_weight
+    left = num_training_rows(len(keras.tree.flatten(y)[0]), share)
+    parts = x, y, sample_weight
+    held_out = rows_of(parts, slice(left, None))
+    options["validation_data"] = held_out[: 2 if sample_weight is None else 3]
+    return rows_of(parts, slice(left))
 
 
 def is_data_set(data: Any) -> bool:

@@ -327,6 +327,16 @@ def test_the_bootstrap_takes_several_outputs_and_weights_of_classes():
         np.testing.assert_allclose(first, second, atol=1e-6)
 
 
+def test_weights_of_classes_leave_the_rows_that_are_held_out():
+    model = keras_bdl.Ensemble(network(), 2, "bootstrap")
+    model.compile(keras.optimizers.SGD(0.0), LOSS)
+    history = model.fit(
+        X, Y, validation_split=0.25, class_weight={0: 9.0, 1: 4.0}, verbose=0
+    ).history
+    plain = model.evaluate(X[36:], Y[36:], verbose=0)
+    assert history["val_loss"][0] == pytest.approx(plain, rel=1e-4)
+
+
 def test_frozen_layers_are_shared():
     base = keras.Sequential([keras.Input((5,)), layers.Dense(4, trainable=False)])
     plain = keras.Sequential([keras.Input((5,)), base, layers.Dense(3)])
@@ -408,10 +418,12 @@ def test_bad_arguments_are_refused(make, error, match):
 
 
 def test_a_gradient_is_not_clipped_over_all_members():
-    model = keras_bdl.Ensemble(network(), 2)
-    model.compile(keras.optimizers.Adam(global_clipnorm=1.0), LOSS)
-    with pytest.raises(ValueError, match="global_clipnorm.*Received"):
-        model.fit(X, Y, verbose=0)
+    for wrap in (lambda optimizer: optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = wrap(keras.optimizers.Adam(global_clipnorm=1.0))
+        model = keras_bdl.Ensemble(network(), 2)
+        model.compile(optimizer, LOSS)
+        with pytest.raises(ValueError, match="global_clipnorm.*Received"):
+            model.fit(X, Y, verbose=0)
     model = keras_bdl.Ensemble(network(), 2, "bootstrap")
     model.compile("adam", LOSS)
     with pytest.raises(ValueError, match="arrays.*Received"):

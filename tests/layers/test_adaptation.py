@@ -337,6 +337,7 @@ def test_layers_that_are_bayesian_already_are_frozen_by_adapters():
     assert all("_lora_" in v.name for v in model.trainable_variables)
 
 
+@pytest.mark.every_backend
 def test_attention_alone_is_adapted_and_given_back():
     inputs = keras.Input((4, 6))
     attended = layers.MultiHeadAttention(2, 3, name="attention")(inputs, inputs)

@@ -379,7 +379,7 @@ def test_a_layer_named_in_conversion_takes_a_list_with_masks(make):
     h = layers.LSTM(3)(attention([h, h]))
     plain = keras.Model(words, h)
     for variable in attention.trainable_variables:
-        variable.assign(0.7 * keras.ops.ones_like(variable))
+        variable.assign(np.full(variable.shape, 0.7))
     model, report = keras_bdl.to_bayesian(
         plain, num_examples=N, layers=[attention.name], return_report=True
     )
