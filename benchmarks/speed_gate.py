@@ -19,7 +19,7 @@ import training_step
 
 import keras_bdl
 
-ROUNDS = 7
+ROUNDS = 5
 BOUNDS = {"training step": 8.0, "predictive of 100 samples": 30.0}
 
 
@@ -40,7 +40,7 @@ def ratio(slow, fast):
 def training_ratio():
     models = training_step.dense_models()
     rng = np.random.default_rng(0)
-    x = rng.random((128 * 40, 784), dtype="float32")
+    x = rng.random((128 * 20, 784), dtype="float32")
     y = rng.integers(0, 10, len(x))
 
     def fit(name):

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_bdl.core import finding, stochastic, validation
+from keras_bdl.inference.gaussian import GaussianPosterior as GaussianPosterior
 from keras_bdl.inference.samples import PosteriorSamples as PosteriorSamples
 from keras_bdl.inference.swag import SWAG as SWAG
 from keras_bdl.layers.bayesian import bayesian_layers
@@ -17,6 +18,7 @@ from keras_bdl.sparsity import report
 __all__ = [
     "DepthLogger",
     "DropoutRateLogger",
+    "GaussianPosterior",
     "KLWarmup",
     "OptimizerReset",
     "PosteriorSamples",

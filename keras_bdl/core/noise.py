@@ -57,6 +57,21 @@ class NoiseGenerator(random.SeedGenerator):
         return words
 
 
+class GivenSeed(random.SeedGenerator):
+    """A generator of one seed, which needs no variable.
+
+    Args:
+        words: two words of 32 bits, an integer tensor `(2,)`.
+    """
+
+    def __init__(self, words: Tensor) -> None:
+        self.words = words
+
+    def next(self, ordered: bool = True) -> Tensor:
+        """Returns the seed."""
+        return self.words
+
+
 def fold_in(seed: Tensor, number: Tensor) -> Tensor:
     """Derives a seed for a number: two 32-bit words.
 

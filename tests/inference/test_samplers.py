@@ -29,7 +29,7 @@ def nll(y, outputs):
     return 0.5 * ops.sum(ops.square((y - outputs) / NOISE), axis=-1)
 
 
-def chains(optimizer, steps=400):
+def chains(optimizer, steps=200):
     """Weights of all chains after some steps, `(CHAINS, 3)`."""
     model = keras.Sequential([keras.Input((2,)), layers.Dense(CHAINS)])
     model.compile(optimizer, nll)

@@ -576,16 +576,16 @@ def test_dropout_inside_is_sampled_on_demand(cls, rates):
     model = keras.Model(inputs, layers.Dense(2)(cls(5, **rates)(inputs)))
     x = np.random.default_rng(0).normal(size=(3, 3, 3)).astype("float32")
     options = {"outputs": "mean", "verbose": 0, "seed": 0, "return_samples": True}
-    draws = keras_bdl.predict(model, x, 200, mc_dropout=True, **options)
+    draws = keras_bdl.predict(model, x, 80, mc_dropout=True, **options)
     # Keras in training has a mask of its own for every row.
     rows = to_numpy(model(np.repeat(x, 500, axis=0), training=True))
     exact = rows.reshape(3, 500, 2).swapaxes(0, 1)
-    error = np.sqrt(draws.var(axis=0) / 200 + exact.var(axis=0) / 500)
+    error = np.sqrt(draws.var(axis=0) / 80 + exact.var(axis=0) / 500)
     assert (np.abs(draws.mean(axis=0) - exact.mean(axis=0)) / error).max() < 5
     fourth = [((y - y.mean(axis=0)) ** 4).mean(axis=0) for y in (draws, exact)]
-    error = np.sqrt(fourth[0] / 200 + fourth[1] / 500)
+    error = np.sqrt(fourth[0] / 80 + fourth[1] / 500)
     assert (np.abs(draws.var(axis=0) - exact.var(axis=0)) / error).max() < 5
-    alone = keras_bdl.predict(model, x[1:2], 200, mc_dropout=True, **options)
+    alone = keras_bdl.predict(model, x[1:2], 80, mc_dropout=True, **options)
     np.testing.assert_allclose(alone[:, 0], draws[:, 1], atol=1e-6)
 
 
@@ -605,8 +605,8 @@ def test_dropout_in_both_directions_and_beside_a_posterior_is_sampled():
     layer = keras_bdl.VariationalLSTM(3, dropout=0.5, recurrent_dropout=0.1)
     model = keras.Model(inputs, layer(inputs))
     x = np.random.default_rng(0).normal(size=(2, 5, 4))
-    weights_alone = keras_bdl.predict(model, x, 200, **options).std(axis=0)
-    both = keras_bdl.predict(model, x, 200, mc_dropout=True, **options).std(axis=0)
+    weights_alone = keras_bdl.predict(model, x, 60, **options).std(axis=0)
+    both = keras_bdl.predict(model, x, 60, mc_dropout=True, **options).std(axis=0)
     assert (both > 3.0 * weights_alone).all()
     assert (weights_alone > 0.0).all()
 

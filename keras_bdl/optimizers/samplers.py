@@ -8,78 +8,33 @@ keeps weights of the chain. The learning rate is that of plain gradient descent 
 mean loss: in the sources' notation it is N times their step size.
 """
 
-import random
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_bdl.core import scopes, validation
-from keras_bdl.core.noise import NoiseGenerator
+from keras_bdl.core import validation
 from keras_bdl.core.stochastic import PACKAGE
 from keras_bdl.core.typing import Tensor
+from keras_bdl.optimizers.base import PosteriorOptimizer
 
-__all__ = ["SGHMC", "SGLD", "PreconditionedSGLD"]
 
+class _Sampler(PosteriorOptimizer):
+    """Base class of chains. A subclass implements `step`."""
 
-class _Sampler(keras.optimizers.Optimizer):
-    """Base class of optimizers that draw from the posterior of the weights.
-
-    A subclass implements `move`.
-    """
-
-    def __init__(
-        self,
-        learning_rate: Any,
-        num_examples: int,
-        prior_stddev: float | None = 1.0,
-        temperature: float = 1.0,
-        seed: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        for name in ("weight_decay", "use_ema", "global_clipnorm", "clipnorm"):
-            if kwargs.get(name):
-                raise ValueError(
-                    f"`{type(self).__name__}` takes no `{name}`, which would change "
-                    "the law of the chain; the prior is `prior_stddev`. "
-                    f"Received: {name}={kwargs[name]!r}"
-                )
-        super().__init__(learning_rate=learning_rate, **kwargs)
-        self.num_examples = validation.integer("num_examples", num_examples, least=1)
-        self.prior_stddev = (
-            None
-            if prior_stddev is None
-            else validation.positive("prior_stddev", prior_stddev)
-        )
-        self.temperature = validation.number("temperature", temperature, least=0.0)
-        seed = validation.optional_integer("seed", seed)
-        self.seed = random.getrandbits(31) if seed is None else seed
-
-    def build(self, variables: list[keras.Variable]) -> None:
-        """Makes the variables of the chain."""
-        if self.built:
-            return
-        super().build(variables)
-        self._noise = NoiseGenerator(self.seed)
+    def add_state(self, variables: list[keras.Variable]) -> None:
         # The share of the noise, which a callback sets for a part of a cycle.
         self.noise_share = self.add_variable(
             (), initializer="ones", name="noise_share", dtype="float32"
         )
 
-    def update_step(
-        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
-    ) -> None:
-        rate = ops.cast(learning_rate, variable.dtype)
-        # A sum is dense; the gradient of a table has its rows alone on TensorFlow.
-        zeros = ops.zeros(variable.shape, variable.dtype)
-        gradient = zeros + ops.cast(gradient, variable.dtype)
-        if self.prior_stddev is not None:
-            scale = self.num_examples * self.prior_stddev**2
-            gradient = gradient + ops.convert_to_tensor(variable) / scale
-        # As in Keras's guide to optimizers: on TensorFlow `variable` is its value.
-        self.move(variable, gradient, rate, self._get_variable_index(variable))
-
     def move(
+        self, variable: keras.Variable, gradient: Tensor, rate: Tensor, index: int
+    ) -> None:
+        weights = ops.convert_to_tensor(variable)
+        self.step(variable, gradient + self.prior_precision * weights, rate, index)
+
+    def step(
         self, variable: keras.Variable, gradient: Tensor, rate: Tensor, index: int
     ) -> None:
         """Moves a variable by one step of the chain.
@@ -92,7 +47,7 @@ class _Sampler(keras.optimizers.Optimizer):
         """
         raise NotImplementedError
 
-    def normal(self, variable: keras.Variable, variance: Any, index: int) -> Tensor:
+    def noise(self, variable: keras.Variable, variance: Any, index: int) -> Tensor:
         """Draws the noise of one step, of the shape of a variable.
 
         Args:
@@ -100,24 +55,10 @@ class _Sampler(keras.optimizers.Optimizer):
             variance: variance at temperature 1 and of one example.
             index: number of the variable.
         """
-        # Seeds that follow from the number of the step need no state of their own.
-        places = {id(self._noise): self.seed}
-        with scopes.SamplingScope(self.iterations, index, 1, places):
-            noise = keras.random.normal(
-                variable.shape, dtype=variable.dtype, seed=self._noise
-            )
+        noise = self.normal(variable, self.iterations, index)
         share = ops.cast(self.noise_share, variable.dtype)
         scale = self.temperature / self.num_examples
         return share * noise * ops.sqrt(variance * scale)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "num_examples": self.num_examples,
-            "prior_stddev": self.prior_stddev,
-            "temperature": self.temperature,
-            "seed": self.seed,
-        }
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -151,10 +92,10 @@ class SGLD(_Sampler):
     dynamics", 2011, eq. 4, with step size 2 h / N.
     """
 
-    def move(
+    def step(
         self, variable: keras.Variable, gradient: Tensor, rate: Tensor, index: int
     ) -> None:
-        noise = self.normal(variable, 2.0 * rate, index)
+        noise = self.noise(variable, 2.0 * rate, index)
         self.assign_add(variable, noise - rate * gradient)
 
 
@@ -197,18 +138,15 @@ class SGHMC(_Sampler):
                 f"Expected `friction` in (0, 1]. Received: friction={friction!r}"
             )
 
-    def build(self, variables: list[keras.Variable]) -> None:
-        """Makes the variables of the chain."""
-        if self.built:
-            return
-        super().build(variables)
+    def add_state(self, variables: list[keras.Variable]) -> None:
+        super().add_state(variables)
         self._velocities = self.add_optimizer_variables(variables, "velocity")
 
-    def move(
+    def step(
         self, variable: keras.Variable, gradient: Tensor, rate: Tensor, index: int
     ) -> None:
         velocity = self._velocities[index]
-        noise = self.normal(variable, 2.0 * self.friction * rate, index)
+        noise = self.noise(variable, 2.0 * self.friction * rate, index)
         kept = (1.0 - self.friction) * ops.convert_to_tensor(velocity)
         self.assign(velocity, kept - rate * gradient + noise)
         self.assign_add(variable, ops.convert_to_tensor(velocity))
@@ -257,14 +195,11 @@ class PreconditionedSGLD(_Sampler):
             raise ValueError(f"Expected `rho` in [0, 1). Received: rho={rho!r}")
         self.epsilon = validation.positive("epsilon", epsilon)
 
-    def build(self, variables: list[keras.Variable]) -> None:
-        """Makes the variables of the chain."""
-        if self.built:
-            return
-        super().build(variables)
+    def add_state(self, variables: list[keras.Variable]) -> None:
+        super().add_state(variables)
         self._squares = self.add_optimizer_variables(variables, "square")
 
-    def move(
+    def step(
         self, variable: keras.Variable, gradient: Tensor, rate: Tensor, index: int
     ) -> None:
         square = self._squares[index]
@@ -272,7 +207,7 @@ class PreconditionedSGLD(_Sampler):
         self.assign(square, mean + (1.0 - self.rho) * ops.square(gradient))
         root = ops.sqrt(ops.convert_to_tensor(square))
         scaled = rate / (root + self.epsilon)
-        noise = self.normal(variable, 2.0 * scaled, index)
+        noise = self.noise(variable, 2.0 * scaled, index)
         self.assign_add(variable, noise - scaled * gradient)
 
     def get_config(self) -> dict[str, Any]:
