@@ -19,6 +19,8 @@ from keras_bdl.conversion.whole import Bayesian as Bayesian
 from keras_bdl.early_exit.depth import depth as depth
 from keras_bdl.early_exit.flops import flops_report as flops_report
 from keras_bdl.inference.ensemble import Ensemble as Ensemble
+from keras_bdl.inference.fit_laplace import fit_laplace as fit_laplace
+from keras_bdl.inference.last_layer import fit_last_layer as fit_last_layer
 from keras_bdl.layers import BayesianLastLayer as BayesianLastLayer
 from keras_bdl.layers import ConcreteDropout as ConcreteDropout
 from keras_bdl.layers import DropConnectDense as DropConnectDense
@@ -63,7 +65,6 @@ from keras_bdl.models import BayesianRegressor as BayesianRegressor
 from keras_bdl.models import BetaBernoulli as BetaBernoulli
 from keras_bdl.models import DirichletCategorical as DirichletCategorical
 from keras_bdl.models import SemiSupervisedVAE as SemiSupervisedVAE
-from keras_bdl.models import fit_last_layer as fit_last_layer
 from keras_bdl.prediction.export import export as export
 from keras_bdl.prediction.predict import predict as predict
 from keras_bdl.prediction.predict import predict_uncertainty as predict_uncertainty
@@ -122,6 +123,7 @@ __all__ = [
     "compress",
     "depth",
     "export",
+    "fit_laplace",
     "fit_last_layer",
     "flops_report",
     "inference",

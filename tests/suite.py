@@ -15,6 +15,15 @@ import keras_bdl  # noqa: E402, F401 (to see what it imports)
 IMPORTED = {name.split(".")[0] for name in set(sys.modules) - _before}
 BACKEND = keras.backend.backend()
 DRAWS = "test_draws_have_the_exact_moments"
+# Of these one case of each map is enough on TensorFlow too: what the other cases differ
+# in is also in `test_draws_in_the_scope_have_the_exact_moments`, which all cases take.
+REPEATED = (
+    DRAWS,
+    "test_jit_compiled_training",
+    "test_noise_differs_between_calls_and_layers",
+    "test_noise_in_a_traced_loop",
+    "test_to_keras_samples_the_posterior",
+)
 
 
 def pytest_generate_tests(metafunc):
@@ -25,6 +34,8 @@ def pytest_generate_tests(metafunc):
         if BACKEND != "tensorflow":
             # Estimators, priors and divergences have tests of their own on every
             # backend; of the layers around them one case each is enough there.
+            in_ci = [case for case in cases if case.thorough] or cases[:1]
+        elif test.__name__ in REPEATED:
             in_ci = [case for case in cases if case.thorough] or cases[:1]
         if BACKEND == "jax" and test.__name__ == DRAWS:
             in_ci = [case for case in in_ci if case.thorough]  # of every map

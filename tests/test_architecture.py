@@ -45,7 +45,7 @@ ONLY_IMPORTER = {
     "tensorflow": "keras_bdl.interop.tensorflow",
     "tensorflow_probability": "keras_bdl.interop.tfp",
     "tf_keras": None,
-    "jax": None,
+    "jax": "keras_bdl.interop.jax",
     "torch": "keras_bdl.interop.torch",
 }
 

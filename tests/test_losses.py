@@ -437,6 +437,7 @@ def test_likelihoods_serialise_and_train(make, rng, tmp_path):
     "make, error",
     [
         (lambda: losses.GaussianNLL(stddev=0.0), ValueError),
+        (lambda: losses.BetaNLL(1.5), ValueError),
         (lambda: losses.GaussianNLL(stddev="1"), TypeError),
         (lambda: losses.StudentTNLL(df=-1.0), ValueError),
         (lambda: losses.DiscretizedLogisticNLL(levels=1), ValueError),
@@ -444,7 +445,7 @@ def test_likelihoods_serialise_and_train(make, rng, tmp_path):
     ],
 )
 def test_wrong_arguments_are_refused(make, error):
-    with pytest.raises(error, match="Received: (stddev|df|levels|low)="):
+    with pytest.raises(error, match="Received: (stddev|beta|df|levels|low)="):
         make()
 
 
@@ -458,3 +459,22 @@ def test_the_kind_of_outputs_is_read_off_the_loss():
     assert kind(losses.GaussianNLL(stddev=1.0)) == "mean"
     assert kind(losses.CategoricalNLL()) == "logits"
     assert kind(losses.BernoulliNLL()) is None
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_beta_nll_has_the_gradient_of_weighted_terms(beta, rng):
+    y = rng.normal(size=(5, 2)).astype("float32")
+    outputs = rng.normal(size=(5, 4)).astype("float32")
+    mean, log_stddev = np.split(outputs.astype("float64"), 2, axis=-1)
+    weight = np.exp(2.0 * beta * log_stddev)
+    loss = losses.BetaNLL(beta)
+    terms = -stats.norm(mean, np.exp(log_stddev)).logpdf(y) * weight
+    assert float(loss(y, outputs)) == pytest.approx(terms.sum(axis=-1).mean(), rel=1e-5)
+    (found,) = gradients(lambda outputs: loss(y, outputs), [outputs])
+    variance = np.exp(2.0 * log_stddev)
+    of_mean = weight * (mean - y) / variance / 5
+    of_deviation = weight * (1.0 - np.square(y - mean) / variance) / 5
+    expected = np.concatenate([of_mean, of_deviation], axis=-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    again = losses.BetaNLL.from_config(loss.get_config())
+    assert again.beta == beta and again.outputs_kind == "mean_and_log_stddev"

@@ -11,8 +11,7 @@ from typing import Any, Self
 import keras
 from keras import ops
 
-from keras_bdl import losses
-from keras_bdl.core import dtypes, validation
+from keras_bdl.core import dtypes, event_loss, validation
 from keras_bdl.core.renamed import renamed
 from keras_bdl.core.scopes import BoundScope
 from keras_bdl.core.typing import Activation
@@ -306,7 +305,7 @@ class SemiSupervisedVAE(SemiSupervisedUse):
         labeled = y_pred["labeled"]
         weights = ops.ones_like(labeled)
         if sample_weight is not None:
-            weights = losses.align_weights(sample_weight, labeled)
+            weights = event_loss.align_weights(sample_weight, labeled)
         known = ops.cast(self._labeled_fraction, labeled.dtype)
         cross_entropy = weights * y_pred["cross_entropy"]
         loss = -ops.mean(weights * y_pred["bound"])

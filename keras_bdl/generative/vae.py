@@ -12,8 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl import losses, metrics
-from keras_bdl.core import dtypes, validation
+from keras_bdl import metrics
+from keras_bdl.core import dtypes, event_loss, validation
 from keras_bdl.core.renamed import renamed
 from keras_bdl.core.scopes import BoundScope
 from keras_bdl.core.typing import Activation
@@ -369,7 +369,7 @@ class VAE(VAEUse):
         """Returns the mean negative bound over examples, and updates the metrics."""
         values = -y_pred["bound"]
         if sample_weight is not None:
-            sample_weight = losses.align_weights(sample_weight, values)
+            sample_weight = event_loss.align_weights(sample_weight, values)
             values = values * sample_weight
         for metric, name in (
             (self._reconstruction, "reconstruction"),

@@ -271,7 +271,7 @@ class Boundary(keras.layers.Layer):
 
 
 class Moments(keras.layers.Layer):
-    """Computes the mean and standard deviation of a Bayesian layer's outputs."""
+    """Computes the mean and the spread of a Bayesian layer's outputs."""
 
     def __init__(self, layer):
         super().__init__(autocast=False, dtype=layer.dtype_policy)
@@ -282,11 +282,11 @@ class Moments(keras.layers.Layer):
         return self.layer.moments(self.layer.prepare_inputs(inputs))
 
     def compute_output_spec(self, inputs):
-        shape = self.layer.compute_output_shape(inputs.shape)
+        mean, spread = self.layer.moment_shapes(inputs.shape)
         wide = self.layer.variable_dtype
         return (
-            keras.KerasTensor(shape, dtype=self.layer.compute_dtype),
-            keras.KerasTensor(shape, dtype="float32" if wide != "float64" else wide),
+            keras.KerasTensor(mean, dtype=self.layer.compute_dtype),
+            keras.KerasTensor(spread, dtype="float32" if wide != "float64" else wide),
         )
 
 

@@ -110,11 +110,11 @@ def fit_last_layer(
     >>> probabilities = bayesian.predict(x_test)
     >>> bayesian.predict_uncertainty(x_test).mutual_information  # nats
     """
-    dense, link, behind = _last_layer(model)
+    dense, link, behind = last_layer(model)
     check_inputs(model, x)
-    kind = _resolve_kind(model, kind, link)
+    kind = resolve_kind(model, kind, link)
     if kind == "classification":
-        _check_one_label(model, link, dense.units)
+        check_one_label(model, link, dense.units)
     num_samples = validation.integer("num_samples", num_samples, least=1)
     if validation.boolean("probit", probit) and kind == "regression":
         raise ValueError(
@@ -166,7 +166,7 @@ def fit_last_layer(
 # The model
 
 
-def _last_layer(model):
+def last_layer(model):
     """Returns the last Dense, its activation or None, and the layers after it."""
     if not isinstance(model, keras.Model):
         raise TypeError(
@@ -196,7 +196,7 @@ def _last_layer(model):
     return dense, _LINKS[head.activation], head.behind
 
 
-def _check_one_label(model, link, units):
+def check_one_label(model, link, units):
     """Refuses several labels that hold independently of each other."""
     of_loss = link is None and (resolve_outputs(model, "auto") or "").startswith("bin")
     if units > 1 and (link == heads.SIGMOID or of_loss):
@@ -214,7 +214,7 @@ def _check_one_label(model, link, units):
         )
 
 
-def _resolve_kind(model, kind, link):
+def resolve_kind(model, kind, link):
     validation.choice("kind", kind, KINDS)
     if kind != "auto":
         return kind
@@ -306,7 +306,7 @@ def _laplace(dense, features, batches, prior_precision, probit):
     hessian = np.zeros((units, units, size, size))
     for x, y in batches:
         phi = _features(features, x)
-        _check_labels(y, len(phi), units)
+        check_labels(y, len(phi), units)
         if dense.use_bias:
             phi = np.hstack([phi, np.ones((len(phi), 1))])
         laplace.add_hessian(hessian, phi, phi @ mean)
@@ -322,7 +322,7 @@ def _laplace(dense, features, batches, prior_precision, probit):
     return layer
 
 
-def _check_labels(y, rows, units):
+def check_labels(y, rows, units):
     if len(y) != rows or y.size not in (rows, rows * units):
         raise ValueError(
             f"Expected labels `({rows},)` or one-hot `({rows}, {units})`. "

@@ -177,3 +177,23 @@ def _run_live(step, num_steps, now, about, stops):
         return tf.ensure_shape(merged, like.shape)
 
     return tf.nest.map_structure(together, state, *[now for now, _, _ in stopped])
+
+
+def output_gradients(function):
+    """Returns outputs, and the gradients of their columns by marked tensors.
+
+    See `interop.jax.output_gradients`.
+    """
+    marked = []
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+
+        def mark(y):
+            tape.watch(y)
+            marked.append(y)
+            return y
+
+        outputs, others = function(mark)
+        columns = tf.unstack(tf.reduce_sum(outputs, axis=0))
+    zero = tf.UnconnectedGradients.ZERO
+    found = [tape.gradient(c, marked, unconnected_gradients=zero) for c in columns]
+    return outputs, others, [tf.stack(of_columns) for of_columns in zip(*found)]

@@ -292,6 +292,9 @@ class PosteriorLayer(StochasticLayer):
             square=functools.partial(self.linear_map.square, self),
         )
 
+    def moment_shapes(self, input_shape: tuple) -> tuple[tuple, tuple]:
+        return (self.compute_output_shape(input_shape),) * 2
+
     def sample_moments(
         self, mean: Tensor, stddev: Tensor, scope: scopes.SamplingScope
     ) -> Tensor:
@@ -299,12 +302,11 @@ class PosteriorLayer(StochasticLayer):
 
         The draws are exact for each single row of a layer that is called once.
 
+        Returns outputs `(samples * rows, ...)`.
+
         Args:
             mean, stddev: `(rows, ...)` for all samples, or `(samples, rows, ...)`.
             scope: `SamplingScope`.
-
-        Returns:
-            Outputs `(samples * rows, ...)`.
         """
         scope.restart(self.noise)
         row = stddev.shape[len(stddev.shape) - self._row_rank() :]

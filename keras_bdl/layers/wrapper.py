@@ -335,7 +335,8 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
 
     def _own_config(self):
         """Returns the config without the layer."""
-        config = {**super().get_config(), "weights": self.which}
+        # Names, because the weights may be frozen in the file.
+        config = {**super().get_config(), "weights": list(self.chosen) or self.which}
         unused = ("dtype", "estimator", "bias_posterior")
         return {name: value for name, value in config.items() if name not in unused}
 
@@ -354,7 +355,7 @@ def _checked_weights(weights, layer):
     if isinstance(weights, str):
         return validation.choice("weights", weights, ("matrices", "all"))
     names = {inner.name for inner in flatten_layers(layer)}
-    known = names.union(weights_inside(layer, "all") if layer.built else ())
+    known = names.union(weights_inside(layer, weights) if layer.built else ())
     if not isinstance(weights, (list, tuple)) or not weights:
         raise TypeError(
             "Expected `weights` to be 'matrices', 'all' or a list of names of layers. "

@@ -68,8 +68,8 @@ def weights_inside(
         layer: built Keras layer.
         which: "matrices" leaves out layers without a weight of at least two axes, which
             have scales and offsets alone, such as normalisation; "all" does not. A list
-            has the names of layers inside, whose weights are meant, or names of
-            weights as they are returned.
+            has the names of layers inside, whose trainable weights are meant, or names
+            of weights as they are returned, trainable or not.
         with_state: whether running statistics count too: those of batch normalisation
             that is not frozen.
     """
@@ -87,7 +87,10 @@ def weights_inside(
     found: dict[str, keras.Variable] = {}
     normalisations = normalisations_of(layer) if with_state else ()
     state = [s for x in normalisations for s in (x.moving_mean, x.moving_variance)]
-    for variable in [*trained, *state]:
+    ours = {id(variable) for variable in [*trained, *state]}
+    others = [v for v in layer.weights if id(v) not in ours and id(v) in owners]
+    others = [] if isinstance(which, str) else others
+    for variable in [*trained, *state, *others]:
         number = owners[id(variable)]
         if which == "matrices" and number not in with_matrix:
             continue
@@ -95,4 +98,5 @@ def weights_inside(
         found[next(name for name in names if name not in found)] = variable
     if isinstance(which, str):
         return found
+    named &= ours
     return {n: v for n, v in found.items() if id(v) in named or n in which}

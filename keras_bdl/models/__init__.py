@@ -10,7 +10,6 @@ from keras_bdl.generative.semi_supervised_vae import (
     SemiSupervisedVAE as SemiSupervisedVAE,
 )
 from keras_bdl.generative.vae import VAE as VAE
-from keras_bdl.inference.last_layer import fit_last_layer as fit_last_layer
 from keras_bdl.models.classifier import BayesianClassifier as BayesianClassifier
 from keras_bdl.models.regressor import BayesianRegressor as BayesianRegressor
 
@@ -23,5 +22,4 @@ __all__ = [
     "BetaBernoulli",
     "DirichletCategorical",
     "SemiSupervisedVAE",
-    "fit_last_layer",
 ]

@@ -6,9 +6,16 @@ from typing import Any, Self
 import keras
 from keras import ops
 
-from keras_bdl import losses, metrics
+from keras_bdl import metrics
 from keras_bdl.conversion import continual, convert
-from keras_bdl.core import copies, finding, latents, recovery, validation
+from keras_bdl.core import (
+    copies,
+    event_loss,
+    finding,
+    latents,
+    recovery,
+    validation,
+)
 from keras_bdl.core.typing import Weights
 from keras_bdl.layers import latent
 from keras_bdl.layers.bayesian import counted_layers
@@ -312,7 +319,7 @@ class LikelihoodModel(CheckedBatches):
             self._depth.update_state(scope.mean_depth())
         if scope is not None and scope.estimator is not None:
             return self._compute_latent_loss(scope, x, y, y_pred, sample_weight)
-        y_pred, sample_weight = losses.unmask(y_pred, sample_weight)
+        y_pred, sample_weight = event_loss.unmask(y_pred, sample_weight)
         total = super().compute_loss(x, y, y_pred, sample_weight, training=training)
         if training or not self.is_sampled():
             draws = ops.expand_dims(ops.stop_gradient(y_pred), 0)
@@ -329,7 +336,7 @@ class LikelihoodModel(CheckedBatches):
         """Returns the loss of copies of the batch; `y_pred` is `(copies * n, ...)`."""
         labels = scope.copy(y)
         weights = None if sample_weight is None else scope.copy(sample_weight)
-        y_pred, weights = losses.unmask(y_pred, weights)
+        y_pred, weights = event_loss.unmask(y_pred, weights)
         if weights is not None:  # now with those of the mask
             sample_weight = scope.first_copy(weights)
         mean = ops.stop_gradient(scope.mean(y_pred))

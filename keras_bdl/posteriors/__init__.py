@@ -7,6 +7,8 @@ It also takes an object, which has its own arguments.
 from keras_bdl.posteriors.adaptation import LowRankAdaptation as LowRankAdaptation
 from keras_bdl.posteriors.base import Posterior as Posterior
 from keras_bdl.posteriors.base import get as get
+from keras_bdl.posteriors.fitted import JointGaussian as JointGaussian
+from keras_bdl.posteriors.fitted import Kronecker as Kronecker
 from keras_bdl.posteriors.full_covariance import FullCovariance as FullCovariance
 from keras_bdl.posteriors.gaussian import Gaussian as Gaussian
 from keras_bdl.posteriors.input_noise import ConcreteNoise as ConcreteNoise
@@ -23,6 +25,8 @@ __all__ = [
     "Gaussian",
     "GaussianNoise",
     "InputNoise",
+    "JointGaussian",
+    "Kronecker",
     "LowRank",
     "LowRankAdaptation",
     "Particles",

@@ -143,6 +143,21 @@ class Posterior:
         """
         return {}
 
+    def output_factors(
+        self, jacobians: dict[str, tuple[Tensor, Tensor]]
+    ) -> list[Tensor]:
+        """Returns square roots of the covariance of outputs that are linear in weights.
+
+        The covariance of the outputs of a row is the sum of F F' over the factors F.
+
+        Args:
+            jacobians: as `graphs.linearized.jacobians` returns them.
+
+        Returns:
+            Tensors `(rows, outputs, any)`.
+        """
+        raise NotImplementedError
+
     def distribution(self) -> Any:
         """Returns the posterior as a TensorFlow Probability distribution."""
         raise NotImplementedError

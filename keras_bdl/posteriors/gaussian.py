@@ -65,6 +65,27 @@ def sum_of_kls(moments, prior, prior_variables, seed):
     return total
 
 
+def bias_of(kernel: str) -> str:
+    """Returns the name of the bias beside a kernel."""
+    return kernel.replace("kernel", "bias", 1)
+
+
+def scaled_jacobian(rows: Tensor, gradients: Tensor, stddev: Tensor) -> Tensor:
+    """Returns a square root of the covariance of outputs, `(rows, outputs, any)`.
+
+    Args:
+        rows: `(rows, positions, inputs)`.
+        gradients: `(rows, positions, outputs, units)`.
+        stddev: of the weights, which are independent, `(inputs, units)`.
+    """
+    if rows.shape[1] == 1:  # the weights of a unit matter by their sum alone
+        variance = ops.matmul(ops.square(rows[:, 0]), ops.square(stddev))
+        return gradients[:, 0] * ops.expand_dims(ops.sqrt(variance), 1)
+    jacobian = ops.einsum("bti,btco->bcio", rows, gradients) * stddev
+    size = jacobian.shape[2] * jacobian.shape[3]
+    return ops.reshape(jacobian, (-1, jacobian.shape[1], size))
+
+
 @register("gaussian")
 class Gaussian(Posterior):
     """N(mean, exp(log_stddev)^2) for every weight, independent of the others.
@@ -111,6 +132,19 @@ class Gaussian(Posterior):
             + estimators.gaussian_noise(log_stddev, centre.dtype, seed, num_samples)
             for name, (centre, log_stddev) in self.moments().items()
         }
+
+    def output_factors(
+        self, jacobians: dict[str, tuple[Tensor, Tensor]]
+    ) -> list[Tensor]:
+        found = []
+        for name, (rows, gradients) in jacobians.items():
+            stddev = ops.exp(wide(self._log_stddevs[name]))
+            stddev = ops.reshape(stddev, (-1, stddev.shape[-1]))
+            if stddev.shape[0] < rows.shape[-1]:  # the bias is the last row
+                bias = ops.exp(wide(self._log_stddevs[bias_of(name)]))
+                stddev = ops.concatenate([stddev, ops.expand_dims(bias, 0)])
+            found.append(scaled_jacobian(rows, gradients, stddev))
+        return found
 
     def kl(
         self,

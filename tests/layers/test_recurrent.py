@@ -623,3 +623,24 @@ def test_dropout_that_is_no_draw_of_weights_is_refused(make):
     model = keras.Model(inputs, make()(inputs))
     with pytest.raises(ValueError, match="dropout inside.*not stateful.*Received"):
         keras_bdl.predict(model, np.zeros((2, 5, 4)), 3, mc_dropout=True, verbose=0)
+
+
+def test_a_frozen_wrapper_loads_from_its_file(tmp_path):
+    network = keras.Sequential(
+        [keras.Input((3,)), layers.Dense(4), layers.BatchNormalization()]
+    )
+    for weights in ("matrices", "all"):
+        model = keras_bdl.Bayesian(network, weights, num_examples=5)
+        model.trainable = False
+        model.save(tmp_path / "m.keras")
+        loaded = keras.models.load_model(tmp_path / "m.keras")
+        assert list(loaded.bayesian.chosen) == list(model.bayesian.chosen)
+        assert not loaded.trainable_variables
+        options = {"num_samples": 5, "seed": 0, "outputs": "mean", "verbose": 0}
+        x = np.ones((2, 3))
+        np.testing.assert_allclose(
+            keras_bdl.predict(loaded, x, **options),
+            keras_bdl.predict(model, x, **options),
+            atol=1e-6,
+        )
+        network = keras_bdl.to_keras(loaded, "sample")

@@ -1,0 +1,270 @@
+"""Laplace's approximation of the posterior of a trained network."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_bdl.core import finding, validation
+from keras_bdl.core.inputs import check_inputs
+from keras_bdl.exact.linear_regression import EVIDENCE
+from keras_bdl.graphs import heads
+from keras_bdl.graphs.copy import ModelCopier
+from keras_bdl.graphs.linearized import linear_layers
+from keras_bdl.inference import last_layer
+from keras_bdl.inference.curvature import CLASSES
+from keras_bdl.inference.laplace_fit import Fit
+from keras_bdl.inference.linearized import LinearizedNetwork
+from keras_bdl.layers.wrapper import BayesianWrapper
+from keras_bdl.maps.wrapped import weights_inside
+from keras_bdl.models.classifier import BayesianClassifier
+from keras_bdl.models.regressor import BayesianRegressor
+from keras_bdl.posteriors import Gaussian, JointGaussian, Kronecker
+from keras_bdl.training import data
+
+STRUCTURES = ("kronecker", "diagonal", "full", "last_layer")
+PREDICTIONS = ("linearized", "weights")
+_MAX_FULL = 12_000  # weights, whose matrix has 1.2 GB
+VALIDATION = "validation"
+
+
+def fit_laplace(
+    model: keras.Model,
+    x: Any,
+    y: Any = None,
+    *,
+    structure: str = "kronecker",
+    layers: Sequence[str] | None = None,
+    kind: str = "auto",
+    prior_precision: float | str | None = None,
+    noise_precision: float | str = EVIDENCE,
+    prediction: str = "linearized",
+    probit: bool = False,
+    validation_data: tuple[Any, Any] | None = None,
+    num_samples: int = 100,
+    batch_size: int = 64,
+    verbose: int | str = "auto",
+) -> BayesianClassifier | BayesianRegressor:
+    """Fits a Gaussian posterior around the weights of a trained Keras model.
+
+    Laplace's approximation is N(w, (H + alpha I)^-1), with the trained weights w, the
+    generalised Gauss-Newton matrix H of the negative log likelihood of all training
+    examples, and the precision alpha of a prior N(0, 1 / alpha). It holds at the mode
+    of the posterior: train to the end, with weight decay for data that can be
+    separated.
+
+    H is of the weights of Dense layers and convolutions. Other weights keep their
+    values, which a warning says.
+
+    Args:
+        model: trained Sequential or functional model with one output `(batch, units)`,
+            which ends as `fit_last_layer` describes. It is copied and not changed.
+        x, y, kind: as in `fit_last_layer`.
+        structure: of H: "kronecker" for a Kronecker product for each layer; "diagonal";
+            "full" for all pairs of weights, 12,000 at most; or "last_layer" for
+            `fit_last_layer`.
+        layers: names of the layers whose weights have a posterior, or None for all.
+        prior_precision: alpha, a positive float; "validation" for the highest
+            likelihood of `validation_data`; or "evidence" for the highest marginal
+            likelihood, with a separate alpha for each layer unless `structure` is
+            "full". None means "validation" if there are such data, and "evidence"
+            otherwise. The evidence is wrong for networks that fit their training data
+            to the end; a warning says so where it shows.
+        noise_precision: regression only: one over the noise variance of every target,
+            or "evidence".
+        prediction: "linearized" for outputs that are linear in the weights, which fits
+            this posterior best, or "weights" for the network itself with drawn weights.
+        probit: as in `fit_last_layer`, for a linearised classifier.
+        validation_data: inputs and targets that were not trained on, for
+            `prior_precision="validation"`.
+        num_samples, verbose: as in `fit_last_layer`.
+        batch_size: number of rows of arrays that are taken at a time.
+
+    Returns:
+        Compiled `BayesianClassifier` or `BayesianRegressor`, as of `fit_last_layer`.
+
+    Raises:
+        TypeError: if the model is not a Keras model.
+        ValueError: on a wrong argument, or data or a model that do not fit.
+
+    Example:
+
+    >>> bayesian = keras_bdl.fit_laplace(model, x_train, y_train)
+    >>> bayesian.predict_uncertainty(x_test).mutual_information  # nats
+
+    References: MacKay, "A practical Bayesian framework for backpropagation networks",
+    1992; Ritter, Botev and Barber, "A scalable Laplace approximation for neural
+    networks", 2018 (Kronecker products); Immer, Korzepa and Bauer, "Improving
+    predictions of Bayesian neural nets via local linearization", 2021.
+    """
+    validation.choice("structure", structure, STRUCTURES)
+    validation.choice("prediction", prediction, PREDICTIONS)
+    if prior_precision is None:
+        prior_precision = EVIDENCE if validation_data is None else VALIDATION
+    if (prior_precision == VALIDATION) != (validation_data is not None):
+        raise ValueError(
+            "Expected `validation_data`, rows that the model was not trained on, "
+            "beside `prior_precision='validation'` alone. Received: prior_precision="
+            f"{prior_precision!r}, validation_data={type(validation_data).__name__}"
+        )
+    if structure == "last_layer":
+        _refuse_for_last_layer(layers, prediction, prior_precision)
+        return last_layer.fit_last_layer(
+            model,
+            x,
+            y,
+            kind=kind,
+            prior_precision=prior_precision,
+            noise_precision=noise_precision,
+            probit=probit,
+            num_samples=num_samples,
+            batch_size=batch_size,
+            verbose=verbose,
+        )
+    dense, link, behind = last_layer.last_layer(model)
+    check_inputs(model, x)
+    kind = last_layer.resolve_kind(model, kind, link)
+    if kind == CLASSES:
+        last_layer.check_one_label(model, link, dense.units)
+    elif link is not None:
+        raise ValueError(
+            "Expected a regression model without activation at its end. "
+            f"Received: kind={kind!r}, activation={link!r}"
+        )
+    if probit and (kind != CLASSES or prediction != "linearized" or dense.units == 1):
+        raise ValueError(
+            "`probit` is for a linearised classifier of two outputs or more. "
+            f"Received: probit={probit}, kind={kind!r}, prediction={prediction!r}"
+        )
+    if kind == CLASSES and noise_precision != EVIDENCE:
+        raise ValueError(
+            "`noise_precision` is for regression. "
+            f"Received: noise_precision={noise_precision!r}"
+        )
+    num_samples = validation.integer("num_samples", num_samples, least=1)
+    network = _linear_outputs(model, dense, behind)
+    names = _chosen(network, layers)
+    if structure == "full":
+        _check_memory(network, names)
+    form = {"kronecker": Kronecker, "diagonal": Gaussian, "full": JointGaussian}
+    cls = LinearizedNetwork if prediction == "linearized" else BayesianWrapper
+    options: dict[str, Any] = (
+        {"probit": True} if validation.boolean("probit", probit) else {}
+    )
+    layer = cls(network, names, posterior=form[structure](), kl_weight=0.0, **options)
+    layer.set_num_examples(1)
+    layer.trainable = False
+
+    batches = data.TrainingPairs(x, y, batch_size, verbose)
+    fit = Fit(layer, structure, kind, noise_precision)
+    fit.collect(batches)
+    bayesian = _predictive(network, layer, kind, num_samples, fit)
+    if validation_data is not None:
+        fit.by_validation(bayesian, validation_data, verbose)
+    elif prior_precision == EVIDENCE:
+        fit.by_evidence()
+        fit.check(bayesian)
+    else:
+        fit.assign(validation.positive("prior_precision", prior_precision))
+    if kind != CLASSES:
+        bayesian.observation_noise.log_scale.assign(np.log(fit.noise_stddevs()))
+    return bayesian
+
+
+def _refuse_for_last_layer(layers, prediction, prior_precision):
+    for name, given in (
+        ("layers", layers is not None),
+        ("prediction", prediction != "linearized"),
+        ("prior_precision", prior_precision == VALIDATION),
+    ):
+        if given:
+            raise ValueError(
+                f"`{name}` does not go with the other structures' fit of a last layer. "
+                f"Received: structure='last_layer', {name}="
+                f"{dict(layers=layers, prediction=prediction).get(name, VALIDATION)!r}"
+            )
+
+
+def _linear_outputs(model, dense, behind):
+    """Returns a copy of the model that ends in its last Dense, without activation."""
+
+    def convert(old):
+        if old is not dense:
+            return heads.Logits("linear", name=old.name)
+        new = type(old).from_config({**old.get_config(), "activation": "linear"})
+        new.build((None, old.kernel.shape[0]))
+        new.set_weights(old.get_weights())
+        return new
+
+    return ModelCopier([dense, *behind], convert).copy(model)
+
+
+def _chosen(network, layers):
+    """Returns the names of the weights that get a posterior."""
+    found = linear_layers(network)
+    if layers is not None:
+        known = {layer.name for layer in found}
+        unknown = [name for name in layers if name not in known]
+        if isinstance(layers, str) or unknown or not layers:
+            raise ValueError(
+                "Expected `layers` to be names of Dense layers or convolutions of the "
+                f"model, of {sorted(known)}. Received: layers={layers!r}"
+            )
+        found = [layer for layer in found if layer.name in layers]
+    own = {id(v) for layer in found for v in layer.trainable_variables}
+    weights = weights_inside(network, "all")
+    names = [name for name, variable in weights.items() if id(variable) in own]
+    # A bias alone is left out.
+    names = [n for n in names if not n.startswith("bias") or _kernel(n) in names]
+    if not names:
+        raise ValueError(
+            "Expected a model with trained Dense layers or convolutions in its graph. "
+            f"Received: model={network.name!r}"
+        )
+    sizes = {name: int(np.prod(weights[name].shape)) for name in weights}
+    left = sum(sizes.values()) - sum(sizes[name] for name in names)
+    if left and layers is None:
+        warnings.warn(
+            f"{left} of {sum(sizes.values())} trained weights are not of Dense layers "
+            "or convolutions of the graph, and keep their values.",
+            stacklevel=3,
+        )
+    return names
+
+
+def _check_memory(network, names):
+    weights = weights_inside(network, names)
+    count = sum(int(np.prod(weights[name].shape)) for name in names)
+    if count > _MAX_FULL:
+        raise ValueError(
+            f"The matrix of all pairs of {count} weights would take "
+            f"{8 * count**2 / 1e9:.0f} GB; {_MAX_FULL} weights at most. Use "
+            "structure='kronecker', or name fewer `layers`. "
+            f"Received: structure='full', {count} weights"
+        )
+
+
+def _kernel(bias):
+    return bias.replace("bias", "kernel", 1)
+
+
+def _predictive(network, layer, kind, num_samples, fit):
+    """Returns the compiled model around the layer."""
+    inputs = finding.fresh_inputs(network)
+    outputs = layer(inputs)
+    if kind == CLASSES and outputs.shape[-1] == 1:
+        outputs = ops.concatenate([ops.zeros_like(outputs), outputs], axis=-1)
+    around = keras.Model(inputs, outputs, name=network.name)
+    around.trainable = False
+    if kind == CLASSES:
+        bayesian = BayesianClassifier(around, num_samples=num_samples)
+    else:
+        bayesian = BayesianRegressor(
+            around, "homoscedastic", num_samples, mc_dropout=False
+        )
+        bayesian.observation_noise.log_scale.assign(np.log(fit.noise_stddevs()))
+    bayesian.compile()
+    return bayesian

@@ -1,0 +1,213 @@
+"""The covariance of Laplace's approximation, for precisions that fit the data."""
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from scipy import linalg, optimize
+
+from keras_bdl.core import validation
+from keras_bdl.exact.linear_regression import EVIDENCE
+from keras_bdl.graphs.linearized import linear_layers
+from keras_bdl.inference import last_layer
+from keras_bdl.inference.curvature import CLASSES, Curvature
+from keras_bdl.inference.laplace import best_prior_precision
+from keras_bdl.inference.linearized import names_by_layer
+from keras_bdl.posteriors.gaussian import bias_of
+
+_CHECKED = 500  # training rows
+_GRID = np.logspace(-3.0, 5.0, 17)
+
+
+class Fit:
+    """The matrix H of a layer's weights, and its posterior for a prior precision.
+
+    Attributes:
+        eigenvalues: of H for a noise of the residuals, by block: a kernel, or all.
+        squares: sums of squared weights of the blocks.
+    """
+
+    def __init__(self, layer, structure, kind, noise_precision):
+        self.layer = layer
+        self.structure = structure
+        self.kind = kind
+        self.noise_precision = noise_precision
+        if noise_precision != EVIDENCE:
+            self.noise_precision = validation.positive(
+                "noise_precision", noise_precision
+            )
+        self.sums: dict[str, Any] = {}
+        self.rows = 0
+        self.noise_scale = 1.0  # of the residual variances
+        self._inputs, self._labels = [], []  # some of the training data
+
+    # The matrix
+
+    def collect(self, batches):
+        """Goes through the training data."""
+        names = names_by_layer(self.layer)
+        layers = [x for x in linear_layers(self.layer.layer) if id(x) in names]
+        order = list(self.layer.chosen)
+        layers.sort(key=lambda x: order.index(names[id(x)]["kernel"]))
+        precisions = None
+        if self.kind != CLASSES:
+            self.variances = self._residuals(batches)
+            precisions = 1.0 / self.variances
+        curvature = Curvature(
+            self.layer.layer, layers, names, self.kind, self.structure, precisions
+        )
+        units = self.layer.layer.output_shape[-1]
+        for x, y in batches:
+            if sum(map(len, self._labels)) < _CHECKED:
+                self._inputs.append(x)
+                self._labels.append(y)
+            if self.kind == CLASSES:
+                last_layer.check_labels(y, len(keras.tree.flatten(x)[0]), units)
+                self.rows += len(y)
+            found = keras.tree.map_structure(
+                lambda t: np.asarray(t, "float64"), curvature.predict_on_batch(x)
+            )
+            if not self.sums:
+                self.sums = found
+            else:
+                self.sums = keras.tree.map_structure(np.add, self.sums, found)
+        self._decompose()
+
+    def _residuals(self, batches):
+        """Returns the mean squared residual of each target."""
+        total, self.rows, network = 0.0, 0, self.layer.layer
+        for x, y in batches:
+            means = ops.convert_to_numpy(network.predict_on_batch(x))
+            y = y.reshape(len(y), -1)
+            if y.shape != means.shape:
+                raise ValueError(
+                    f"Expected targets `(n, {means.shape[-1]})`. "
+                    f"Received: y of shape {y.shape}"
+                )
+            total = total + np.square(y - means.astype("float64")).sum(axis=0)
+            self.rows += len(y)
+        if self.noise_precision != EVIDENCE:
+            return np.full(len(total), 1.0 / self.noise_precision)
+        return np.maximum(total / self.rows, 1e-30)
+
+    def _decompose(self):
+        """Finds the eigenvalues of H, and what turns noise into draws."""
+        means = {n: np.asarray(w, "float64") for n, w in self._means().items()}
+        self.eigenvalues, self.squares, self._vectors = {}, {}, {}
+        if self.structure == "full":
+            values, self._vectors["full"] = linalg.eigh(self.sums["full"])
+            self.eigenvalues["full"] = np.maximum(values, 0.0)
+            self.squares["full"] = sum(np.square(w).sum() for w in means.values())
+            return
+        for name, found in self.sums.items():
+            own = [means[name], means.get(bias_of(name), np.zeros(0))]
+            self.squares[name] = sum(np.square(w).sum() for w in own)
+            if self.structure == "diagonal":
+                self.eigenvalues[name] = found
+                continue
+            pairs = [linalg.eigh(matrix) for matrix in found]
+            rows, units = (np.maximum(values, 0.0) for values, _ in pairs)
+            self.eigenvalues[name] = np.outer(rows, units) / self.rows
+            self._vectors[name] = [vectors for _, vectors in pairs]
+
+    def _means(self):
+        return {
+            name: ops.convert_to_numpy(w)
+            for name, w in self.layer.posterior.mean().items()
+        }
+
+    # The precisions
+
+    def noise_stddevs(self):
+        return np.sqrt(self.noise_scale * self.variances)
+
+    def by_evidence(self):
+        """Maximises the marginal likelihood over all precisions."""
+        learns_noise = self.kind != CLASSES and self.noise_precision == EVIDENCE
+        for _ in range(20 if learns_noise else 1):
+            alphas = {
+                name: best_prior_precision(
+                    values.ravel() / self.noise_scale, self.squares[name]
+                )
+                for name, values in self.eigenvalues.items()
+            }
+            if learns_noise:
+                before, self.noise_scale = self.noise_scale, self._best_noise(alphas)
+                if abs(np.log(self.noise_scale / before)) < 1e-6:
+                    break
+        self.evidence_alphas = alphas
+        self.assign(alphas)
+
+    def _best_noise(self, alphas):
+        """Returns the scale of the residual variances of highest evidence."""
+        count = self.rows * len(self.variances)
+
+        def negative(log_scale):
+            scale = np.exp(log_scale)
+            total = 0.5 * count * (log_scale + 1.0 / scale)
+            for name, values in self.eigenvalues.items():
+                total += 0.5 * np.log(values / scale + alphas[name]).sum()
+            return total
+
+        found = optimize.minimize_scalar(negative, bounds=(-3.0, 6.0), method="bounded")
+        return float(np.exp(found.x))
+
+    def check(self, bayesian):
+        """Warns of a posterior that does not fit the training data."""
+        x = keras.tree.map_structure(
+            lambda *parts: np.concatenate(parts), *self._inputs
+        )
+        y = np.concatenate(self._labels)
+        if self.kind != CLASSES:
+            bayesian.observation_noise.log_scale.assign(np.log(self.noise_stddevs()))
+        found = bayesian.evaluate(x, y, verbose=0, return_dict=True)["nll"]
+        self.assign(1e12)  # nearly the network itself
+        own = bayesian.evaluate(x, y, verbose=0, return_dict=True)["nll"]
+        self.assign(self.evidence_alphas)
+        if found > own + 0.1:
+            warnings.warn(
+                f"The posterior does not fit the training data: its predictions lose "
+                f"{found - own:.2f} nats for each of {len(y)} training rows, because "
+                "the prior precision of highest evidence is too small for this "
+                "network. Give `validation_data`, rows that it was not trained on.",
+                stacklevel=4,
+            )
+
+    def by_validation(self, bayesian, rows, verbose):
+        """Takes the precision of the highest likelihood of other rows."""
+        bar = keras.utils.Progbar(len(_GRID), verbose=1 if verbose else 0)
+        scores = []
+        for index, alpha in enumerate(_GRID):
+            self.assign(alpha)
+            keras.utils.set_random_seed(0)
+            scores.append(bayesian.evaluate(*rows, verbose=0, return_dict=True)["nll"])
+            bar.update(index + 1)
+        self.assign(_GRID[int(np.nanargmin(scores))])
+
+    def assign(self, alphas):
+        """Sets the posterior for a prior precision, or one for each block."""
+        if not isinstance(alphas, dict):
+            alphas = dict.fromkeys(self.eigenvalues, float(alphas))
+        posterior = self.layer.posterior
+        variables = posterior.variables()
+        for name, values in self.eigenvalues.items():
+            scale = (values / self.noise_scale + alphas[name]) ** -0.5
+            if self.structure == "full":
+                root = self._vectors[name] * scale
+                factor = linalg.qr(root.T, mode="r")[0].T
+                posterior.assign_factor(factor * np.sign(np.diag(factor)))
+            elif self.structure == "kronecker":
+                posterior.assign_factors(name, *self._vectors[name], scale)
+            else:
+                self._assign_stddevs(variables, name, scale)
+        self.alphas = alphas
+
+    def _assign_stddevs(self, variables, name, scale):
+        kernel, bias = f"{name}_log_stddev", f"{bias_of(name)}_log_stddev"
+        rows = scale
+        if bias in variables:
+            rows = scale[:-1]
+            variables[bias].assign(np.log(scale[-1]))
+        variables[kernel].assign(np.log(rows.reshape(variables[kernel].shape)))
