@@ -282,6 +282,7 @@ every_layer = pytest.mark.parametrize(
         slow(name) if name.removeprefix("Variational") in LONG else name
         for name, cls in sorted(stochastic.REGISTRY.items())
         if not issubclass(cls, stochastic.StochasticGroup)
+        and name != "LinearizedNetwork"  # a fit makes it
     ],
 )
 few_or_more = pytest.mark.parametrize("times", [1, slow(2)])

@@ -251,7 +251,7 @@ class LikelihoodModel(CheckedBatches):
         if self.num_examples is None:
             num_examples.tell_num_examples(self, x, extent)
         history = super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
-        self.raise_refused()
+        self.check_trained(history)
         return history
 
     def _weigh_classes(self, x, y, class_weight, kwargs):

@@ -6,6 +6,7 @@ batch therefore has the loss NaN and no gradient, so that the weights stay as th
 and the model raises an error at the end of the epoch.
 """
 
+import warnings
 from typing import Any
 
 import keras
@@ -132,6 +133,22 @@ class CheckedBatches(keras.Model):
         if number:
             super().reset_metrics()
             raise_problem(number)
+
+    def check_trained(self, history: keras.callbacks.History) -> None:
+        """Raises an error if batches were refused, and warns of a loss that diverged.
+
+        Args:
+            history: what `fit` returns.
+        """
+        self.raise_refused()
+        losses = history.history.get("loss", [])
+        if losses and not np.isfinite(losses[-1]):
+            warnings.warn(
+                "Training has diverged, and what the model predicts now means nothing. "
+                "Train a new one with a smaller learning rate, or with `clipnorm` in "
+                f"the optimizer. Received: loss={losses[-1]} in the last epoch",
+                stacklevel=3,
+            )
 
     def reset_metrics(self) -> None:
         self.raise_refused()  # in `fit` before the next epoch, and before validation

@@ -18,6 +18,20 @@ NOISES = ("heteroscedastic", "homoscedastic", "student_t")
 _RAW_DF = math.log(math.expm1(3.0))
 
 
+# The largest log standard deviation of a standardised target that is the network's own.
+_FREE = 6.0
+
+
+def _restrained(x):
+    """Returns x up to a size, and sign(x) (size + log(1 + |x| - size)) beyond it.
+
+    Without this, inputs far from the data and targets that are matched exactly have log
+    standard deviations of which the likelihood overflows.
+    """
+    beyond = ops.log1p(ops.relu(ops.abs(x) - _FREE))
+    return ops.clip(x, -_FREE, _FREE) + ops.sign(x) * beyond
+
+
 def output_shape(network, input_shape):
     """Returns the shape of a network's outputs, or a nest of shapes."""
     if finding.is_graph(network):
@@ -79,6 +93,8 @@ class ObservationNoise(keras.layers.Layer):
         location = ops.cast(outputs, self.dtype)
         if self.noise == "heteroscedastic":
             location, log_scale = ops.split(location, 2, axis=-1)
+            if self.targets is not None:
+                log_scale = _restrained(log_scale)
         else:
             log_scale = ops.broadcast_to(self.log_scale, ops.shape(location))
         if self.targets is not None:
@@ -91,7 +107,7 @@ class ObservationNoise(keras.layers.Layer):
         return ops.concatenate(parameters, axis=-1)
 
     def to_keras(self):
-        """Returns the same affine map as a Dense layer that is not trained."""
+        """Returns the same map as plain layers that are not trained, in a list."""
         d = self.num_targets
         width = 2 * d if self.noise == "heteroscedastic" else d
         layer = keras.layers.Dense(
@@ -101,13 +117,20 @@ class ObservationNoise(keras.layers.Layer):
             name="observation_noise",
         )
         layer.build((None, width))
+        layers = [layer]
+        if self.noise == "heteroscedastic" and self.targets is not None:
+            inputs = keras.Input((width,), dtype=self.dtype)
+            parts = ops.split(inputs, 2, axis=-1)
+            parts[1] = _restrained(parts[1])
+            outputs = ops.concatenate(parts, axis=-1)
+            layers.insert(0, keras.Model(inputs, outputs, name="log_stddev"))
         bias = ops.convert_to_numpy(self(ops.zeros((1, width))))[0]
         kernel = np.eye(width, len(bias))
         if self.targets is not None:
             stddev = ops.convert_to_numpy(self.targets.stddev)
             kernel[np.arange(d), np.arange(d)] = stddev
         layer.set_weights([kernel, bias])
-        return layer
+        return layers
 
     def _df(self):
         return 2.0 + ops.softplus(self.raw_df)  # above 2: the variance is finite

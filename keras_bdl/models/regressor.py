@@ -280,7 +280,7 @@ class BayesianRegressor(LikelihoodModel):
             )
         scales = self.inputs_standardization
         before = [] if scales is None else [scales.to_keras()]
-        layers = before, [self.observation_noise.to_keras()]
+        layers = before, self.observation_noise.to_keras()
         return convert.between(layers, super().to_keras(weights, seed), self.name)
 
     def make_predictive(self, num_samples: int | None) -> Callable:

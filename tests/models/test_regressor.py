@@ -669,3 +669,33 @@ def test_an_hdf5_file_gives_the_model_back(tmp_path, noise, width):
     )
     np.testing.assert_allclose(to_numpy(loaded(x)), to_numpy(model(x)), rtol=1e-6)
     assert np.isfinite(loaded.evaluate(x, x[:, 0], verbose=0)).all()
+
+
+@pytest.mark.every_backend
+def test_noise_of_far_inputs_and_exact_targets_stays_finite():
+    """The network alone would give log standard deviations that overflow."""
+    model = regressor("heteroscedastic", plain(2), 0.03, normalize=True)
+    x = np.concatenate([X, [[1e4, -1e4, 1e4]]]).astype("float32")
+    y = np.where(x[:, :1] > 0.0, 3.0, np.r_[Y, [[5.0]]])
+    model.fit(X, Y, epochs=1, verbose=0)  # scales of rows without the far one
+    history = model.fit(x, y, epochs=30, verbose=0).history["loss"]
+    assert np.isfinite(history).all()
+    kernel, bias = model.network.layers[-1].get_weights()
+    model.network.layers[-1].set_weights([kernel, bias + [0.0, -60.0]])
+    outputs = to_numpy(model.network(model._standardized(ops.convert_to_tensor(x))))
+    log_stddev = outputs[:, 1].astype("float64")
+    beyond = np.log1p(np.maximum(np.abs(log_stddev) - 6.0, 0.0))
+    expected = np.sign(log_stddev) * (np.minimum(np.abs(log_stddev), 6.0) + beyond)
+    found = to_numpy(model(x))
+    expected += np.log(to_numpy(model.targets_standardization.stddev)[0])
+    np.testing.assert_allclose(found[:, 1], expected, rtol=1e-4)
+    assert beyond.max() > 1.0 and beyond.min() >= 0.0
+    np.testing.assert_allclose(to_numpy(model.to_keras()(x)), found, rtol=1e-4)
+    assert np.isfinite(model.fit(x, y, epochs=3, verbose=0).history["loss"]).all()
+
+
+def test_training_that_diverged_says_so():
+    model = regressor("heteroscedastic", plain(2))
+    model.compile(keras.optimizers.SGD(1e30))
+    with pytest.warns(UserWarning, match="diverged.*Received: loss="):
+        model.fit(X, Y, epochs=5, verbose=0)
