@@ -14,6 +14,7 @@ from keras_bdl.core.dtypes import wide
 from keras_bdl.core.typing import Tensor
 from keras_bdl.graphs.trace import trace_of
 from keras_bdl.maps.base import LinearMap
+from keras_bdl.maps.wrapped import takes_training
 
 
 @dataclasses.dataclass
@@ -71,10 +72,12 @@ def linearized(
         def call(node, *args, **kwargs):
             layer = node.layer
             if _is_nested(layer):
-                return trace_of(layer).replay(call, args[0])
+                return trace_of(layer).replay(call, _first(args, kwargs))
             if id(layer) not in chosen:
+                if isinstance(layer, keras.layers.Layer) and takes_training(layer):
+                    kwargs = {**kwargs, "training": False}
                 return layer(*args, **kwargs)
-            x, mask = masking.take_mask(args[0])
+            x, mask = masking.take_mask(_first(args, kwargs))
             weight_map = maps.linear.of(layer)
             variables = weight_map.variables(layer)
             weights = {name: wide(variable) for name, variable in variables.items()}
@@ -135,8 +138,14 @@ def jacobians(
 def _has_linear_map(layer):
     kinds = (keras.layers.Dense, keras.layers.Conv1D)
     kinds += (keras.layers.Conv2D, keras.layers.Conv3D)
-    # A subclass may do more in its `call`.
-    return type(layer) in kinds and getattr(layer, "groups", 1) == 1
+    # A subclass may do more in its `call`, and adapters and integers do more too.
+    if type(layer) not in kinds or getattr(layer, "groups", 1) != 1:
+        return False
+    return not (layer.lora_enabled or getattr(layer, "quantization_mode", None))
+
+
+def _first(args, kwargs):
+    return args[0] if args else kwargs["inputs"]
 
 
 def _is_nested(layer):

@@ -1,7 +1,8 @@
 """Laplace's approximation of the posterior of a trained network."""
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ from keras import ops
 
 from keras_bdl.core import finding, validation
 from keras_bdl.core.inputs import check_inputs
+from keras_bdl.core.stochastic import whole_layers
 from keras_bdl.exact.linear_regression import EVIDENCE
 from keras_bdl.graphs import heads
 from keras_bdl.graphs.copy import ModelCopier
@@ -27,7 +29,7 @@ from keras_bdl.training import data
 
 STRUCTURES = ("kronecker", "diagonal", "full", "last_layer")
 PREDICTIONS = ("linearized", "weights")
-_MAX_FULL = 12_000  # weights, whose matrix has 1.2 GB
+_MAX_GIGABYTES = 1.2
 VALIDATION = "validation"
 
 
@@ -64,7 +66,7 @@ def fit_laplace(
             which ends as `fit_last_layer` describes. It is copied and not changed.
         x, y, kind: as in `fit_last_layer`.
         structure: of H: "kronecker" for a Kronecker product for each layer; "diagonal";
-            "full" for all pairs of weights, 12,000 at most; or "last_layer" for
+            "full" for all pairs of weights, some 12,000 at most; or "last_layer" for
             `fit_last_layer`.
         layers: names of the layers whose weights have a posterior, or None for all.
         prior_precision: alpha, a positive float; "validation" for the highest
@@ -78,8 +80,8 @@ def fit_laplace(
         prediction: "linearized" for outputs that are linear in the weights, which fits
             this posterior best, or "weights" for the network itself with drawn weights.
         probit: as in `fit_last_layer`, for a linearised classifier.
-        validation_data: inputs and targets that were not trained on, for
-            `prior_precision="validation"`.
+        validation_data: pair of arrays, inputs and targets that were not trained on,
+            for `prior_precision="validation"`.
         num_samples, verbose: as in `fit_last_layer`.
         batch_size: number of rows of arrays that are taken at a time.
 
@@ -88,7 +90,8 @@ def fit_laplace(
 
     Raises:
         TypeError: if the model is not a Keras model.
-        ValueError: on a wrong argument, or data or a model that do not fit.
+        ValueError: on a wrong argument, data or a model that do not fit, a layer
+            that has no copy, or a constraint on a weight.
 
     Example:
 
@@ -104,14 +107,12 @@ def fit_laplace(
     validation.choice("prediction", prediction, PREDICTIONS)
     if prior_precision is None:
         prior_precision = EVIDENCE if validation_data is None else VALIDATION
-    if (prior_precision == VALIDATION) != (validation_data is not None):
-        raise ValueError(
-            "Expected `validation_data`, rows that the model was not trained on, "
-            "beside `prior_precision='validation'` alone. Received: prior_precision="
-            f"{prior_precision!r}, validation_data={type(validation_data).__name__}"
-        )
+    elif not isinstance(prior_precision, str):
+        prior_precision = validation.positive("prior_precision", prior_precision)
+    else:
+        validation.choice("prior_precision", prior_precision, (EVIDENCE, VALIDATION))
     if structure == "last_layer":
-        _refuse_for_last_layer(layers, prediction, prior_precision)
+        _refuse_for_last_layer(layers, prediction, validation_data)
         return last_layer.fit_last_layer(
             model,
             x,
@@ -124,7 +125,19 @@ def fit_laplace(
             batch_size=batch_size,
             verbose=verbose,
         )
+    if (prior_precision == VALIDATION) != (validation_data is not None):
+        raise ValueError(
+            "Expected `validation_data`, rows that the model was not trained on, "
+            "beside `prior_precision='validation'` alone. Received: prior_precision="
+            f"{prior_precision!r}, validation_data={type(validation_data).__name__}"
+        )
     dense, link, behind = last_layer.last_layer(model)
+    if whole_layers(model):
+        raise ValueError(
+            "Expected a plain Keras model; `to_keras` takes a posterior off. "
+            f"Received: model={model.name!r}, which holds "
+            f"{whole_layers(model)[0].name!r}"
+        )
     check_inputs(model, x)
     kind = last_layer.resolve_kind(model, kind, link)
     if kind == CLASSES:
@@ -146,9 +159,9 @@ def fit_laplace(
         )
     num_samples = validation.integer("num_samples", num_samples, least=1)
     network = _linear_outputs(model, dense, behind)
-    names = _chosen(network, layers)
-    if structure == "full":
-        _check_memory(network, names)
+    names = _chosen(model, network, layers)
+    _check_memory(network, names, structure)
+    held_out = _held_out(model, validation_data, kind, dense.units)
     form = {"kronecker": Kronecker, "diagonal": Gaussian, "full": JointGaussian}
     cls = LinearizedNetwork if prediction == "linearized" else BayesianWrapper
     options: dict[str, Any] = (
@@ -158,34 +171,62 @@ def fit_laplace(
     layer.set_num_examples(1)
     layer.trainable = False
 
+    if kind != CLASSES and hasattr(x, "__next__"):
+        raise TypeError(
+            "Expected data that can be read twice, for the noise and for the matrix: "
+            f"arrays or a data set. Received: x of type {type(x).__name__}"
+        )
     batches = data.TrainingPairs(x, y, batch_size, verbose)
     fit = Fit(layer, structure, kind, noise_precision)
     fit.collect(batches)
     bayesian = _predictive(network, layer, kind, num_samples, fit)
-    if validation_data is not None:
-        fit.by_validation(bayesian, validation_data, verbose)
+    if held_out is not None:
+        x_val, y_val = held_out
+        fit.by_validation(bayesian, x_val, y_val, verbose)
     elif prior_precision == EVIDENCE:
         fit.by_evidence()
         fit.check(bayesian)
     else:
-        fit.assign(validation.positive("prior_precision", prior_precision))
+        fit.by_prior(prior_precision)
     if kind != CLASSES:
         bayesian.observation_noise.log_scale.assign(np.log(fit.noise_stddevs()))
     return bayesian
 
 
-def _refuse_for_last_layer(layers, prediction, prior_precision):
-    for name, given in (
-        ("layers", layers is not None),
-        ("prediction", prediction != "linearized"),
-        ("prior_precision", prior_precision == VALIDATION),
+def _refuse_for_last_layer(layers, prediction, validation_data):
+    for name, value, default in (
+        ("layers", layers, None),
+        ("prediction", prediction, "linearized"),
+        ("validation_data", validation_data, None),
     ):
-        if given:
+        if value is not default and value != default:
             raise ValueError(
-                f"`{name}` does not go with the other structures' fit of a last layer. "
-                f"Received: structure='last_layer', {name}="
-                f"{dict(layers=layers, prediction=prediction).get(name, VALIDATION)!r}"
+                f"`{name}` is for the other structures. "
+                f"Received: structure='last_layer', {name}={type(value).__name__}"
             )
+
+
+def _held_out(model, validation_data, kind, units):
+    """Returns the checked inputs and targets of `validation_data`, or None."""
+    if validation_data is None:
+        return None
+    if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+        raise TypeError(
+            "Expected `validation_data` to be a pair of arrays, inputs and targets. "
+            f"Received: validation_data={type(validation_data).__name__}"
+        )
+    x, y = validation_data
+    check_inputs(model, x)
+    y = np.asarray(y)
+    rows = len(keras.tree.flatten(x)[0])
+    if kind == CLASSES:
+        last_layer.check_labels(y, rows, units)
+    elif y.size != rows * units or not np.isfinite(y).all():
+        raise ValueError(
+            f"Expected finite targets `({rows}, {units})` in `validation_data`. "
+            f"Received: y of shape {y.shape}"
+        )
+    return x, y
 
 
 def _linear_outputs(model, dense, behind):
@@ -199,16 +240,27 @@ def _linear_outputs(model, dense, behind):
         new.set_weights(old.get_weights())
         return new
 
-    return ModelCopier([dense, *behind], convert).copy(model)
+    copier = ModelCopier([dense, *behind], convert)
+    copy = copier.copy(model)
+    for layer, reason in copier.borrowed.items():
+        if layer.weights:
+            raise ValueError(reason)
+    return copy
 
 
-def _chosen(network, layers):
+def _chosen(model, network, layers):
     """Returns the names of the weights that get a posterior."""
     found = linear_layers(network)
     if layers is not None:
+        if isinstance(layers, str) or not isinstance(layers, Iterable):
+            raise TypeError(
+                "Expected `layers` to be a list of names of layers. "
+                f"Received: layers={layers!r}"
+            )
+        layers = list(layers)
         known = {layer.name for layer in found}
         unknown = [name for name in layers if name not in known]
-        if isinstance(layers, str) or unknown or not layers:
+        if unknown or not layers:
             raise ValueError(
                 "Expected `layers` to be names of Dense layers or convolutions of the "
                 f"model, of {sorted(known)}. Received: layers={layers!r}"
@@ -216,6 +268,9 @@ def _chosen(network, layers):
         found = [layer for layer in found if layer.name in layers]
     own = {id(v) for layer in found for v in layer.trainable_variables}
     weights = weights_inside(network, "all")
+    # Variables that were frozen one by one are so in the model alone.
+    trained = weights_inside(model, "all")
+    weights = {name: weight for name, weight in weights.items() if name in trained}
     names = [name for name, variable in weights.items() if id(variable) in own]
     # A bias alone is left out.
     names = [n for n in names if not n.startswith("bias") or _kernel(n) in names]
@@ -235,15 +290,21 @@ def _chosen(network, layers):
     return names
 
 
-def _check_memory(network, names):
-    weights = weights_inside(network, names)
-    count = sum(int(np.prod(weights[name].shape)) for name in names)
-    if count > _MAX_FULL:
+def _check_memory(network, names, structure):
+    """Refuses matrices that would not fit into memory."""
+    shapes = {n: v.shape for n, v in weights_inside(network, names).items()}
+    count = sum(math.prod(shape) for shape in shapes.values())
+    sizes = {"full": [count], "diagonal": []}.get(structure)
+    if sizes is None:  # of each kernel, for its inputs and its outputs
+        kernels = [shape for shape in shapes.values() if len(shape) > 1]
+        sizes = [n for s in kernels for n in (math.prod(s[:-1]) + 1, s[-1])]
+    gigabytes = 8e-9 * sum(size**2 for size in sizes)
+    if gigabytes > _MAX_GIGABYTES:
         raise ValueError(
-            f"The matrix of all pairs of {count} weights would take "
-            f"{8 * count**2 / 1e9:.0f} GB; {_MAX_FULL} weights at most. Use "
-            "structure='kronecker', or name fewer `layers`. "
-            f"Received: structure='full', {count} weights"
+            f"The matrices for {count} weights would take {gigabytes:.1f} GB in "
+            f"float64; {_MAX_GIGABYTES} GB at most. Use another structure, or name "
+            "fewer `layers`. "
+            f"Received: structure={structure!r}, {count} weights"
         )
 
 

@@ -49,6 +49,17 @@ class GaussianPosterior(keras.callbacks.Callback):
         optimizer = self._optimizer()
         if not optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
+        self._check_variables()
+
+    def _check_variables(self):
+        trained = self._optimizer().trained_ids
+        for variable in self.model.trainable_variables:
+            if id(variable) not in trained:
+                raise ValueError(
+                    "Expected the weights that the optimizer was built with; compile "
+                    "the model with a new optimizer after layers are frozen or thawed. "
+                    f"Received: weight '{variable.path}', which it does not train"
+                )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._optimizer().add_noise(self.model.trainable_variables)
@@ -73,6 +84,7 @@ class GaussianPosterior(keras.callbacks.Callback):
                 "Expected a training with this callback before `bayesian_model`, or "
                 f"`set_model` with a trained model. Received: model={self.model!r}"
             )
+        self._check_variables()
         optimizer = self._optimizer()
         self._take_mean()
         bayesian = around(self.model, Gaussian(), num_examples=1, kl_weight=0.0)

@@ -69,5 +69,8 @@ def best_prior_precision(values, squares):
 
     grid = np.linspace(-15.0, 15.0, 61)
     best = grid[np.argmin([negative(point) for point in grid])]
-    found = optimize.minimize_scalar(negative, (best - 0.5, best, best + 0.5))
-    return math.exp(float(np.clip(found.x, -15.0, 15.0)))
+    bounds = (max(best - 0.5, -15.0), min(best + 0.5, 15.0))
+    found = optimize.minimize_scalar(
+        negative, bounds=bounds, method="bounded", options={"xatol": 1e-9}
+    )
+    return math.exp(float(found.x))

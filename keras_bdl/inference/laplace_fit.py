@@ -33,11 +33,12 @@ class Fit:
         self.layer = layer
         self.structure = structure
         self.kind = kind
+        if not isinstance(noise_precision, str):
+            noise_precision = validation.positive("noise_precision", noise_precision)
+        elif noise_precision != EVIDENCE:
+            validation.choice("noise_precision", noise_precision, (EVIDENCE,))
         self.noise_precision = noise_precision
-        if noise_precision != EVIDENCE:
-            self.noise_precision = validation.positive(
-                "noise_precision", noise_precision
-            )
+        self.learns_noise = kind != CLASSES and noise_precision == EVIDENCE
         self.sums: dict[str, Any] = {}
         self.rows = 0
         self.noise_scale = 1.0  # of the residual variances
@@ -69,6 +70,11 @@ class Fit:
             found = keras.tree.map_structure(
                 lambda t: np.asarray(t, "float64"), curvature.predict_on_batch(x)
             )
+            if not all(np.isfinite(leaf).all() for leaf in keras.tree.flatten(found)):
+                raise ValueError(
+                    "Expected finite inputs, and outputs and derivatives that are so "
+                    "too. Received: a batch of x with NaN, infinity or huge values"
+                )
             if not self.sums:
                 self.sums = found
             else:
@@ -125,19 +131,17 @@ class Fit:
 
     def by_evidence(self):
         """Maximises the marginal likelihood over all precisions."""
-        learns_noise = self.kind != CLASSES and self.noise_precision == EVIDENCE
-        for _ in range(20 if learns_noise else 1):
+        for _ in range(20 if self.learns_noise else 1):
             alphas = {
                 name: best_prior_precision(
                     values.ravel() / self.noise_scale, self.squares[name]
                 )
                 for name, values in self.eigenvalues.items()
             }
-            if learns_noise:
+            if self.learns_noise:
                 before, self.noise_scale = self.noise_scale, self._best_noise(alphas)
                 if abs(np.log(self.noise_scale / before)) < 1e-6:
                     break
-        self.evidence_alphas = alphas
         self.assign(alphas)
 
     def _best_noise(self, alphas):
@@ -154,42 +158,59 @@ class Fit:
         found = optimize.minimize_scalar(negative, bounds=(-3.0, 6.0), method="bounded")
         return float(np.exp(found.x))
 
+    def by_prior(self, alpha):
+        """Sets the posterior for a given precision, with the noise that fits it."""
+        alphas = dict.fromkeys(self.eigenvalues, float(alpha))
+        if self.learns_noise:
+            self.noise_scale = self._best_noise(alphas)
+        self.assign(alphas)
+
     def check(self, bayesian):
         """Warns of a posterior that does not fit the training data."""
-        x = keras.tree.map_structure(
-            lambda *parts: np.concatenate(parts), *self._inputs
-        )
-        y = np.concatenate(self._labels)
-        if self.kind != CLASSES:
-            bayesian.observation_noise.log_scale.assign(np.log(self.noise_stddevs()))
-        found = bayesian.evaluate(x, y, verbose=0, return_dict=True)["nll"]
-        self.assign(1e12)  # nearly the network itself
-        own = bayesian.evaluate(x, y, verbose=0, return_dict=True)["nll"]
-        self.assign(self.evidence_alphas)
-        if found > own + 0.1:
+        alphas = self.alphas
+        pairs = list(zip(self._inputs, self._labels))
+        counts = [len(y) for _, y in pairs]
+        scores = []
+        for each in (alphas, dict.fromkeys(alphas, 1e12)):  # and the network itself
+            self.assign(each)
+            losses = [self._score(bayesian, x, y) for x, y in pairs]
+            scores.append(np.average(losses, weights=counts))
+        self.assign(alphas)
+        if scores[0] > scores[1] + 0.1:
             warnings.warn(
                 f"The posterior does not fit the training data: its predictions lose "
-                f"{found - own:.2f} nats for each of {len(y)} training rows, because "
-                "the prior precision of highest evidence is too small for this "
-                "network. Give `validation_data`, rows that it was not trained on.",
+                f"{scores[0] - scores[1]:.2f} nats for each of {sum(counts)} training "
+                "rows, because the prior precision of highest evidence is too small "
+                "for this network. Give `validation_data`, rows that it was not "
+                "trained on.",
                 stacklevel=4,
             )
 
-    def by_validation(self, bayesian, rows, verbose):
+    def _score(self, bayesian, x, y):
+        """Returns the negative log likelihood of each row, in nats."""
+        options = {"seed": 0, "verbose": 0}
+        if self.kind != CLASSES:
+            bayesian.observation_noise.log_scale.assign(np.log(self.noise_stddevs()))
+            y = np.reshape(y, (len(y), -1))
+            return -np.mean(bayesian.log_likelihood(x, y, **options))
+        log_p = np.log(bayesian.predict(x, **options).astype("float64") + 1e-300)
+        if np.size(y) == len(log_p):
+            labels = np.reshape(y, -1).astype(int)
+            return -np.mean(log_p[np.arange(len(log_p)), labels])
+        return -np.mean(np.sum(y * log_p, axis=-1))
+
+    def by_validation(self, bayesian, x, y, verbose):
         """Takes the precision of the highest likelihood of other rows."""
         bar = keras.utils.Progbar(len(_GRID), verbose=1 if verbose else 0)
         scores = []
         for index, alpha in enumerate(_GRID):
-            self.assign(alpha)
-            keras.utils.set_random_seed(0)
-            scores.append(bayesian.evaluate(*rows, verbose=0, return_dict=True)["nll"])
+            self.by_prior(alpha)
+            scores.append(self._score(bayesian, x, y))
             bar.update(index + 1)
-        self.assign(_GRID[int(np.nanargmin(scores))])
+        self.by_prior(_GRID[int(np.nanargmin(scores))])
 
     def assign(self, alphas):
-        """Sets the posterior for a prior precision, or one for each block."""
-        if not isinstance(alphas, dict):
-            alphas = dict.fromkeys(self.eigenvalues, float(alphas))
+        """Sets the posterior for the prior precision of each block."""
         posterior = self.layer.posterior
         variables = posterior.variables()
         for name, values in self.eigenvalues.items():

@@ -127,6 +127,8 @@ def fit_last_layer(
             f"Received: kind={kind!r}, activation={link!r}"
         )
 
+    shared: dict[keras.layers.Layer, bool] = {}
+
     def with_last(last):
         """Returns a copy of the model that ends in `last`, without activation."""
 
@@ -134,7 +136,10 @@ def fit_last_layer(
             # `Logits` of linear outputs is an identity that takes a mask or none.
             return last if old is dense else heads.Logits("linear", name=old.name)
 
-        return ModelCopier([dense, *behind], convert).copy(model)
+        copier = ModelCopier([dense, *behind], convert)
+        copy = copier.copy(model)
+        shared.update((layer, layer.trainable) for layer in copier.borrowed)
+        return copy
 
     features = with_last(keras.layers.Identity(name=dense.name))
     batches = data.TrainingPairs(x, y, batch_size, verbose)
@@ -152,6 +157,8 @@ def fit_last_layer(
 
     network = with_last(layer)
     network.trainable = False  # other features would need another posterior
+    for part, trainable in shared.items():  # layers of the model that has no copy
+        part.trainable = trainable
     if kind == "classification":
         bayesian = BayesianClassifier(network, num_samples=num_samples)
     else:

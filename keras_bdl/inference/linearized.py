@@ -35,8 +35,12 @@ class LinearizedNetwork(BayesianWrapper):
     via local linearization", 2021, eq. 8.
     """
 
-    takes_shared_inputs = True
     keeps_rows = True
+
+    @property
+    def takes_shared_inputs(self) -> bool:  # type: ignore[override]  # of one tensor
+        """Whether the inputs are one tensor, which all samples may share."""
+        return len(keras.tree.flatten(self.layer.inputs)) == 1
 
     def __init__(
         self,
@@ -58,6 +62,9 @@ class LinearizedNetwork(BayesianWrapper):
         mean, factor = self.moments(*inputs)
         covariance = ops.matmul(factor, ops.swapaxes(factor, 1, 2))
         return ops.cast(probit_logits(mean, covariance), self.layer.compute_dtype)
+
+    def call_noisy(self, inputs: Any, **arguments: Any) -> Tensor:
+        return self.call_mean(inputs)  # nothing in it is trained
 
     def call_sampled(
         self, inputs: Any, scope: scopes.SamplingScope, **arguments: Any
@@ -93,7 +100,7 @@ class LinearizedNetwork(BayesianWrapper):
     def supports_moments(
         self, input_shape: tuple[int | None, ...] | None = None
     ) -> bool:
-        return len(keras.tree.flatten(self.layer.inputs)) == 1
+        return self.takes_shared_inputs
 
     def moments(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """Returns the mean of the outputs and a triangular root of their covariance.

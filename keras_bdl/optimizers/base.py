@@ -60,9 +60,23 @@ class PosteriorOptimizer(keras.optimizers.Optimizer):
 
     def build(self, variables: list[keras.Variable]) -> None:
         """Makes the variables of the optimizer."""
-        if not self.built:
-            super().build(variables)
-            self.add_state(variables)
+        if self.built:
+            return
+        for variable in variables:
+            if variable.dtype in ("float16", "bfloat16"):
+                raise ValueError(
+                    f"`{type(self).__name__}` expected weights in float32, which half "
+                    "precision is too coarse for; the policies 'mixed_float16' and "
+                    "'mixed_bfloat16' have these. "
+                    f"Received: weight '{variable.path}' in {variable.dtype}"
+                )
+        super().build(variables)
+        self.trained_ids = frozenset(map(id, variables))
+        self._keys = [
+            zlib.crc32(f"{self.seed}/{index}".encode()) >> 1
+            for index in range(len(variables))
+        ]
+        self.add_state(variables)
 
     def add_state(self, variables: list[keras.Variable]) -> None:
         """Makes the variables of a subclass."""
@@ -106,8 +120,7 @@ class PosteriorOptimizer(keras.optimizers.Optimizer):
             index: number of the variable.
         """
         # Seeds that follow from the number of the step need no state of their own.
-        key = zlib.crc32(f"{self.seed}/{index}".encode()) >> 1
-        seed = noise.GivenSeed(noise.fold_in(key, step))
+        seed = noise.GivenSeed(noise.fold_in(self._keys[index], step))
         return keras.random.normal(variable.shape, dtype=variable.dtype, seed=seed)
 
     def get_config(self) -> dict[str, Any]:

@@ -23,7 +23,10 @@ class IVON(PosteriorOptimizer):
     which needs no second derivatives. While `fit` runs, the weights hold m plus noise,
     a new draw in each step; afterwards they hold m. With
     `callbacks.GaussianPosterior` they hold m in validation and at the end of epochs
-    too, and its `bayesian_model()` returns a model with the posterior.
+    too, for callbacks behind it, and its `bayesian_model()` returns a model with the
+    posterior. A loop of one's own and a `fit` that is interrupted leave the noise on
+    the weights: `finalize_variable_values(model.trainable_variables)` takes it off,
+    before the weights are used or set.
 
     The step of the mean is `learning_rate * (initial_hessian + d) / (h + d)` times the
     gradient's average: where h has kept its initial value, a step of gradient descent

@@ -276,3 +276,32 @@ def test_other_optimizers_and_constraints_are_refused():
     model.compile(optimizers.IVON(0.1, ROWS), nll)
     with pytest.raises(ValueError, match="constraint.*Received"):
         model.fit(X, Y, verbose=0)
+
+
+def test_other_weights_and_half_precision_are_refused():
+    model = keras.Sequential(
+        [keras.Input((2,)), layers.Dense(3, trainable=False), layers.Dense(1)]
+    )
+    optimizer = optimizers.IVON(0.1, ROWS)
+    model.compile(optimizer, nll)
+    model.fit(X, Y, verbose=0)
+    model.layers[0].trainable = True
+    model.compile(optimizer, nll)
+    with pytest.raises(ValueError, match="new optimizer.*Received"):
+        model.fit(X, Y, callbacks=[callbacks.GaussianPosterior()], verbose=0)
+    keras.config.set_dtype_policy("bfloat16")
+    model = network(1)
+    for optimizer in (optimizers.IVON(0.1, ROWS), optimizers.SGLD(0.1, ROWS)):
+        with pytest.raises(ValueError, match="half precision.*Received"):
+            optimizer.build(model.trainable_variables)
+
+
+def test_noise_of_a_loop_of_ones_own_is_taken_off():
+    model = network(2)
+    optimizer = optimizers.IVON(1e-6, ROWS, seed=0)
+    model.compile(optimizer, nll)
+    before = to_numpy(model.layers[0].kernel)
+    model.train_on_batch(X, np.tile(Y[:, None], (1, 2)))
+    assert np.abs(to_numpy(model.layers[0].kernel) - before).min() > 1e-4
+    optimizer.finalize_variable_values(model.trainable_variables)
+    np.testing.assert_allclose(to_numpy(model.layers[0].kernel), before, atol=1e-4)

@@ -494,3 +494,124 @@ def test_too_many_weights_for_all_pairs_are_refused():
     network = keras.Sequential([keras.Input((4000,)), layers.Dense(4)])
     with pytest.raises(ValueError, match="(?s)GB.*Received"):
         laplace(network, np.ones((2, 4000)), [0, 1], "full", kind="classification")
+
+
+def test_several_inputs_are_predicted():
+    inputs = {name: keras.Input((4,), name=name) for name in "ab"}
+    hidden = layers.Concatenate()(list(inputs.values()))
+    hidden = layers.Dense(5, "relu")(inputs=hidden)  # by keyword
+    model = keras.Model(inputs, layers.Dense(3, "softmax")(hidden))
+    x, y = classes(dense_network())
+    x = {"a": x, "b": x[::-1]}
+    bayesian = laplace(model, x, y, "kronecker", prior_precision=None)
+    result = bayesian.predict_uncertainty(x, 200, seed=0, verbose=0)
+    assert result.probabilities.shape == (60, 3)
+    assert (result.mutual_information > 0.0).all()
+    twin = np.concatenate(list(x.values()), axis=-1)
+    flat = keras.Sequential([keras.Input((8,)), *model.layers[-2:]])
+    other = laplace(flat, twin, y, "kronecker", prior_precision=None)
+    exact = other.predict_uncertainty(twin, 200, seed=0, verbose=0)
+    np.testing.assert_allclose(
+        result.mutual_information, exact.mutual_information, rtol=0.5, atol=0.02
+    )
+
+
+class WithoutConfig(layers.Layer):
+    def __init__(self, given):
+        super().__init__()
+        self.kept = given
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 5))
+
+    def call(self, inputs):
+        return keras.ops.tanh(inputs @ self.kernel)
+
+
+def test_the_model_keeps_its_layers_and_the_process_its_seeds():
+    network = keras.Sequential(
+        [keras.Input((4,)), WithoutConfig(object()), layers.Dense(3, "softmax")]
+    )
+    x, y = classes(network)
+    with pytest.raises(ValueError, match="(?s)get_config"):
+        laplace(network, x, y, "kronecker")
+    keras_bdl.fit_last_layer(network, x, y, verbose=0)
+    assert len(network.trainable_variables) == 3
+    np.random.seed(3)
+    found = {"prior_precision": None, "validation_data": (x, y), "num_samples": 5}
+    laplace(dense_network(), x, y, "diagonal", **found)
+    after = np.random.rand()
+    np.random.seed(3)
+    assert after == np.random.rand()
+
+
+def test_noise_of_a_fixed_precision_is_that_of_the_evidence():
+    """With nearly as many weights as rows residuals are too small."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 30))
+    y = x @ rng.normal(size=30) + rng.normal(size=60)
+    weights = np.linalg.lstsq(x, y, rcond=None)[0]
+    model = keras.Sequential([keras.Input((30,)), layers.Dense(1, use_bias=False)])
+    model.layers[0].set_weights([weights[:, None]])
+    model.compile(loss="mse")
+    unbiased = np.sqrt(np.square(y - x @ weights).sum() / 30)
+    bayesian = laplace(model, x, y, "full", prior_precision=1e-3)
+    noise = float(np.exp(to_numpy(bayesian.observation_noise.log_scale))[0])
+    assert noise == pytest.approx(unbiased, rel=0.02)
+
+
+def test_dead_layers_and_single_frozen_weights():
+    dead = layers.Dense(5, "relu", bias_initializer=keras.initializers.Constant(-99.0))
+    network = keras.Sequential([keras.Input((4,)), dead, layers.Dense(3)])
+    x, y = classes(network)
+    bayesian = laplace(network, x, y, "kronecker", prior_precision=None)
+    assert np.isfinite(bayesian.predict(x, verbose=0)).all()
+    network.layers[0].kernel.trainable = False
+    network.layers[1].bias.trainable = False
+    found = laplace(network, x, y, "full")
+    assert covariance_of(found).shape == (15, 15)
+
+
+def test_training_mode_of_the_result_has_no_dropout():
+    network = shared_network()
+    x, y = classes(network)
+    bayesian = laplace(network, x, y % 2, "kronecker")
+    np.testing.assert_allclose(
+        to_numpy(bayesian.network(x, training=True)), to_numpy(network(x)), atol=1e-5
+    )
+    options = {"return_samples": True, "verbose": 0, "outputs": "mean"}
+    draws = keras_bdl.predict(bayesian.network, x, 3, seed=0, **options)
+    again = keras_bdl.predict(bayesian.network, x, 3, seed=0, **options)
+    np.testing.assert_array_equal(draws, again)
+
+
+def test_adapted_layers_keep_their_values():
+    network = dense_network()
+    x, y = classes(network)
+    network.layers[0].enable_lora(1)
+    with pytest.warns(UserWarning, match="keep their values"):
+        bayesian = laplace(network, x, y, "full")
+    assert covariance_of(bayesian).shape == (18, 18)
+
+
+@pytest.mark.parametrize(
+    "change, error, match",
+    [
+        ({"x": np.full((60, 4), np.nan)}, ValueError, "finite"),
+        ({"prior_precision": "evidnce"}, ValueError, "prior_precision"),
+        ({"prior_precision": 0.0}, ValueError, "prior_precision"),
+        ({"layers": 3}, TypeError, "layers"),
+        ({"validation_data": {"x": 1}}, TypeError, "validation_data"),
+        ({"validation_data": (np.ones((2, 3)), [0, 1])}, ValueError, "x"),
+        ({"validation_data": (np.ones((2, 4)), [0, 9])}, ValueError, "labels"),
+    ],
+)
+def test_bad_data_are_refused(change, error, match):
+    network = dense_network()
+    x, y = classes(network)
+    options = {"structure": "diagonal", "kind": "classification"}
+    if "validation_data" not in change:
+        options["prior_precision"] = 1.0
+    options |= {"x": x, "y": y} | change
+    with pytest.raises(error, match=f"(?s){match}.*Received"):
+        keras_bdl.fit_laplace(network, verbose=0, **options)
