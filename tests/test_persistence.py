@@ -78,7 +78,8 @@ def test_there_is_a_file_of_everything():
     } - {"Prior"}
     latent_priors = {"GaussianMixture", "VampPrior"}
     wanted = {*stochastic.REGISTRY, *models, *all_priors, *latent_priors}
-    assert wanted - found == set()
+    # Files of this one are saved and loaded in tests/inference/test_laplace.py.
+    assert wanted - found == {"LinearizedNetwork"}
 
 
 def json_names(text):
