@@ -153,6 +153,11 @@ if BACKEND != "tensorflow":
     USES = [("subclassed", "float32"), ("time_unknown", "mixed_bfloat16")]
 
 
+# Registered classes that a fit makes around a network, and that are no case of the
+# contract: tests/inference has their tests.
+FITTED = {"LinearizedNetwork"}
+
+
 def only(capability):
     """Marks a test of the contract for the cases that have a capability."""
 

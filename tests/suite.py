@@ -31,11 +31,9 @@ def pytest_generate_tests(metafunc):
     if "case" in metafunc.fixturenames and metafunc.cls is not None:
         cases, test = metafunc.cls.cases, metafunc.function
         in_ci = cases
-        if BACKEND != "tensorflow":
+        if BACKEND != "tensorflow" or test.__name__ in REPEATED:
             # Estimators, priors and divergences have tests of their own on every
             # backend; of the layers around them one case each is enough there.
-            in_ci = [case for case in cases if case.thorough] or cases[:1]
-        elif test.__name__ in REPEATED:
             in_ci = [case for case in cases if case.thorough] or cases[:1]
         if BACKEND == "jax" and test.__name__ == DRAWS:
             in_ci = [case for case in in_ci if case.thorough]  # of every map

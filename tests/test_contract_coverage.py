@@ -9,7 +9,7 @@ import importlib.util
 import pathlib
 
 import pytest
-from contract import LayerContract
+from contract import FITTED, LayerContract
 
 from keras_bdl.core import stochastic
 
@@ -18,9 +18,6 @@ GROUPS = {
     for name, cls in stochastic.REGISTRY.items()
     if issubclass(cls, stochastic.StochasticGroup)
 }
-# A model with a network of its own inside, which is fitted: tests/inference has its
-# tests.
-FITTED = {"LinearizedNetwork"}
 FILES = sorted(pathlib.Path(__file__).parent.glob("layers/test_*.py"))
 
 

@@ -18,7 +18,7 @@ import hypothesis
 import keras
 import numpy as np
 import pytest
-from contract import LayerContract, slow, to_numpy
+from contract import FITTED, LayerContract, slow, to_numpy
 from hypothesis import strategies as st
 
 import keras_bdl
@@ -281,8 +281,7 @@ every_layer = pytest.mark.parametrize(
     [
         slow(name) if name.removeprefix("Variational") in LONG else name
         for name, cls in sorted(stochastic.REGISTRY.items())
-        if not issubclass(cls, stochastic.StochasticGroup)
-        and name != "LinearizedNetwork"  # a fit makes it
+        if not issubclass(cls, stochastic.StochasticGroup) and name not in FITTED
     ],
 )
 few_or_more = pytest.mark.parametrize("times", [1, slow(2)])

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import saved_models
-from contract import BACKEND, to_numpy
+from contract import BACKEND, FITTED, to_numpy
 
 import keras_bdl
 from keras_bdl import priors
@@ -78,8 +78,7 @@ def test_there_is_a_file_of_everything():
     } - {"Prior"}
     latent_priors = {"GaussianMixture", "VampPrior"}
     wanted = {*stochastic.REGISTRY, *models, *all_priors, *latent_priors}
-    # Files of this one are saved and loaded in tests/inference/test_laplace.py.
-    assert wanted - found == {"LinearizedNetwork"}
+    assert wanted - found == FITTED
 
 
 def json_names(text):

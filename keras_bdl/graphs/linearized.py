@@ -78,16 +78,13 @@ def linearized(
                     kwargs = {**kwargs, "training": False}
                 return layer(*args, **kwargs)
             x, mask = masking.take_mask(_first(args, kwargs))
-            weight_map = maps.linear.of(layer)
+            weight_map = maps.of(layer)
             variables = weight_map.variables(layer)
             weights = {name: wide(variable) for name, variable in variables.items()}
             x = ops.cast(x, weights[weight_map.kernel].dtype)
-            outputs = weight_map.linear(layer, x, weights[weight_map.kernel])
-            if weight_map.bias in weights:
-                bias = weights[weight_map.bias]
-                outputs = outputs + weight_map.expand_bias(layer, bias)
             taken.append((layer, weight_map, x))
-            outputs = weight_map.activate(layer, mark(outputs))
+            outputs = mark(weight_map.affine(layer, x, weights))
+            outputs = weight_map.activate(layer, outputs)
             outputs = ops.cast(outputs, layer.compute_dtype)
             return masking.put_masks(outputs, [mask])
 

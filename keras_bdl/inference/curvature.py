@@ -8,47 +8,41 @@ approximate curvature", 2015; Grosse and Martens, "A Kronecker-factored approxim
 Fisher matrix for convolution layers", 2016 (whose factors are summed over positions).
 """
 
-import math
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl.graphs.linearized import jacobians, linearized
-
-CLASSES = "classification"
-VALUES = "regression"
+from keras_bdl.graphs.linearized import jacobians
+from keras_bdl.inference.linearized import linearization
+from keras_bdl.inference.trained import VALUES
+from keras_bdl.ops.jacobians import flat_jacobian
 
 
 class Curvature(keras.Model):
-    """Sums of a batch, of which `Factors` makes the matrix.
+    """Sums of a batch, of which `Fit` makes the matrix.
 
     Args:
-        network: network of logits, or of means.
-        layers: those of its layers that have the weights, in the order of these.
-        names: names of their weights by layer id and own name.
-        kind: `CLASSES` for the softmax of the outputs, or the sigmoid of a single one;
-            `VALUES` for Gaussian noise.
+        wrapper: the wrapper of a network of logits or of means, with its weights.
+        kind: "classification" for the softmax of the outputs, or the sigmoid of a
+            single one; "regression" for Gaussian noise.
         structure: "diagonal", "kronecker" or "full".
         precisions: of Gaussian noise, of each output, `(units,)`.
     """
 
-    def __init__(self, network, layers, names, kind, structure, precisions=None):
+    def __init__(self, wrapper, kind, structure, precisions=None):
         super().__init__()
-        self.network = network
-        self.layers_of_weights = layers
-        self.names = names
-        self.kernels = [names[id(layer)]["kernel"] for layer in layers]
+        self.wrapper = wrapper
         self.kind = kind
         self.structure = structure
         self.precisions = precisions
         self.built = True
 
     def call(self, inputs: Any) -> dict[str, Any]:
-        outputs, calls = linearized(self.network, inputs, self.layers_of_weights)
+        outputs, calls, names = linearization(self.wrapper, inputs)
         roots = self._roots(outputs)
-        found = jacobians(calls, self.names)
+        found = jacobians(calls, names)
         weighted = {
             name: (rows, ops.einsum("bck,btco->btko", roots, gradients))
             for name, (rows, gradients) in found.items()
@@ -94,11 +88,8 @@ class Curvature(keras.Model):
         return found
 
     def _full(self, factors):
-        flat = []
-        for name in self.kernels:
-            rows, weighted = factors[name]
-            jacobian = ops.einsum("bti,btko->bkio", rows, weighted)
-            size = math.prod(jacobian.shape[2:])
-            flat.append(ops.reshape(jacobian, (-1, size)))
+        kernels = [name for name in self.wrapper.chosen if name in factors]
+        flat = [flat_jacobian(*factors[name]) for name in kernels]
         flat = ops.concatenate(flat, axis=-1)
+        flat = ops.reshape(flat, (-1, flat.shape[-1]))
         return {"full": ops.matmul(ops.transpose(flat), flat)}

@@ -13,24 +13,25 @@ from keras_bdl.core import finding, validation
 from keras_bdl.core.inputs import check_inputs
 from keras_bdl.core.stochastic import whole_layers
 from keras_bdl.exact.linear_regression import EVIDENCE
-from keras_bdl.graphs import heads
-from keras_bdl.graphs.copy import ModelCopier
 from keras_bdl.graphs.linearized import linear_layers
-from keras_bdl.inference import last_layer
-from keras_bdl.inference.curvature import CLASSES
+from keras_bdl.inference import trained
 from keras_bdl.inference.laplace_fit import Fit
+from keras_bdl.inference.last_layer import fit_last_layer
 from keras_bdl.inference.linearized import LinearizedNetwork
+from keras_bdl.inference.trained import CLASSES
 from keras_bdl.layers.wrapper import BayesianWrapper
 from keras_bdl.maps.wrapped import weights_inside
 from keras_bdl.models.classifier import BayesianClassifier
 from keras_bdl.models.regressor import BayesianRegressor
 from keras_bdl.posteriors import Gaussian, JointGaussian, Kronecker
+from keras_bdl.posteriors.gaussian import bias_of
 from keras_bdl.training import data
 
-STRUCTURES = ("kronecker", "diagonal", "full", "last_layer")
+_FORMS = {"kronecker": Kronecker, "diagonal": Gaussian, "full": JointGaussian}
+STRUCTURES = (*_FORMS, "last_layer")
 PREDICTIONS = ("linearized", "weights")
-_MAX_GIGABYTES = 1.2
 VALIDATION = "validation"
+_MAX_GIGABYTES = 1.2
 
 
 def fit_laplace(
@@ -113,7 +114,7 @@ def fit_laplace(
         validation.choice("prior_precision", prior_precision, (EVIDENCE, VALIDATION))
     if structure == "last_layer":
         _refuse_for_last_layer(layers, prediction, validation_data)
-        return last_layer.fit_last_layer(
+        return fit_last_layer(
             model,
             x,
             y,
@@ -131,45 +132,35 @@ def fit_laplace(
             "beside `prior_precision='validation'` alone. Received: prior_precision="
             f"{prior_precision!r}, validation_data={type(validation_data).__name__}"
         )
-    dense, link, behind = last_layer.last_layer(model)
+    dense, behind, kind = trained.head_of(model, x, kind)
     if whole_layers(model):
         raise ValueError(
             "Expected a plain Keras model; `to_keras` takes a posterior off. "
             f"Received: model={model.name!r}, which holds "
             f"{whole_layers(model)[0].name!r}"
         )
-    check_inputs(model, x)
-    kind = last_layer.resolve_kind(model, kind, link)
-    if kind == CLASSES:
-        last_layer.check_one_label(model, link, dense.units)
-    elif link is not None:
-        raise ValueError(
-            "Expected a regression model without activation at its end. "
-            f"Received: kind={kind!r}, activation={link!r}"
-        )
-    if probit and (kind != CLASSES or prediction != "linearized" or dense.units == 1):
+    linearizes = prediction == "linearized"
+    if validation.boolean("probit", probit) and (
+        kind != CLASSES or not linearizes or dense.units == 1
+    ):
         raise ValueError(
             "`probit` is for a linearised classifier of two outputs or more. "
             f"Received: probit={probit}, kind={kind!r}, prediction={prediction!r}"
         )
-    if kind == CLASSES and noise_precision != EVIDENCE:
-        raise ValueError(
-            "`noise_precision` is for regression. "
-            f"Received: noise_precision={noise_precision!r}"
-        )
+    trained.check_noise_precision(kind, noise_precision)
     num_samples = validation.integer("num_samples", num_samples, least=1)
     network = _linear_outputs(model, dense, behind)
     names = _chosen(model, network, layers)
     _check_memory(network, names, structure)
     held_out = _held_out(model, validation_data, kind, dense.units)
-    form = {"kronecker": Kronecker, "diagonal": Gaussian, "full": JointGaussian}
-    cls = LinearizedNetwork if prediction == "linearized" else BayesianWrapper
-    options: dict[str, Any] = (
-        {"probit": True} if validation.boolean("probit", probit) else {}
-    )
-    layer = cls(network, names, posterior=form[structure](), kl_weight=0.0, **options)
+    posterior = _FORMS[structure]()
+    if linearizes:
+        layer: BayesianWrapper = LinearizedNetwork(
+            network, names, probit, posterior=posterior, kl_weight=0.0
+        )
+    else:
+        layer = BayesianWrapper(network, names, posterior=posterior, kl_weight=0.0)
     layer.set_num_examples(1)
-    layer.trainable = False
 
     if kind != CLASSES and hasattr(x, "__next__"):
         raise TypeError(
@@ -179,7 +170,7 @@ def fit_laplace(
     batches = data.TrainingPairs(x, y, batch_size, verbose)
     fit = Fit(layer, structure, kind, noise_precision)
     fit.collect(batches)
-    bayesian = _predictive(network, layer, kind, num_samples, fit)
+    bayesian = trained.predictive(_around(layer, kind), kind, num_samples)
     if held_out is not None:
         x_val, y_val = held_out
         fit.by_validation(bayesian, x_val, y_val, verbose)
@@ -220,7 +211,7 @@ def _held_out(model, validation_data, kind, units):
     y = np.asarray(y)
     rows = len(keras.tree.flatten(x)[0])
     if kind == CLASSES:
-        last_layer.check_labels(y, rows, units)
+        trained.check_labels(y, rows, units)
     elif y.size != rows * units or not np.isfinite(y).all():
         raise ValueError(
             f"Expected finite targets `({rows}, {units})` in `validation_data`. "
@@ -231,18 +222,11 @@ def _held_out(model, validation_data, kind, units):
 
 def _linear_outputs(model, dense, behind):
     """Returns a copy of the model that ends in its last Dense, without activation."""
-
-    def convert(old):
-        if old is not dense:
-            return heads.Logits("linear", name=old.name)
-        new = type(old).from_config({**old.get_config(), "activation": "linear"})
-        new.build((None, old.kernel.shape[0]))
-        new.set_weights(old.get_weights())
-        return new
-
-    copier = ModelCopier([dense, *behind], convert)
-    copy = copier.copy(model)
-    for layer, reason in copier.borrowed.items():
+    last = type(dense).from_config({**dense.get_config(), "activation": "linear"})
+    last.build((None, dense.kernel.shape[0]))
+    last.set_weights(dense.get_weights())
+    copy, borrowed = trained.with_last(model, dense, behind, last)
+    for layer, reason in borrowed.items():
         if layer.weights:
             raise ValueError(reason)
     return copy
@@ -272,8 +256,9 @@ def _chosen(model, network, layers):
     trained = weights_inside(model, "all")
     weights = {name: weight for name, weight in weights.items() if name in trained}
     names = [name for name, variable in weights.items() if id(variable) in own]
-    # A bias alone is left out.
-    names = [n for n in names if not n.startswith("bias") or _kernel(n) in names]
+    kernels = [name for name in names if name.startswith("kernel")]
+    biases = [bias_of(kernel) for kernel in kernels]
+    names = [name for name in names if name in (*kernels, *biases)]  # no bias alone
     if not names:
         raise ValueError(
             "Expected a model with trained Dense layers or convolutions in its graph. "
@@ -308,24 +293,13 @@ def _check_memory(network, names, structure):
         )
 
 
-def _kernel(bias):
-    return bias.replace("bias", "kernel", 1)
-
-
-def _predictive(network, layer, kind, num_samples, fit):
-    """Returns the compiled model around the layer."""
+def _around(layer, kind):
+    """Returns a frozen model of the layer, with two logits for two classes."""
+    network = layer.layer
     inputs = finding.fresh_inputs(network)
     outputs = layer(inputs)
     if kind == CLASSES and outputs.shape[-1] == 1:
         outputs = ops.concatenate([ops.zeros_like(outputs), outputs], axis=-1)
-    around = keras.Model(inputs, outputs, name=network.name)
-    around.trainable = False
-    if kind == CLASSES:
-        bayesian = BayesianClassifier(around, num_samples=num_samples)
-    else:
-        bayesian = BayesianRegressor(
-            around, "homoscedastic", num_samples, mc_dropout=False
-        )
-        bayesian.observation_noise.log_scale.assign(np.log(fit.noise_stddevs()))
-    bayesian.compile()
-    return bayesian
+    model = keras.Model(inputs, outputs, name=network.name)
+    model.trainable = False
+    return model

@@ -10,11 +10,10 @@ from scipy import linalg, optimize
 
 from keras_bdl.core import validation
 from keras_bdl.exact.linear_regression import EVIDENCE
-from keras_bdl.graphs.linearized import linear_layers
-from keras_bdl.inference import last_layer
-from keras_bdl.inference.curvature import CLASSES, Curvature
+from keras_bdl.inference import trained
+from keras_bdl.inference.curvature import Curvature
 from keras_bdl.inference.laplace import best_prior_precision
-from keras_bdl.inference.linearized import names_by_layer
+from keras_bdl.inference.trained import CLASSES
 from keras_bdl.posteriors.gaussian import bias_of
 
 _CHECKED = 500  # training rows
@@ -48,24 +47,18 @@ class Fit:
 
     def collect(self, batches):
         """Goes through the training data."""
-        names = names_by_layer(self.layer)
-        layers = [x for x in linear_layers(self.layer.layer) if id(x) in names]
-        order = list(self.layer.chosen)
-        layers.sort(key=lambda x: order.index(names[id(x)]["kernel"]))
         precisions = None
         if self.kind != CLASSES:
             self.variances = self._residuals(batches)
             precisions = 1.0 / self.variances
-        curvature = Curvature(
-            self.layer.layer, layers, names, self.kind, self.structure, precisions
-        )
+        curvature = Curvature(self.layer, self.kind, self.structure, precisions)
         units = self.layer.layer.output_shape[-1]
         for x, y in batches:
             if sum(map(len, self._labels)) < _CHECKED:
                 self._inputs.append(x)
                 self._labels.append(y)
             if self.kind == CLASSES:
-                last_layer.check_labels(y, len(keras.tree.flatten(x)[0]), units)
+                trained.check_labels(y, len(keras.tree.flatten(x)[0]), units)
                 self.rows += len(y)
             found = keras.tree.map_structure(
                 lambda t: np.asarray(t, "float64"), curvature.predict_on_batch(x)
@@ -100,7 +93,10 @@ class Fit:
 
     def _decompose(self):
         """Finds the eigenvalues of H, and what turns noise into draws."""
-        means = {n: np.asarray(w, "float64") for n, w in self._means().items()}
+        means = {
+            name: ops.convert_to_numpy(mean).astype("float64")
+            for name, mean in self.layer.posterior.mean().items()
+        }
         self.eigenvalues, self.squares, self._vectors = {}, {}, {}
         if self.structure == "full":
             values, self._vectors["full"] = linalg.eigh(self.sums["full"])
@@ -117,12 +113,6 @@ class Fit:
             rows, units = (np.maximum(values, 0.0) for values, _ in pairs)
             self.eigenvalues[name] = np.outer(rows, units) / self.rows
             self._vectors[name] = [vectors for _, vectors in pairs]
-
-    def _means(self):
-        return {
-            name: ops.convert_to_numpy(w)
-            for name, w in self.layer.posterior.mean().items()
-        }
 
     # The precisions
 
@@ -216,9 +206,7 @@ class Fit:
         for name, values in self.eigenvalues.items():
             scale = (values / self.noise_scale + alphas[name]) ** -0.5
             if self.structure == "full":
-                root = self._vectors[name] * scale
-                factor = linalg.qr(root.T, mode="r")[0].T
-                posterior.assign_factor(factor * np.sign(np.diag(factor)))
+                posterior.assign_factor(self._vectors[name] * scale)
             elif self.structure == "kronecker":
                 posterior.assign_factors(name, *self._vectors[name], scale)
             else:

@@ -12,28 +12,17 @@ import numpy as np
 from keras import ops
 from scipy import linalg
 
-from keras_bdl.core import finding, validation
-from keras_bdl.core.inputs import check_inputs
+from keras_bdl.core import validation
 from keras_bdl.exact.linear_regression import EVIDENCE, BayesianLinearRegression
-from keras_bdl.graphs import heads
-from keras_bdl.graphs.copy import ModelCopier
-from keras_bdl.inference import laplace
+from keras_bdl.inference import laplace, trained
+from keras_bdl.inference.trained import VALUES
 from keras_bdl.layers.last_layer import BayesianLastLayer
 from keras_bdl.models.classifier import BayesianClassifier
 from keras_bdl.models.regressor import BayesianRegressor
-from keras_bdl.prediction.predict import resolve_outputs
-from keras_bdl.prediction.sampler import CLASSIFICATION
 from keras_bdl.training import data
 
-KINDS = ("auto", "regression", "classification")
 _MAX_WEIGHTS = 20_000  # whose joint covariance has 1.6 GB
 _BLOCK_VALUES = 2**22  # in the features that a regression takes at a time
-_LINKS = {
-    heads.LINEAR: None,
-    heads.SOFTMAX: heads.SOFTMAX,
-    heads.SIGMOID: heads.SIGMOID,
-}
-_RESHAPERS = ("Reshape", "Permute", "Transpose", "RepeatVector")
 
 
 def fit_last_layer(
@@ -110,131 +99,35 @@ def fit_last_layer(
     >>> probabilities = bayesian.predict(x_test)
     >>> bayesian.predict_uncertainty(x_test).mutual_information  # nats
     """
-    dense, link, behind = last_layer(model)
-    check_inputs(model, x)
-    kind = resolve_kind(model, kind, link)
-    if kind == "classification":
-        check_one_label(model, link, dense.units)
+    dense, behind, kind = trained.head_of(model, x, kind)
     num_samples = validation.integer("num_samples", num_samples, least=1)
-    if validation.boolean("probit", probit) and kind == "regression":
+    if validation.boolean("probit", probit) and kind == VALUES:
         raise ValueError(
             "`probit` is for classification: a regression model does not need it. "
             f"Received: probit={probit}"
         )
-    if kind == "regression" and link is not None:
-        raise ValueError(
-            "Expected a regression model without activation at its end. "
-            f"Received: kind={kind!r}, activation={link!r}"
-        )
+    trained.check_noise_precision(kind, noise_precision)
 
-    shared: dict[keras.layers.Layer, bool] = {}
-
-    def with_last(last):
-        """Returns a copy of the model that ends in `last`, without activation."""
-
-        def convert(old):
-            # `Logits` of linear outputs is an identity that takes a mask or none.
-            return last if old is dense else heads.Logits("linear", name=old.name)
-
-        copier = ModelCopier([dense, *behind], convert)
-        copy = copier.copy(model)
-        shared.update((layer, layer.trainable) for layer in copier.borrowed)
-        return copy
-
-    features = with_last(keras.layers.Identity(name=dense.name))
+    features, _ = trained.with_last(
+        model, dense, behind, keras.layers.Identity(name=dense.name)
+    )
     batches = data.TrainingPairs(x, y, batch_size, verbose)
-    if kind == "regression":
+    if kind == VALUES:
         layer, noise_stddev = _regression(
             dense, features, batches, prior_precision, noise_precision
         )
     else:
-        if not isinstance(noise_precision, str) or noise_precision != EVIDENCE:
-            raise ValueError(
-                "`noise_precision` is for regression. "
-                f"Received: noise_precision={noise_precision!r}"
-            )
         layer = _laplace(dense, features, batches, prior_precision, probit)
 
-    network = with_last(layer)
+    network, shared = trained.with_last(model, dense, behind, layer)
+    as_it_was = {part: part.trainable for part in shared}
     network.trainable = False  # other features would need another posterior
-    for part, trainable in shared.items():  # layers of the model that has no copy
+    for part, trainable in as_it_was.items():
         part.trainable = trainable
-    if kind == "classification":
-        bayesian = BayesianClassifier(network, num_samples=num_samples)
-    else:
-        bayesian = BayesianRegressor(
-            network, "homoscedastic", num_samples, mc_dropout=False
-        )
+    bayesian = trained.predictive(network, kind, num_samples)
+    if kind == VALUES:
         bayesian.observation_noise.log_scale.assign(np.log(noise_stddev))
-    bayesian.compile()
     return bayesian
-
-
-# The model
-
-
-def last_layer(model):
-    """Returns the last Dense, its activation or None, and the layers after it."""
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"Expected `model` to be a Keras model. Received: model={model!r}"
-        )
-    if not (finding.is_graph(model) and model.built and len(model.outputs) == 1):
-        raise ValueError(
-            "Expected a built Sequential or functional model of one output. "
-            f"Received: model={model.name!r}"
-        )
-    head = heads.find(model)
-    dense = head.layer
-    fits = type(dense) is keras.layers.Dense and len(dense.kernel.shape) == 2
-    fits = fits and len(model.outputs[0].shape) == 2
-    fits = fits and all(type(x).__name__ not in _RESHAPERS for x in head.behind)
-    if not fits:
-        raise ValueError(
-            "Expected a model that ends in a Dense layer, `(batch, units)`, with at "
-            f"most a softmax or sigmoid after it. Received: model={model.name!r}, "
-            f"whose last layer is {dense!r}"
-        )
-    if head.activation not in _LINKS:
-        raise ValueError(
-            "Expected the last layer to have no activation, softmax or sigmoid. "
-            f"Received: activation={head.activation!r}"
-        )
-    return dense, _LINKS[head.activation], head.behind
-
-
-def check_one_label(model, link, units):
-    """Refuses several labels that hold independently of each other."""
-    of_loss = link is None and (resolve_outputs(model, "auto") or "").startswith("bin")
-    if units > 1 and (link == heads.SIGMOID or of_loss):
-        raise ValueError(
-            "Expected one label of several classes, or of two classes with one unit; "
-            "several units with a sigmoid are labels that hold independently. Make a "
-            "model of each label, `Dense(1, activation='sigmoid')` with its column of "
-            "the weights on the same features, and fit the last layer of each. "
-            f"Received: model={model.name!r}, of {units} units"
-        )
-    if units == 1 and link == heads.SOFTMAX:
-        raise ValueError(
-            "Expected a sigmoid: the softmax of one unit is always 1. "
-            f"Received: model={model.name!r}, of one unit"
-        )
-
-
-def resolve_kind(model, kind, link):
-    validation.choice("kind", kind, KINDS)
-    if kind != "auto":
-        return kind
-    found = resolve_outputs(model, "auto")
-    if link is not None or found in CLASSIFICATION:
-        return "classification"
-    if found != "mean":
-        raise ValueError(
-            "Cannot tell whether the model is a classifier or a regressor of means: it "
-            "has no activation at its end, and its loss does not say. Give `kind`. "
-            f"Received: kind='auto', loss={getattr(model, 'loss', None)!r}"
-        )
-    return "regression"
 
 
 # The features
@@ -313,7 +206,7 @@ def _laplace(dense, features, batches, prior_precision, probit):
     hessian = np.zeros((units, units, size, size))
     for x, y in batches:
         phi = _features(features, x)
-        check_labels(y, len(phi), units)
+        trained.check_labels(y, len(phi), units)
         if dense.use_bias:
             phi = np.hstack([phi, np.ones((len(phi), 1))])
         laplace.add_hessian(hessian, phi, phi @ mean)
@@ -327,27 +220,6 @@ def _laplace(dense, features, batches, prior_precision, probit):
     layer = _make_layer(dense, units, size - dense.use_bias, "full", probit)
     _assign(layer, mean.T, factor[None])
     return layer
-
-
-def check_labels(y, rows, units):
-    if len(y) != rows or y.size not in (rows, rows * units):
-        raise ValueError(
-            f"Expected labels `({rows},)` or one-hot `({rows}, {units})`. "
-            f"Received: y of shape {y.shape}"
-        )
-    classes = max(units, 2)
-    if y.size != rows and not (y.min() >= 0 and np.allclose(y.sum(-1), 1, atol=1e-3)):
-        raise ValueError(
-            "Expected labels one-hot, or rows of class probabilities; independent "
-            "labels are not one categorical variable. "
-            f"Received: y with row sums from {y.sum(-1).min()} to {y.sum(-1).max()}"
-        )
-    whole = np.array_equal(y, np.round(y))
-    if y.size == rows and not (whole and y.min() >= 0 and y.max() < classes):
-        raise ValueError(
-            f"Expected labels from 0 to {classes - 1}. Received: y from {y.min()} to "
-            f"{y.max()}"
-        )
 
 
 # The layer

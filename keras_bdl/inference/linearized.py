@@ -6,11 +6,16 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_bdl import maps
 from keras_bdl.core import scopes, validation
-from keras_bdl.core.finding import flatten_layers
 from keras_bdl.core.stochastic import register
 from keras_bdl.core.typing import Tensor
-from keras_bdl.graphs.linearized import jacobians, linear_layers, linearized
+from keras_bdl.graphs.linearized import (
+    Call,
+    jacobians,
+    linear_layers,
+    linearized,
+)
 from keras_bdl.layers.last_layer import probit_logits
 from keras_bdl.layers.wrapper import BayesianWrapper
 
@@ -73,7 +78,7 @@ class LinearizedNetwork(BayesianWrapper):
         means = self.inference_means()
         drawn = self.drawn_weights(self.noise, count)
         changes = {name: weights - means[name] for name, weights in drawn.items()}
-        outputs, calls, names = self._linearized(inputs[0])
+        outputs, calls, names = linearization(self, inputs[0])
         units, parts = outputs.shape[-1], 1 if shared else count
         rows = ops.shape(outputs)[0] // parts
         total = ops.reshape(outputs, (parts, rows, units))
@@ -88,12 +93,6 @@ class LinearizedNetwork(BayesianWrapper):
             gradients = ops.reshape(call.gradients, (units, *rows_of, -1))
             total = total + ops.einsum(product, change, gradients)
         return ops.cast(ops.reshape(total, (-1, units)), self.layer.compute_dtype)
-
-    def _linearized(self, inputs):
-        """Returns outputs, calls and names of the weights by layer id."""
-        names = names_by_layer(self)
-        layers = [x for x in linear_layers(self.layer) if id(x) in names]
-        return *linearized(self.layer, inputs, layers), names
 
     # Moments of the outputs, of which single rows are drawn
 
@@ -111,16 +110,14 @@ class LinearizedNetwork(BayesianWrapper):
         Returns:
             Tensors `(batch, units)` and `(batch, units, units)`.
         """
-        outputs, calls, names = self._linearized(inputs)
+        outputs, calls, names = linearization(self, inputs)
         factors = self.posterior.output_factors(jacobians(calls, names))
         covariance = sum(ops.matmul(f, ops.swapaxes(f, 1, 2)) for f in factors)
         # A part in a million keeps the root finite where outputs depend on each other.
         diagonal = ops.diagonal(covariance, axis1=1, axis2=2)
         least = 1e-6 * ops.max(diagonal, axis=-1) + 1e-30
         identity = ops.eye(outputs.shape[-1], dtype=covariance.dtype)
-        covariance = covariance + ops.expand_dims(ops.expand_dims(least, -1), -1) * (
-            identity
-        )
+        covariance = covariance + ops.reshape(least, (-1, 1, 1)) * identity
         return outputs, ops.cholesky(covariance)
 
     def moment_shapes(self, input_shape: tuple) -> tuple[tuple, tuple]:
@@ -170,13 +167,26 @@ class LinearizedNetwork(BayesianWrapper):
         return {**super()._own_config(), "probit": self.probit}
 
 
-def names_by_layer(wrapper: BayesianWrapper) -> dict[int, dict[str, str]]:
-    """Returns the names of sampled weights, by layer id and the layer's own names."""
+def linearization(
+    wrapper: BayesianWrapper, inputs: Any
+) -> tuple[Tensor, list[Call], dict[int, dict[str, str]]]:
+    """Returns outputs, calls, and names of sampled weights.
+
+    Args:
+        wrapper: wrapper of a network.
+        inputs: inputs of the network.
+
+    Returns:
+        Outputs and calls as in `graphs.linearized.linearized`, and names by layer id
+        and the layer's own names.
+    """
     owners = {id(variable): name for name, variable in wrapper.chosen.items()}
-    found: dict[int, dict[str, str]] = {}
-    for layer in flatten_layers(wrapper.layer):
-        for own in ("kernel", "bias"):
-            variable = getattr(layer, own, None)
-            if id(variable) in owners:
-                found.setdefault(id(layer), {})[own] = owners[id(variable)]
-    return found
+    names: dict[int, dict[str, str]] = {}
+    layers = []
+    for layer in linear_layers(wrapper.layer):
+        variables = maps.of(layer).variables(layer)
+        own = {n: owners[id(v)] for n, v in variables.items() if id(v) in owners}
+        if own:
+            names[id(layer)] = own
+            layers.append(layer)
+    return *linearized(wrapper.layer, inputs, layers), names

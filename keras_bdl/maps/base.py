@@ -214,9 +214,18 @@ class LinearMap(WeightMap):
         self, layer: keras.layers.Layer, outputs: Tensor, bias: Tensor | None
     ) -> Tensor:
         """Adds a bias to linear outputs and applies the layer's activation."""
-        if bias is not None:
-            outputs = outputs + self.expand_bias(layer, bias)
-        return self.activate(layer, outputs)
+        return self.activate(layer, self._with_bias(layer, outputs, bias))
+
+    def _with_bias(self, layer, outputs, bias):
+        return outputs if bias is None else outputs + self.expand_bias(layer, bias)
+
+    def affine(
+        self, layer: keras.layers.Layer, inputs: Tensor, weights: dict[str, Tensor]
+    ) -> Tensor:
+        """Returns the outputs of `apply` before the activation."""
+        outputs = self.linear(layer, inputs, weights[self.kernel])
+        bias = weights.get(self.bias) if self.bias else None
+        return self._with_bias(layer, outputs, bias)
 
     def apply(
         self,
@@ -225,9 +234,7 @@ class LinearMap(WeightMap):
         weights: dict[str, Tensor],
         **arguments: Any,
     ) -> Tensor:
-        outputs = self.linear(layer, inputs, weights[self.kernel])
-        bias = weights.get(self.bias) if self.bias else None
-        return self.finish(layer, outputs, bias)
+        return self.activate(layer, self.affine(layer, inputs, weights))
 
     def apply_per_sample(
         self,

@@ -88,8 +88,8 @@ def weights_inside(
     normalisations = normalisations_of(layer) if with_state else ()
     state = [s for x in normalisations for s in (x.moving_mean, x.moving_variance)]
     ours = {id(variable) for variable in [*trained, *state]}
-    others = [v for v in layer.weights if id(v) not in ours and id(v) in owners]
-    others = [] if isinstance(which, str) else others
+    others = [] if isinstance(which, str) else layer.weights
+    others = [variable for variable in others if id(variable) not in ours]
     for variable in [*trained, *state, *others]:
         number = owners[id(variable)]
         if which == "matrices" and number not in with_matrix:

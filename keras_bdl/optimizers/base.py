@@ -131,3 +131,11 @@ class PosteriorOptimizer(keras.optimizers.Optimizer):
             "temperature": self.temperature,
             "seed": self.seed,
         }
+
+
+def kept_share(name: str, value: Any) -> float:
+    """Returns a valid share of a moving average, in [0, 1), or raises an error."""
+    share = validation.number(name, value)
+    if not 0.0 <= share < 1.0:
+        raise ValueError(f"Expected `{name}` in [0, 1). Received: {name}={value!r}")
+    return share

@@ -10,7 +10,7 @@ from keras_bdl.core import validation
 from keras_bdl.core.stochastic import PACKAGE
 from keras_bdl.core.typing import Tensor
 from keras_bdl.maps.wrapped import check_no_constraint
-from keras_bdl.optimizers.base import PosteriorOptimizer
+from keras_bdl.optimizers.base import PosteriorOptimizer, kept_share
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -83,8 +83,8 @@ class IVON(PosteriorOptimizer):
             learning_rate, num_examples, prior_stddev, temperature, seed, **kwargs
         )
         self.initial_hessian = validation.positive("initial_hessian", initial_hessian)
-        self.beta_1 = _share("beta_1", beta_1)
-        self.beta_2 = _share("beta_2", beta_2)
+        self.beta_1 = kept_share("beta_1", beta_1)
+        self.beta_2 = kept_share("beta_2", beta_2)
         self.clip_radius = (
             None
             if clip_radius is None
@@ -131,7 +131,7 @@ class IVON(PosteriorOptimizer):
         if self.clip_radius is not None:
             direction = ops.clip(direction, -self.clip_radius, self.clip_radius)
         mean = mean - rate * direction
-        offset = self._draw(variable, precision, self.iterations + 1, index)
+        offset = self._draw(variable, hessian, self.iterations + 1, index)
         self.assign(self._offsets[index], offset)
         self.assign(variable, mean + offset)
 
@@ -140,9 +140,11 @@ class IVON(PosteriorOptimizer):
         """The variance of a weight of precision 1."""
         return self.temperature / self.num_examples
 
-    def _draw(self, variable, precision, step, index):
-        noise = self.normal(variable, step, index)
-        return noise * ops.sqrt(self._scale / precision)
+    def _stddev(self, hessian):
+        return ops.sqrt(self._scale / (hessian + self.prior_precision))
+
+    def _draw(self, variable, hessian, step, index):
+        return self.normal(variable, step, index) * self._stddev(hessian)
 
     def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
         """Takes the noise off the weights, so that they hold the mean."""
@@ -157,8 +159,8 @@ class IVON(PosteriorOptimizer):
             index = self._get_variable_index(variable)
             if np.any(ops.convert_to_numpy(self._offsets[index])):
                 continue
-            precision = self._hessians[index] + self.prior_precision
-            offset = self._draw(variable, precision, self.iterations, index)
+            hessian = ops.convert_to_tensor(self._hessians[index])
+            offset = self._draw(variable, hessian, self.iterations, index)
             self._offsets[index].assign(offset)
             variable.assign(variable + offset)
 
@@ -169,7 +171,7 @@ class IVON(PosteriorOptimizer):
             variable: weight that the optimizer trains.
         """
         hessian = self._hessians[self._get_variable_index(variable)]
-        return ops.sqrt(self._scale / (hessian + self.prior_precision))
+        return self._stddev(ops.convert_to_tensor(hessian))
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -179,10 +181,3 @@ class IVON(PosteriorOptimizer):
             "beta_2": self.beta_2,
             "clip_radius": self.clip_radius,
         }
-
-
-def _share(name, value):
-    value = validation.number(name, value)
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"Expected `{name}` in [0, 1). Received: {name}={value!r}")
-    return value

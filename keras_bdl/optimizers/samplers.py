@@ -16,7 +16,7 @@ from keras import ops
 from keras_bdl.core import validation
 from keras_bdl.core.stochastic import PACKAGE
 from keras_bdl.core.typing import Tensor
-from keras_bdl.optimizers.base import PosteriorOptimizer
+from keras_bdl.optimizers.base import PosteriorOptimizer, kept_share
 
 
 class _Sampler(PosteriorOptimizer):
@@ -190,9 +190,7 @@ class PreconditionedSGLD(_Sampler):
         super().__init__(
             learning_rate, num_examples, prior_stddev, temperature, seed, **kwargs
         )
-        self.rho = validation.number("rho", rho)
-        if not 0.0 <= self.rho < 1.0:
-            raise ValueError(f"Expected `rho` in [0, 1). Received: rho={rho!r}")
+        self.rho = kept_share("rho", rho)
         self.epsilon = validation.positive("epsilon", epsilon)
 
     def add_state(self, variables: list[keras.Variable]) -> None:

@@ -9,8 +9,9 @@ from keras import ops
 
 from keras_bdl.core.dtypes import wide
 from keras_bdl.core.typing import Tensor
+from keras_bdl.ops.jacobians import flat_jacobian, scaled_jacobian
 from keras_bdl.posteriors.base import Posterior, register
-from keras_bdl.posteriors.gaussian import bias_of, scaled_jacobian
+from keras_bdl.posteriors.gaussian import bias_of
 
 
 class FittedGaussian(Posterior):
@@ -50,8 +51,8 @@ class FittedGaussian(Posterior):
 class JointGaussian(FittedGaussian):
     """N(mean, C C') over all weights of a layer or a network together.
 
-    C is lower triangular, with the weights one after the other, each in its own order.
-    It starts at the identity, and `assign_factor` sets it.
+    C is square, with the weights one after the other, each in its own order. It starts
+    at the identity, and `assign_factor` sets it.
     """
 
     def add_variables(
@@ -87,12 +88,9 @@ class JointGaussian(FittedGaussian):
     def output_factors(
         self, jacobians: dict[str, tuple[Tensor, Tensor]]
     ) -> list[Tensor]:
-        flat = []
-        for name in self.shapes:  # each kernel with its bias
-            if name in jacobians:
-                product = ops.einsum("bti,btco->bcio", *jacobians[name])
-                size = product.shape[2] * product.shape[3]
-                flat.append(ops.reshape(product, (-1, product.shape[1], size)))
+        # Each kernel with its bias, in the order of the weights.
+        kernels = [name for name in self.shapes if name in jacobians]
+        flat = [flat_jacobian(*jacobians[name]) for name in kernels]
         return [ops.matmul(ops.concatenate(flat, axis=-1), wide(self._factor))]
 
 

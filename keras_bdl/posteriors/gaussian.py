@@ -14,6 +14,7 @@ from keras_bdl.core import validation
 from keras_bdl.core.dtypes import wide
 from keras_bdl.core.typing import Tensor
 from keras_bdl.ops import estimators
+from keras_bdl.ops.jacobians import scaled_jacobian
 from keras_bdl.posteriors.base import Posterior, register
 from keras_bdl.priors import Prior
 
@@ -68,22 +69,6 @@ def sum_of_kls(moments, prior, prior_variables, seed):
 def bias_of(kernel: str) -> str:
     """Returns the name of the bias beside a kernel."""
     return kernel.replace("kernel", "bias", 1)
-
-
-def scaled_jacobian(rows: Tensor, gradients: Tensor, stddev: Tensor) -> Tensor:
-    """Returns a square root of the covariance of outputs, `(rows, outputs, any)`.
-
-    Args:
-        rows: `(rows, positions, inputs)`.
-        gradients: `(rows, positions, outputs, units)`.
-        stddev: of the weights, which are independent, `(inputs, units)`.
-    """
-    if rows.shape[1] == 1:  # the weights of a unit matter by their sum alone
-        variance = ops.matmul(ops.square(rows[:, 0]), ops.square(stddev))
-        return gradients[:, 0] * ops.expand_dims(ops.sqrt(variance), 1)
-    jacobian = ops.einsum("bti,btco->bcio", rows, gradients) * stddev
-    size = jacobian.shape[2] * jacobian.shape[3]
-    return ops.reshape(jacobian, (-1, jacobian.shape[1], size))
 
 
 @register("gaussian")
