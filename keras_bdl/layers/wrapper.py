@@ -354,13 +354,13 @@ def _checked_weights(weights, layer):
     """Returns a valid argument `weights`, and raises an error for any other."""
     if isinstance(weights, str):
         return validation.choice("weights", weights, ("matrices", "all"))
-    names = {inner.name for inner in flatten_layers(layer)}
-    known = names.union(weights_inside(layer, weights) if layer.built else ())
     if not isinstance(weights, (list, tuple)) or not weights:
         raise TypeError(
             "Expected `weights` to be 'matrices', 'all' or a list of names of layers. "
             f"Received: weights={weights!r}"
         )
+    names = {inner.name for inner in flatten_layers(layer)}
+    known = names.union(weights_inside(layer, weights) if layer.built else ())
     unknown = [name for name in weights if name not in known]
     if unknown and layer.built:
         raise ValueError(
