@@ -222,7 +222,6 @@ def test_models_of_any_kind_have_members():
     assert result["b"].mutual_information.shape == (48,)
 
 
-@pytest.mark.every_backend
 def test_masks_are_those_of_the_network():
     x = np.array([[1, 2, 0, 0], [3, 1, 2, 0], [1, 0, 0, 0]])
     y = np.random.default_rng(0).normal(size=(3, 4, 1)).astype("float32")

@@ -158,12 +158,11 @@ def numeric_hessian(network, x, kind, precision=1.0):
     return total
 
 
-@pytest.mark.every_backend
 @pytest.mark.parametrize(
     "name, kind",
     [
         ("dense", "regression"),
-        ("conv", "classification"),
+        pytest.param("conv", "classification", marks=pytest.mark.every_backend),
         ("shared", "classification"),
     ],
 )
@@ -305,14 +304,13 @@ def test_draws_are_linear_in_the_weights(structure):
     )
 
 
-@pytest.mark.every_backend
 @pytest.mark.parametrize(
     "name, structure",
     [
         ("conv", "kronecker"),
         slow_pair("conv", "diagonal"),
         slow_pair("shared", "full"),
-        ("shared", "kronecker"),
+        pytest.param("shared", "kronecker", marks=pytest.mark.every_backend),
     ],
 )
 def test_moments_of_outputs_are_exact(name, structure):

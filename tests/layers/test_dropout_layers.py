@@ -396,7 +396,6 @@ def test_masks_of_a_channels_first_convolution_are_of_channels():
 # Learning
 
 
-@pytest.mark.one_backend
 def test_an_unneeded_input_gets_a_high_rate_and_a_needed_one_a_low_rate():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 4)).astype("float32")
