@@ -3,6 +3,9 @@
 Each unit of a Dense layer is a regression of its own, with noise of its own.
 """
 
+import json
+import pathlib
+
 import keras
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from keras_bdl import callbacks, optimizers
 
 pytestmark = pytest.mark.portable
 
+PEERS = pathlib.Path(__file__).parents[1] / "peers"  # and the scripts that write these
 ROWS, UNITS, NOISE, PRIOR = 60, 300, 0.5, 0.8
 PROBLEM = LinearGaussian(ROWS, NOISE, PRIOR, np.array([[1.0, 0.5], [0.0, 0.8]]))
 X, Y, DESIGN = PROBLEM.x, PROBLEM.y, PROBLEM.design
@@ -107,6 +111,19 @@ def replay(start, optimizer, draws, x, y):
         step = (g / (1 - b1**t) + delta * mean) / (h + delta)
         mean = mean - rate * np.clip(step, -optimizer["clip"], optimizer["clip"])
     return mean, h
+
+
+@pytest.mark.parametrize("name", ["free", "clipped"])
+def test_the_replay_takes_the_steps_of_ivon_opt(name):
+    figures = json.loads((PEERS / "ivon_opt.json").read_text())
+    case, x, y = (figures["cases"][name], *map(np.array, (figures["x"], figures["y"])))
+    assert figures["noise"] == NOISE
+    options = {**figures["options"], "clip": case["clip"]}
+    for steps in range(1, len(case["draws"]) + 1):
+        draws = map(np.array, case["draws"][:steps])
+        mean, h = replay(np.array(figures["start"]), options, draws, x, y)
+        np.testing.assert_allclose(mean, case["means"][steps - 1], rtol=1e-8)
+        np.testing.assert_allclose(h.ravel(), case["hessians"][steps - 1], rtol=1e-8)
 
 
 @pytest.mark.every_backend

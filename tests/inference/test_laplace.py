@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from contract import BACKEND, to_numpy
 from keras import layers
+from laplace_tools import covariance_of, layer_of
 from scipy import linalg, special
 
 import keras_bdl
@@ -88,29 +89,6 @@ def laplace(network, x, y, structure, **options):
 
 def slow_pair(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
-
-
-def layer_of(bayesian):
-    if hasattr(bayesian, "posterior"):
-        return bayesian
-    return keras_bdl.layers.bayesian.bayesian_layers(bayesian)[0]
-
-
-def covariance_of(bayesian, count=None):
-    """Covariance of the weights, in the order of their names, from the variables."""
-    posterior = layer_of(bayesian).posterior
-    variables = {n: to_numpy(v) for n, v in posterior.variables().items()}
-    if "factor" in variables:
-        return variables["factor"] @ variables["factor"].T
-    if any(name.endswith("log_stddev") for name in variables):
-        flat = [variables[f"{n}_log_stddev"].ravel() for n in posterior.shapes]
-        return np.diag(np.exp(2 * np.concatenate(flat)))
-    blocks = []
-    for name in posterior.matrices():
-        parts = [variables[f"{name}_{p}"] for p in ("rows", "units", "scale")]
-        vectors = np.kron(parts[0], parts[1]) * parts[2].ravel()
-        blocks.append(vectors @ vectors.T)
-    return linalg.block_diag(*blocks)
 
 
 @pytest.mark.every_backend
