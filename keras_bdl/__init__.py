@@ -19,6 +19,7 @@ from keras_bdl.conversion.whole import Bayesian as Bayesian
 from keras_bdl.early_exit.depth import depth as depth
 from keras_bdl.early_exit.flops import flops_report as flops_report
 from keras_bdl.inference.ensemble import Ensemble as Ensemble
+from keras_bdl.inference.fit_hmc import fit_hmc as fit_hmc
 from keras_bdl.inference.fit_laplace import fit_laplace as fit_laplace
 from keras_bdl.inference.last_layer import fit_last_layer as fit_last_layer
 from keras_bdl.layers import BayesianLastLayer as BayesianLastLayer
@@ -123,6 +124,7 @@ __all__ = [
     "compress",
     "depth",
     "export",
+    "fit_hmc",
     "fit_laplace",
     "fit_last_layer",
     "flops_report",

@@ -1,6 +1,7 @@
 """Posteriors over the weights of plain networks."""
 
 from keras_bdl.inference.ensemble import Ensemble as Ensemble
+from keras_bdl.inference.fit_hmc import fit_hmc as fit_hmc
 from keras_bdl.inference.fit_laplace import fit_laplace as fit_laplace
 from keras_bdl.inference.gaussian import GaussianPosterior as GaussianPosterior
 from keras_bdl.inference.last_layer import fit_last_layer as fit_last_layer
@@ -15,6 +16,7 @@ __all__ = [
     "LinearizedNetwork",
     "PosteriorSamples",
     "SWAG",
+    "fit_hmc",
     "fit_laplace",
     "fit_last_layer",
     "refresh_statistics",
