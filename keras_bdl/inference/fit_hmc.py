@@ -81,11 +81,10 @@ def fit_hmc(
         is not saved. A warning says if they are bad.
 
     Raises:
-        RuntimeError: on another backend than TensorFlow.
-        TypeError: if the network is not a Keras model.
-        ValueError: on a wrong argument, a network that is not built or compiled, a loss
-            that is no likelihood, weights in half precision or with a constraint, or
-            data of which the loss is not finite.
+        TypeError: if the network is not a Keras model, or the data are not arrays.
+        ValueError: on another backend than TensorFlow, a wrong argument, a network that
+            is not built or compiled, a loss that is no likelihood, weights of another
+            dtype or with a constraint, or data of which the loss is not finite.
 
     Example:
 
@@ -98,7 +97,7 @@ def fit_hmc(
     networks", 1996.
     """
     if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
+        raise ValueError(
             "`fit_hmc` runs on the TensorFlow backend, by TensorFlow Probability; set "
             "KERAS_BACKEND=tensorflow, or use `optimizers.SGHMC`. "
             f"Received: backend={keras.backend.backend()!r}"
@@ -113,6 +112,12 @@ def fit_hmc(
     seed = validation.optional_integer("seed", seed)
     seed = random.getrandbits(31) if seed is None else seed
     _check(network)
+    for name, nest in (("x", x), ("y", y)):
+        if not all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(nest)):
+            raise TypeError(
+                "Expected arrays, all rows of which each step takes. "
+                f"Received: {name} of type {type(nest).__name__}"
+            )
     check_inputs(network, x)
 
     target = _LogDensity(network, x, y, prior_stddev)
@@ -221,10 +226,10 @@ def _check(network):
             f"Received: network={network.name!r}"
         )
     for variable in network.trainable_variables:
-        if variable.dtype in ("float16", "bfloat16"):
+        if variable.dtype != "float32":
             raise ValueError(
-                "Expected weights in float32; half precision is too coarse for a "
-                "chain of small steps. "
+                "Expected weights in float32, as the policies 'mixed_float16' and "
+                "'mixed_bfloat16' have them too. "
                 f"Received: weight '{variable.path}' in {variable.dtype}"
             )
 

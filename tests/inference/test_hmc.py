@@ -182,10 +182,13 @@ def test_wrong_arguments_are_refused(make, options, message):
         (np.where(PROBLEM.x > 1, np.nan, PROBLEM.x), PROBLEM.y),
         (PROBLEM.x[:, :1], PROBLEM.y),
         (PROBLEM.x, PROBLEM.y[:-1]),
+        (PROBLEM.x[:0], PROBLEM.y[:0]),
+        (PROBLEM.x, None),
+        (iter([(PROBLEM.x, PROBLEM.y)]), None),
     ],
 )
 def test_wrong_data_are_refused(x, y):
-    with pytest.raises(ValueError, match="Received"):
+    with pytest.raises((TypeError, ValueError), match="Received"):
         sample(line(), x, y)
 
 
@@ -194,5 +197,5 @@ def test_other_backends_are_told():
         with pytest.raises(TypeError, match="network=3"):
             sample(3, PROBLEM.x, PROBLEM.y)
         return
-    with pytest.raises(RuntimeError, match="KERAS_BACKEND=tensorflow"):
+    with pytest.raises(ValueError, match="KERAS_BACKEND=tensorflow"):
         sample(line(), PROBLEM.x, PROBLEM.y)
