@@ -122,9 +122,9 @@ def fit_hmc(
 
     target = _LogDensity(network, x, y, prior_stddev)
     starts = target.starts(num_chains, seed)
-    from keras_bdl.interop import tfp
+    from keras_bdl.interop import tensorflow
 
-    sampler = tfp.NoUTurn(target, starts, warmup, depth, seed)
+    sampler = tensorflow.NoUTurn(target, starts, warmup, depth, seed)
     steps = -(-num_samples // num_chains) * thinning
     bar = keras.utils.Progbar(warmup + steps, verbose=1 if verbose else 0)
     kept = []  # of each chunk: by name, (steps, chains, ...)

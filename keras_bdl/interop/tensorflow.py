@@ -3,6 +3,7 @@
 import os
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
@@ -197,3 +198,76 @@ def output_gradients(function):
     zero = tf.UnconnectedGradients.ZERO
     found = [tape.gradient(c, marked, unconnected_gradients=zero) for c in columns]
     return outputs, others, [tf.stack(of_columns) for of_columns in zip(*found)]
+
+
+class NoUTurn:
+    """Chains of the no-U-turn sampler side by side, on TensorFlow.
+
+    Args:
+        log_density: function of the weights of one chain.
+        starts: first weights of all chains, arrays `(chains, ...)`.
+        num_warmup_steps: steps in which the size of a step is tuned.
+        max_tree_depth: logarithm to base 2 of the most gradients of a step.
+        seed: integer.
+    """
+
+    def __init__(self, log_density, starts, num_warmup_steps, max_tree_depth, seed):
+        from keras_bdl.interop.tfp import tfp
+
+        num_chains = len(starts[0])
+
+        def of_all(*parts):
+            chains = zip(*(tf.unstack(part, num_chains) for part in parts))
+            return tf.stack([log_density(*chain) for chain in chains])
+
+        kernel = tfp.mcmc.DualAveragingStepSizeAdaptation(
+            tfp.mcmc.NoUTurnSampler(of_all, 0.01, max_tree_depth),
+            num_adaptation_steps=int(0.8 * num_warmup_steps),
+        )
+
+        def trace(_, results):
+            own = results.inner_results
+            accepted = tf.exp(tf.minimum(own.log_accept_ratio, 0.0))
+            return own.target_log_prob, accepted, own.has_divergence
+
+        def run(state, results, count, seed):
+            return tfp.mcmc.sample_chain(
+                count,
+                state,
+                previous_kernel_results=results,
+                kernel=kernel,
+                trace_fn=trace,
+                return_final_kernel_results=True,
+                seed=seed,
+            )
+
+        self._run = tf.function(run, reduce_retracing=True)
+        self._state = [tf.convert_to_tensor(start) for start in starts]
+        self._results = kernel.bootstrap_results(self._state)
+        self._seed, self._traced = seed, []
+
+    def run(self, count):
+        """Takes steps, and returns the weights after each, `(count, chains, ...)`."""
+        seed = tf.constant([self._seed, len(self._traced)], "int32")
+        count = tf.constant(count, "int32")
+        found = self._run(self._state, self._results, count, seed)
+        self._results = found.final_kernel_results
+        self._traced.append([np.asarray(part) for part in found.trace])
+        self._state = [part[-1] for part in found.all_states]
+        return [np.asarray(part) for part in found.all_states]
+
+    def diagnostics(self, num_warmup_steps):
+        """Returns what the steps after the warm-up say of the chains."""
+        density, accepted, diverged = (
+            np.concatenate(parts)[num_warmup_steps:] for parts in zip(*self._traced)
+        )
+        r_hat = float("nan")
+        if density.shape[1] > 1 and len(density) > 1:
+            from keras_bdl.interop.tfp import tfp
+
+            r_hat = float(tfp.mcmc.potential_scale_reduction(density))
+        return {
+            "acceptance": float(accepted.mean()),
+            "r_hat": r_hat,
+            "divergences": float(diverged.mean()),
+        }
