@@ -19,11 +19,13 @@ import warnings
 
 import common
 import keras
+import mnist_lenet5
 import numpy as np
 from keras import layers
 
 import keras_bdl
 from keras_bdl import callbacks, optimizers
+from keras_bdl.ops import uncertainty
 
 EPOCHS, BATCH_SIZE, SEEDS, NUM_SAMPLES = 100, 64, 5, 100
 HELD_OUT, TESTED = 0.15, 0.3
@@ -139,23 +141,16 @@ METHODS = {
 
 
 def scores(predict, x, y, turned):
-    from sklearn.metrics import roc_auc_score
-
     predict(x)  # compiles
     start = time.perf_counter()
-    p = np.clip(np.asarray(predict(x), "float64"), 1e-12, 1.0)
+    p = predict(x)
     seconds = time.perf_counter() - start
-    calibration = keras_bdl.metrics.ExpectedCalibrationError()
-    calibration.update_state(y, p)
     entropies = [
-        -(q * np.log(q)).sum(-1) for q in (p, np.clip(predict(turned), 1e-12, 1))
+        keras.ops.convert_to_numpy(uncertainty.entropy(q)) for q in (p, predict(turned))
     ]
-    unknown = np.repeat([0, 1], [len(x), len(turned)])
     return {
-        "nll": -np.log(p[np.arange(len(y)), y]).mean(),
-        "accuracy": (p.argmax(-1) == y).mean(),
-        "ece": float(calibration.result()),
-        "auroc_turned": roc_auc_score(unknown, np.concatenate(entropies)),
+        **mnist_lenet5.scores(p, y),
+        "auroc_turned": uncertainty.auroc(*entropies),
         "predict_seconds": seconds,
     }
 

@@ -12,9 +12,16 @@ import zlib
 import numpy as np
 from keras import backend, ops, random
 
+from keras_bdl.core import validation
 from keras_bdl.core.scopes import FrozenNoise, SamplingScope
 from keras_bdl.core.typing import Tensor
 from keras_bdl.ops.hashing import mixed
+
+
+def seed_or_new(seed: int | None) -> int:
+    """Returns a valid argument `seed`, or for None one of Python's `random`."""
+    seed = validation.optional_integer("seed", seed)
+    return python_random.getrandbits(31) if seed is None else seed
 
 
 class NoiseGenerator(random.SeedGenerator):

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_bdl.conversion.whole import BayesianModel
-from keras_bdl.core import copies, finding, masking, scopes, validation
+from keras_bdl.core import copies, finding, masking, noise, scopes, validation
 from keras_bdl.core.stochastic import PACKAGE
 from keras_bdl.core.typing import Tensor
 from keras_bdl.graphs.copy import trainable_copy
@@ -83,8 +83,7 @@ class Ensemble(BayesianModel):
     ) -> None:
         size = validation.integer("size", size, least=1, most=1000)
         diversity = validation.choice("diversity", diversity, DIVERSITIES)
-        seed = validation.optional_integer("seed", seed)
-        seed = random.getrandbits(31) if seed is None else seed
+        seed = noise.seed_or_new(seed)
         make = None
         if not isinstance(network, keras.layers.Layer):
             if not callable(network):

@@ -1,6 +1,5 @@
 """Hamiltonian Monte Carlo over the weights of a small network."""
 
-import random
 import warnings
 from typing import Any
 
@@ -9,10 +8,10 @@ import numpy as np
 from keras import ops
 
 from keras_bdl.conversion.whole import BayesianModel
-from keras_bdl.core import validation
+from keras_bdl.core import noise, validation
 from keras_bdl.core.inputs import check_inputs
 from keras_bdl.graphs.copy import trainable_copy
-from keras_bdl.inference.fitted import around
+from keras_bdl.inference.fitted import around, compiled_like
 from keras_bdl.maps.wrapped import check_no_constraint, weights_inside
 from keras_bdl.posteriors import Particles
 
@@ -109,8 +108,7 @@ def fit_hmc(
     depth = validation.integer("max_tree_depth", max_tree_depth, least=1, most=12)
     if prior_stddev is not None:
         prior_stddev = validation.positive("prior_stddev", prior_stddev)
-    seed = validation.optional_integer("seed", seed)
-    seed = random.getrandbits(31) if seed is None else seed
+    seed = noise.seed_or_new(seed)
     _check(network)
     for name, nest in (("x", x), ("y", y)):
         if not all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(nest)):
@@ -127,18 +125,16 @@ def fit_hmc(
     sampler = tensorflow.NoUTurn(target, starts, warmup, depth, seed)
     steps = -(-num_samples // num_chains) * thinning
     bar = keras.utils.Progbar(warmup + steps, verbose=1 if verbose else 0)
-    kept = []  # of each chunk: by name, (steps, chains, ...)
+    chunks = []  # by name, (steps, chains, ...)
     for start in range(0, warmup + steps, _CHUNK):
         count = min(_CHUNK, warmup + steps - start)
-        chunk = sampler.run(count)
+        chunks.append(sampler.run(count))
         bar.update(start + count)
-        if start + count > warmup:
-            kept.append([part[max(warmup - start, 0) :] for part in chunk])
-    chains = [np.concatenate(parts)[thinning - 1 :: thinning] for parts in zip(*kept)]
+    kept = slice(warmup + thinning - 1, None, thinning)
+    chains = [np.concatenate(parts)[kept] for parts in zip(*chunks)]
     flat = [part.reshape(-1, *part.shape[2:])[:num_samples] for part in chains]
     model = around(network, Particles(num_samples))
-    state = weights_inside(network, "all", with_state=True)
-    state = {name: ops.convert_to_numpy(value) for name, value in state.items()}
+    state = model.bayesian.weights_of(network)  # with that of normalisation
     model.bayesian.posterior.assign_all(  # type: ignore[attr-defined]
         [state | dict(zip(target.names, each)) for each in zip(*flat)]
     )
@@ -156,11 +152,7 @@ class _LogDensity:
 
     def __init__(self, network, x, y, prior_stddev):
         self.prior_stddev = prior_stddev
-        self.network = trainable_copy(network)
-        config = network.get_compile_config() or {}
-        weights = config.get("loss_weights")
-        # Without metrics, which would keep a state.
-        self.network.compile(loss=network.loss, loss_weights=weights)
+        self.network = compiled_like(network, trainable_copy(network))
         self.rows = len(keras.tree.flatten(x)[0])
         self.x, self.y = (
             keras.tree.map_structure(ops.convert_to_tensor, nest) for nest in (x, y)

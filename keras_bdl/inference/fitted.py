@@ -1,12 +1,14 @@
 """Models with a posterior, around a copy of a network that was trained plainly."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 
 from keras_bdl.conversion.whole import BayesianModel
 from keras_bdl.graphs.copy import trainable_copy
 from keras_bdl.posteriors import Posterior
+
+Model = TypeVar("Model", bound=keras.Model)
 
 
 def around(network: keras.Model, posterior: Posterior, **options: Any) -> BayesianModel:
@@ -25,7 +27,7 @@ def around(network: keras.Model, posterior: Posterior, **options: Any) -> Bayesi
     return compiled_like(network, model)
 
 
-def compiled_like(original: keras.Model, model: BayesianModel) -> BayesianModel:
+def compiled_like(original: keras.Model, model: Model) -> Model:
     """Compiles a model with the losses of another one, if that is compiled."""
     if original.compiled:
         config = original.get_compile_config() or {}

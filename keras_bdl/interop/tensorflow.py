@@ -245,6 +245,7 @@ class NoUTurn:
         self._state = [tf.convert_to_tensor(start) for start in starts]
         self._results = kernel.bootstrap_results(self._state)
         self._seed, self._traced = seed, []
+        self._r_hat = tfp.mcmc.potential_scale_reduction
 
     def run(self, count):
         """Takes steps, and returns the weights after each, `(count, chains, ...)`."""
@@ -263,9 +264,7 @@ class NoUTurn:
         )
         r_hat = float("nan")
         if density.shape[1] > 1 and len(density) > 1:
-            from keras_bdl.interop.tfp import tfp
-
-            r_hat = float(tfp.mcmc.potential_scale_reduction(density))
+            r_hat = float(self._r_hat(density))
         return {
             "acceptance": float(accepted.mean()),
             "r_hat": r_hat,

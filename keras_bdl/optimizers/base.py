@@ -5,7 +5,6 @@ likelihood of an example. With N = `num_examples`, the negative log posterior is
 U(w) = N loss(w) + |w|^2 / (2 prior_stddev^2), of the law exp(-U(w) / temperature).
 """
 
-import random
 import zlib
 from typing import Any
 
@@ -55,8 +54,7 @@ class PosteriorOptimizer(keras.optimizers.Optimizer):
             else validation.positive("prior_stddev", prior_stddev)
         )
         self.temperature = validation.number("temperature", temperature, least=0.0)
-        seed = validation.optional_integer("seed", seed)
-        self.seed = random.getrandbits(31) if seed is None else seed
+        self.seed = noise.seed_or_new(seed)
 
     def build(self, variables: list[keras.Variable]) -> None:
         """Makes the variables of the optimizer."""
