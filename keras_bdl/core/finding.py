@@ -1,6 +1,7 @@
-"""Finding the layers of a model, and its graph."""
+"""Finding the layers of a model, its graph, and which loss of Keras's it has."""
 
 import functools
+from typing import Any
 
 import keras
 
@@ -103,3 +104,18 @@ def fresh_inputs(model):
         lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name),
         graph_input(model),
     )
+
+
+def name_of_keras_loss(loss: Any) -> str | None:
+    """Returns the name of a loss of Keras's own, or None for any other.
+
+    It is in small letters without underscores, equal for a class and its function.
+
+    Args:
+        loss: name of a loss, `keras.losses.Loss`, function, or None.
+    """
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    source = type(loss) if isinstance(loss, keras.losses.Loss) else loss
+    if getattr(source, "__module__", "").split(".")[0] != "keras":
+        return None
+    return source.__name__.replace("_", "").lower()

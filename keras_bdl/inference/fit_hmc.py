@@ -8,28 +8,24 @@ import numpy as np
 from keras import ops
 
 from keras_bdl.conversion.whole import BayesianModel
-from keras_bdl.core import noise, validation
+from keras_bdl.core import finding, noise, validation
 from keras_bdl.core.inputs import check_inputs
 from keras_bdl.graphs.copy import trainable_copy
 from keras_bdl.inference.fitted import around, compiled_like
+from keras_bdl.losses import BetaNLL
 from keras_bdl.maps.wrapped import check_no_constraint, weights_inside
 from keras_bdl.posteriors import Particles
 
 _CHUNK = 20  # steps between two updates of the progress bar
 _START = 0.1  # spread of the chains' first weights, in deviations of the prior
-_NO_LIKELIHOODS = (
-    "mean_squared_error",
-    "mean_absolute_error",
-    "mean_absolute_percentage_error",
-    "mean_squared_logarithmic_error",
-    "cosine_similarity",
-    "huber",
-    "hinge",
-    "squared_hinge",
-    "categorical_hinge",
-    "beta_nll",
+# Of Keras's losses those that are, up to a constant, a negative log likelihood.
+_LIKELIHOODS = (
+    "binarycrossentropy",
+    "categoricalcrossentropy",
+    "sparsecategoricalcrossentropy",
+    "poisson",
+    "kldivergence",
 )
-_SHORT = {"mse": _NO_LIKELIHOODS[0], "mae": _NO_LIKELIHOODS[1]}
 
 
 def fit_hmc(
@@ -203,9 +199,7 @@ def _check(network):
             f"compiled={network.compiled}"
         )
     for loss in keras.tree.flatten(network.loss):
-        name = loss if isinstance(loss, str) else getattr(loss, "name", None)
-        name = name or getattr(loss, "__name__", None)
-        if _SHORT.get(name, name) in _NO_LIKELIHOODS:
+        if not _is_likelihood(loss):
             raise ValueError(
                 "Expected a loss that is a negative log likelihood, such as a "
                 "crossentropy, or `losses.GaussianNLL(stddev=s)` for targets with "
@@ -224,6 +218,12 @@ def _check(network):
                 "'mixed_bfloat16' have them too. "
                 f"Received: weight '{variable.path}' in {variable.dtype}"
             )
+
+
+def _is_likelihood(loss):
+    """Whether a loss may be a likelihood; of a user's own it is taken for granted."""
+    name = finding.name_of_keras_loss(loss)
+    return not isinstance(loss, BetaNLL) if name is None else name in _LIKELIHOODS
 
 
 def _warn(diagnostics, num_chains):

@@ -233,10 +233,10 @@ def _kind_of_loss(loss):
         loss = keras.losses.get(loss)
     if hasattr(loss, "outputs_kind"):
         return loss.outputs_kind
-    source = type(loss) if isinstance(loss, keras.losses.Loss) else loss
-    if getattr(source, "__module__", "").split(".")[0] != "keras":
+    name = finding.name_of_keras_loss(loss)
+    if name is None:
         return None  # the user's own loss: of logits, probabilities or means
-    if "crossentropy" not in source.__name__.lower():
+    if "crossentropy" not in name:
         return "mean"
     kind = "logits" if getattr(loss, "from_logits", False) else "probabilities"
-    return f"binary_{kind}" if "binary" in source.__name__.lower() else kind
+    return f"binary_{kind}" if "binary" in name else kind
