@@ -2,12 +2,13 @@
 
     KERAS_BACKEND=jax python benchmarks/uci.py --data folder [--sets yacht ...]
 
-Every data set gets the same recipe. Inside each training split, `NUM_FOLDS`-fold
-cross-validation picks for each method the setting of the highest predictive
-log-likelihood; that one is trained on the whole training split, and the test split is
-read once, by the final model. "automatic" is, split by split, the method of the highest
-cross-validated log-likelihood. All networks of one architecture are trained at once,
-as one batch of weights (`jax.vmap` over `stateless_call`).
+Every data set gets the same recipe. Inside each training split, cross-validation picks
+for each method the setting of the highest predictive log-likelihood, on `NUM_FOLDS`
+tenths; that one is trained on the whole training split, and the test split is read
+once, by the final model. "ensemble" is ten networks, plain or of dropout that stays on,
+with noise per input and `losses.BetaNLL`; the others are single networks. Weights are
+averages over the last steps. All networks of one architecture are trained at once, as
+one batch of weights (`jax.vmap` over `stateless_call`).
 """
 
 import argparse
@@ -21,16 +22,20 @@ import jax
 import keras
 import numpy as np
 from jax import numpy as jnp
+from scipy.special import logsumexp
 
 import keras_bdl
 
 SETS = ("boston-housing", "concrete", "energy", "yacht")
 UNITS = 50
-NUM_FOLDS = 3
-NUM_STEPS = 8_000
+NUM_FOLDS = 3  # of ten
+NUM_STEPS = 12_000
 NUM_SAMPLES = 1000
+NUM_MEMBERS = 10
+NUM_MEMBERS_VALIDATED = 3
 BATCH_SIZE = 64
 LEARNING_RATE = 1e-2
+MOMENTUM = 0.998  # of the averages of weights
 CHUNK = 500  # steps between two lines of progress
 
 
@@ -43,11 +48,18 @@ class Setting:
     kl_weight: float = 1.0
     rate: float = 0.0  # of plain dropout
     weight_decay: float = 0.0  # of plain weights: (1/2) l^2 / N, as l^2
+    beta: float = 0.0  # of `losses.BetaNLL`
+    members: int = 1  # of an ensemble
 
     @property
     def architecture(self):
         """Settings that differ in nothing else are trained as one batch."""
-        return dataclasses.replace(self, kl_weight=1.0, weight_decay=0.0)
+        return dataclasses.replace(self, kl_weight=1.0, weight_decay=0.0, members=1)
+
+    def loss(self, model):
+        if self.beta:
+            return keras_bdl.losses.BetaNLL(self.beta)
+        return model.observation_noise.loss()
 
     def regressor(self, num_inputs):
         return keras_bdl.BayesianRegressor(
@@ -80,18 +92,19 @@ class Setting:
         return [first, hidden, second, last]
 
 
+# Noise per input, without dropout and with four rates of it.
+_PLAIN = [Setting("mc_dropout"), Setting("mc_dropout", beta=0.5)]
+_DROPOUT = [Setting("mc_dropout", rate=r, beta=0.5) for r in (0.005, 0.02, 0.05)]
+
 METHODS = {
-    "deterministic": [
-        Setting("deterministic", "homoscedastic", weight_decay=decay)
-        for decay in (1.0, 0.1)
+    "ensemble": [
+        dataclasses.replace(setting, members=NUM_MEMBERS)
+        for setting in (*_PLAIN, *_DROPOUT)
     ],
+    "one network": [*_PLAIN, *_DROPOUT],
     "MC dropout, one noise": [
         Setting("mc_dropout", "homoscedastic", rate=rate, weight_decay=0.5)
         for rate in (0.005, 0.02, 0.1)
-    ],
-    "MC dropout": [
-        Setting("mc_dropout", "heteroscedastic", rate=rate, weight_decay=0.5)
-        for rate in (0.003, 0.007, 0.015, 0.04, 0.1)
     ],
     "variational": [
         Setting("variational", noise, kl_weight)
@@ -119,8 +132,8 @@ class Standardized:
 
 
 def folds(rows, seed):
-    """Pairs of training and held-out rows."""
-    parts = np.array_split(np.random.default_rng(seed).permutation(rows), NUM_FOLDS)
+    """Pairs of training rows and a tenth that is held out."""
+    parts = np.array_split(np.random.default_rng(seed).permutation(rows), 10)
     return [
         (np.concatenate(parts[:i] + parts[i + 1 :]), parts[i]) for i in range(NUM_FOLDS)
     ]
@@ -143,9 +156,8 @@ class Fleet:
     def __init__(self, architecture, num_inputs):
         self.architecture, self.num_inputs = architecture, num_inputs
         self.model = architecture.regressor(num_inputs)
-        self.loss = self.model.observation_noise.loss()
-        schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, NUM_STEPS)
-        self.optimizer = keras.optimizers.Adam(schedule)
+        self.loss = architecture.loss(self.model)
+        self.optimizer = keras.optimizers.Adam(LEARNING_RATE)
         self.optimizer.build(self.model.trainable_variables)
         others = self.model.non_trainable_variables
         self.kl_weights = position(others, "kl_weight")
@@ -165,7 +177,7 @@ class Fleet:
         return loss, others_after
 
     def _step(self, member, x, y, rows, warmth, decay):
-        trainable, others, optimizer = member
+        trainable, others, optimizer, averages = member
         gradient = jax.value_and_grad(self._objective, has_aux=True)
         (loss, after), grads = gradient(
             trainable, others, x[rows], y[rows], warmth, decay
@@ -176,7 +188,11 @@ class Fleet:
         trainable, optimizer = self.optimizer.stateless_apply(
             optimizer, grads, trainable
         )
-        return (trainable, after, optimizer), loss
+        averages = [
+            MOMENTUM * average + (1.0 - MOMENTUM) * value
+            for average, value in zip(averages, trainable)
+        ]
+        return (trainable, after, optimizer, averages), loss
 
     @functools.partial(jax.jit, static_argnums=0)
     def _chunk(self, members, data, start, key):
@@ -197,32 +213,34 @@ class Fleet:
         members, losses = jax.lax.scan(one_step, members, start + jnp.arange(CHUNK))
         return members, losses[-50:].mean()
 
-    def _initial_values(self, owners):
-        """Variables of the networks, stacked: equal where the owners are."""
+    def _initial_values(self, seeds):
+        """Variables of the networks, stacked: equal where the seeds are."""
         model = self.model
         variables = model.trainable_variables, model.non_trainable_variables
         trainable, others = (
-            [repeated(v, len(owners)) for v in values] for values in variables
+            [repeated(v, len(seeds)) for v in values] for values in variables
         )
-        for owner in set(owners):
-            keras.utils.set_random_seed(owner)
+        for seed in set(seeds):
+            keras.utils.set_random_seed(seed)
             network = self.architecture.network(self.num_inputs)
-            mine = np.equal(owners, owner)
+            mine = np.equal(seeds, seed)
             for place, value in enumerate(network.trainable_variables):
                 trainable[place][mine] = np.asarray(value)
             for place in position(variables[1], "seed_generator_state"):
-                others[place][mine, 0] += 1_000_003 * owner  # layers keep their own
+                others[place][mine, 0] += 1_000_003 * seed  # layers keep their own
         return trainable, others
 
-    def train(self, settings, data, owners, name):
+    def train(self, settings, data, owners, seeds, name):
         """Trains one network for each setting, on the data set of its owner.
 
         Args:
             settings: a `Setting` for each network.
             data: `Standardized` training sets.
             owners: for each network, the number of its data set in `data`.
+            seeds: for each network, an integer.
+            name: for the progress bar.
         """
-        trainable, others = self._initial_values(owners)
+        trainable, others = self._initial_values(seeds)
         sizes = np.array([len(data[o].x) for o in owners])
         for i in self.kl_weights:
             others[i] = np.array([s.kl_weight for s in settings], "float32")
@@ -234,32 +252,40 @@ class Fleet:
         y = np.stack([np.resize(d.y, largest) for d in data])
         decays = np.array([s.weight_decay for s in settings]) / sizes
         constants = (x, y, sizes, decays.astype("float32"), np.asarray(owners))
-        members = jax.device_put((trainable, others, optimizer))
+        members = jax.device_put((trainable, others, optimizer, trainable))
         constants = jax.device_put(constants)
         key = jax.random.key(0)
         bar = keras.utils.Progbar(NUM_STEPS, unit_name=name, interval=10)
         for start in range(0, NUM_STEPS, CHUNK):
             members, loss = self._chunk(members, constants, start, key)
             bar.update(start + CHUNK, [("loss", float(loss))])
-        self.weights = jax.device_get(members[:2])
+        _, others, _, averages = jax.device_get(members)
+        self.weights = averages, others
 
-    def score(self, member, standard, x, y, num_samples):
+    def score(self, members, standard, x, y, num_samples):
         """Log-likelihood and error of each row, in the units of the targets."""
+        inputs, targets = standard(x, y)
+        scores = [self._score(i, inputs, targets, num_samples) for i in members]
+        log_likelihoods, means = zip(*scores)
+        log_likelihood = logsumexp(log_likelihoods, axis=0) - np.log(len(members))
+        error = (np.mean(means, axis=0) - targets) * standard.y_std
+        return log_likelihood - np.log(standard.y_std), error
+
+    def _score(self, member, inputs, targets, num_samples):
+        """Log-likelihoods and mean predictions of one network, standardised."""
         model = self.model
         for variables, values in zip(
             (model.trainable_variables, model.non_trainable_variables), self.weights
         ):
             for variable, value in zip(variables, values):
                 variable.assign(value[member])
-        inputs, targets = standard(x, y)
         log_likelihood = model.log_likelihood(
             inputs, targets, num_samples, batch_size=1000, verbose=0, seed=0
         )
         mean = model.predict(
             inputs, batch_size=1000, num_samples=num_samples, seed=0, verbose=0
         )
-        error = (mean[:, 0] - targets) * standard.y_std
-        return log_likelihood - np.log(standard.y_std), error
+        return log_likelihood, mean[:, 0]
 
 
 # --- The experiment ----------------------------------------------------------------
@@ -277,20 +303,35 @@ def train_and_score(jobs, num_samples, name):
     scores = [None] * len(jobs)
     for architecture in dict.fromkeys(s.architecture for s, _ in jobs):
         places = [i for i, (s, _) in enumerate(jobs) if s.architecture == architecture]
-        settings, parts = zip(*(jobs[i] for i in places))
+        parts = [jobs[i][1] for i in places]
         distinct = {id(part): Standardized(*part[:2]) for part in parts}
-        owners = [list(distinct).index(id(part)) for part in parts]
+        networks = [
+            (place, jobs[place][0], list(distinct).index(id(part)), member)
+            for place, part in zip(places, parts)
+            for member in range(jobs[place][0].members)
+        ]
+        _, settings, owners, members = zip(*networks)
+        seeds = [owner + 1000 * member for owner, member in zip(owners, members)]
         fleet = Fleet(architecture, parts[0][0].shape[1])
-        label = f"{name} {architecture.method} {architecture.noise}"
-        fleet.train(settings, list(distinct.values()), owners, label)
-        for member, (place, part) in enumerate(zip(places, parts)):
+        fleet.train(settings, list(distinct.values()), owners, seeds, name)
+        for place, part in zip(places, parts):
+            mine = [i for i, network in enumerate(networks) if network[0] == place]
             standard = distinct[id(part)]
-            scores[place] = fleet.score(member, standard, *part[2:], num_samples)
+            samples = num_samples // len(mine)
+            score = fleet.score(mine, standard, *part[2:], samples)
+            if not all(np.isfinite(values).all() for values in score):
+                print(f"{name}: {architecture} diverged", flush=True)
+                score = np.full_like(score, -np.inf)  # neither chosen nor reported
+            scores[place] = score
     return scores
 
 
 def cross_validate(settings, x, y, splits, name):
     """Mean held-out log-likelihood inside each training split: (splits, settings)."""
+    settings = [
+        dataclasses.replace(s, members=min(s.members, NUM_MEMBERS_VALIDATED))
+        for s in settings
+    ]
     parts = []
     for split, rows in enumerate(splits):
         for train, held_out in folds(len(rows), split):
@@ -300,54 +341,37 @@ def cross_validate(settings, x, y, splits, name):
     scores = train_and_score(jobs, 200, name)
     means = [log_likelihoods.mean() for log_likelihoods, _ in scores]
     shape = (len(settings), len(splits), NUM_FOLDS)
-    scores = np.reshape(means, shape).mean(axis=-1).T
-    return np.where(np.isfinite(scores), scores, -np.inf)  # diverged: never chosen
+    return np.reshape(means, shape).mean(axis=-1).T
 
 
-def run(name, folder):
-    """Test scores of every method on a data set: mean, standard error, and values."""
+def run(name, folder, methods):
+    """Test scores of methods on a data set: mean, standard error, and values."""
     content = np.load(folder / f"{name}.npz")
     x, y = content["x"], content["y"]
     splits, test_splits = (
         [rows[rows >= 0] for rows in content[key]] for key in ("train_idx", "test_idx")
     )
-    settings = [setting for method in METHODS.values() for setting in method]
-    start = time.perf_counter()
-    held_out = cross_validate(settings, x, y, splits, name)
-    best = {
-        method: [
-            max(METHODS[method], key=lambda s: scores[settings.index(s)])
-            for scores in held_out
-        ]
-        for method in METHODS
-    }
     parts = [
         (x[rows], y[rows], x[test_rows], y[test_rows])
         for rows, test_rows in zip(splits, test_splits)
     ]
-    jobs = [job for chosen in best.values() for job in zip(chosen, parts)]
-    scores = iter(train_and_score(jobs, NUM_SAMPLES, name))
-    tests = {method: [next(scores) for _ in parts] for method in METHODS}
-    owner = {s: method for method, chosen in METHODS.items() for s in chosen}
-    winners = [owner[settings[i]] for i in held_out.argmax(axis=1)]
-    tests["automatic"] = [tests[winner][i] for i, winner in enumerate(winners)]
-    best["automatic"] = [best[winner][i] for i, winner in enumerate(winners)]
-    methods = {
-        method: {
-            "log_likelihood": common.mean_and_error([ll.mean() for ll, _ in test]),
-            "rmse": common.mean_and_error([np.sqrt((e**2).mean()) for _, e in test]),
-            "chosen": [settings.index(setting) for setting in best[method]],
+    start = time.perf_counter()
+    table = {}
+    for method in methods:
+        settings = METHODS[method]
+        held_out = cross_validate(settings, x, y, splits, f"{name} {method}")
+        chosen = held_out.argmax(axis=1)
+        jobs = [(settings[i], part) for i, part in zip(chosen, parts)]
+        tests = train_and_score(jobs, NUM_SAMPLES, f"{name} {method}")
+        table[method] = {
+            "log_likelihood": common.mean_and_error([ll.mean() for ll, _ in tests]),
+            "rmse": common.mean_and_error([np.sqrt((e**2).mean()) for _, e in tests]),
+            "settings": [dataclasses.asdict(setting) for setting in settings],
+            "chosen": chosen.tolist(),
+            "held_out_log_likelihood": held_out.mean(axis=0).tolist(),
         }
-        for method, test in tests.items()
-    }
-    for method, row in methods.items():
-        print(describe(name, method, row), flush=True)
-    return {
-        "seconds": time.perf_counter() - start,
-        "settings": [dataclasses.asdict(setting) for setting in settings],
-        "held_out_log_likelihood": held_out.mean(axis=0).tolist(),
-        "methods": methods,
-    }
+        print(describe(name, method, table[method]), flush=True)
+    return {"seconds": time.perf_counter() - start, "methods": table}
 
 
 def describe(name, method, row):
@@ -362,16 +386,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder")
     parser.add_argument("--sets", nargs="+", default=SETS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--out", default="uci", help="name of the JSON file")
     args = parser.parse_args()
     results = {}
     for name in args.sets:
-        results[name] = run(name, args.data)
+        results[name] = run(name, args.data, args.methods)
         constants = {
             "folds": NUM_FOLDS,
             "steps": NUM_STEPS,
             "batch_size": BATCH_SIZE,
             "learning_rate": LEARNING_RATE,
+            "momentum_of_averages": MOMENTUM,
             "samples": NUM_SAMPLES,
         }
         common.save(args.out, {"constants": constants, "sets": results})

@@ -184,8 +184,9 @@ def Bayesian(
 
     Raises:
         TypeError: if `layer` is not a Keras layer.
-        ValueError: on another wrong argument; if the layer holds keras_bdl layers, has
-            nothing to train, or a constraint on a weight.
+        ValueError: on another wrong argument; if the layer holds keras_bdl layers and
+            the posterior is not one of `Particles`; if it has nothing to train, or a
+            constraint on a weight.
 
     Example:
 

@@ -9,12 +9,18 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_bdl.conversion.convert import to_keras
 from keras_bdl.conversion.whole import BayesianModel
-from keras_bdl.core import copies, finding, masking, noise, scopes, validation
-from keras_bdl.core.stochastic import PACKAGE
-from keras_bdl.core.typing import Tensor
-from keras_bdl.graphs.copy import trainable_copy
-from keras_bdl.graphs.layer_copy import made_anew
+from keras_bdl.core import finding, masking, noise, scopes, validation
+from keras_bdl.core.stochastic import PACKAGE, whole_layers
+from keras_bdl.core.typing import Tensor, Weights
+from keras_bdl.graphs.copy import own_copy, trainable_copy
+from keras_bdl.inference.members import (
+    check_num_examples,
+    drawn_anew,
+    only_computes,
+    unstacked,
+)
 from keras_bdl.posteriors import Particles
 from keras_bdl.training import class_weights, data
 
@@ -35,8 +41,14 @@ class Ensemble(BayesianModel):
     `losses.GaussianNLL`, and the mean of the outputs otherwise.
     `keras_bdl.predict_uncertainty` measures how much the members disagree.
 
+    The network may have layers that sample, such as `MCDropout` or `VariationalDense`.
+    Then each member has a posterior of its own, and the posterior predictive is the
+    mixture of theirs: `keras_bdl.predict` draws samples of the members in turn. In
+    `model(x)` each member is its posterior-mean network.
+
     The reported loss of training is the mean over members; that of `evaluate` is of the
-    mean prediction. Both have the mean of the members' regularizers.
+    mean prediction. Both have the mean of the members' regularizers. The KL of layers
+    is in the loss of training alone.
 
     Args:
         network: built Keras model, of which the first member is a copy, or a function
@@ -55,9 +67,10 @@ class Ensemble(BayesianModel):
 
     Raises:
         TypeError: if `network` is neither a Keras model nor such a function.
-        ValueError: on another wrong argument; if the network is not built or has
-            keras_bdl layers; if two members start alike; in `fit` for an optimizer
-            that clips the gradient of all weights together.
+        ValueError: on another wrong argument; if the network is not built, or has
+            layers that do not know the number of training examples; if two members
+            start alike; in `fit` for an optimizer that clips the gradient of all
+            weights together.
 
     Example:
 
@@ -101,6 +114,7 @@ class Ensemble(BayesianModel):
                 "Expected `network` to be built: call it on a batch, or give it an "
                 f"`Input`. Received: network={network!r}"
             )
+        check_num_examples(network)
         super().__init__(
             network if make else trainable_copy(network),
             name=name,
@@ -120,19 +134,43 @@ class Ensemble(BayesianModel):
         return self.bayesian.posterior  # type: ignore[return-value]
 
     def member(self, index: int) -> keras.Model:
-        """Returns one member as a plain Keras model, not compiled.
+        """Returns a copy of one member, a network like the given one, not compiled.
 
         Args:
             index: number of the member, from 0 to `size - 1`.
         """
-        return self.to_keras("sample", index=index)
+        copy = own_copy(self.wrapped_model)
+        return self.bayesian.assign_to(copy, "sample", None, index)
+
+    def to_keras(
+        self,
+        weights: Weights = "mean",
+        seed: int | None = None,
+        index: int | None = None,
+    ) -> keras.Model:
+        """Returns one member as a plain Keras model; see `keras_bdl.to_keras`.
+
+        Args:
+            weights: "sample". There is no mean network.
+            seed: integer for a repeatable choice of the member, and for a repeatable
+                draw of its weights if it has keras_bdl layers; or None.
+            index: number of the member, or None for any.
+        """
+        if weights != "sample" or not whole_layers(self.wrapped_model):
+            return super().to_keras(weights, seed, index)
+        seed = noise.seed_or_new(seed)
+        if index is None:
+            index = random.Random(seed).randrange(self.size)
+        return to_keras(self.member(index), "sample", seed)
 
     def _start_apart(self, make):
         """Draws the initial weights of all members but the first."""
         state = random.getstate()
-        random.seed(self.seed)  # of which Keras draws the seeds of initializers
+        # Keras draws the seeds of initializers of it. The first member may be drawn of
+        # `keras.utils.set_random_seed` with the same number.
+        random.seed(f"members {self.seed}")
         try:
-            drawn = make or (lambda: _drawn_anew(self.wrapped_model))
+            drawn = make or (lambda: drawn_anew(self.wrapped_model))
             others = [self.bayesian.weights_of(drawn()) for _ in range(1, self.size)]
         finally:
             random.setstate(state)
@@ -198,10 +236,10 @@ class Ensemble(BayesianModel):
             outputs, masks[:] = masking.take_masks(outputs)
             return outputs, state
 
-        if keras.backend.backend() == "jax" and _only_computes(self.wrapped_model):
+        if keras.backend.backend() == "jax" and only_computes(self.wrapped_model):
             outputs, state = ops.vectorized_map(of_member, values)
         else:
-            found = list(map(of_member, _unstacked(values, self.size)))
+            found = list(map(of_member, unstacked(values, self.size)))
             outputs, state = keras.tree.map_structure(lambda *t: ops.stack(t), *found)
         for name, value in state.items():
             stacks[name].assign(value)
@@ -283,7 +321,7 @@ class Ensemble(BayesianModel):
                 loss = super().compute_loss(x, y, y_pred, weights, training)
                 return loss + total / self.size
             self._check_optimizer()
-            for index, outputs in enumerate(_unstacked(y_pred[MEMBERS], self.size)):
+            for index, outputs in enumerate(unstacked(y_pred[MEMBERS], self.size)):
                 outputs = masking.put_masks(outputs, y_pred[MASKS])
                 weights = self._weights_of_member(sample_weight, index)
                 total += super().compute_loss(x, y, outputs, weights, training)
@@ -348,31 +386,3 @@ class Ensemble(BayesianModel):
 
 def _is_of_members(outputs):
     return isinstance(outputs, dict) and MEMBERS in outputs
-
-
-def _only_computes(network):
-    """Whether layers draw no noise in training, add no loss and are all of Keras."""
-    weights = {id(weight) for weight in network.weights}
-    layers = finding.flatten_layers(network)
-    return (
-        all(id(variable) in weights for variable in network.variables)  # no seeds
-        and all(layer.activity_regularizer is None for layer in layers)
-        and all(type(layer).__module__.startswith("keras.") for layer in layers)
-    )
-
-
-def _unstacked(tensors, count):
-    """Returns `count` nests of the slices of tensors along their first axis."""
-    leaves = keras.tree.flatten(tensors)
-    apart = zip(*[ops.unstack(tensor, count) for tensor in leaves])
-    return [keras.tree.pack_sequence_as(tensors, list(parts)) for parts in apart]
-
-
-def _drawn_anew(network):
-    """Returns a copy of a model with new initial weights."""
-    if finding.is_graph(network):
-        return keras.models.clone_model(network)
-    copy = made_anew(network)
-    if not copy.built:
-        copies.build_alike(copy, network)
-    return copy

@@ -5,10 +5,22 @@ from typing import Any, TypeVar
 import keras
 
 from keras_bdl.conversion.whole import BayesianModel
+from keras_bdl.core.stochastic import whole_layers
 from keras_bdl.graphs.copy import trainable_copy
 from keras_bdl.posteriors import Posterior
 
 Model = TypeVar("Model", bound=keras.Model)
+
+
+def check_plain(network: keras.Model) -> None:
+    """Raises an error for a network whose weights have a posterior already."""
+    inside = whole_layers(network)
+    if inside:
+        raise ValueError(
+            "Expected a plain network; this one has keras_bdl layers, whose weights "
+            f"would have two posteriors. Received: model={network.name!r}, which holds "
+            f"{inside[0].name!r}"
+        )
 
 
 def around(network: keras.Model, posterior: Posterior, **options: Any) -> BayesianModel:
@@ -20,7 +32,11 @@ def around(network: keras.Model, posterior: Posterior, **options: Any) -> Bayesi
         network: built Keras model, which is copied.
         posterior: `keras_bdl.posteriors.Posterior`.
         **options: further arguments of `BayesianModel`.
+
+    Raises:
+        ValueError: if the network has keras_bdl layers.
     """
+    check_plain(network)
     model = BayesianModel(
         trainable_copy(network), weights="all", posterior=posterior, **options
     )

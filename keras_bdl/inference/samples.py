@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_bdl.conversion.whole import BayesianModel
 from keras_bdl.core import finding, validation
-from keras_bdl.inference.fitted import around
+from keras_bdl.inference.fitted import around, check_plain
 from keras_bdl.maps.wrapped import check_no_constraint, weights_inside
 from keras_bdl.posteriors import Particles
 
@@ -70,6 +70,7 @@ class PosteriorSamples(keras.callbacks.Callback):
         return len(self._records)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        check_plain(self.model)
         check_no_constraint(self.model.trainable_variables)
         if self.cycles is None:
             return

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_bdl.conversion.whole import BayesianModel
 from keras_bdl.core import finding, validation
+from keras_bdl.core.stochastic import whole_layers
 from keras_bdl.graphs.copy import own_copy
 from keras_bdl.inference.fitted import compiled_like
 from keras_bdl.posteriors import Particles
@@ -64,6 +65,13 @@ def refresh_statistics(
         raise ValueError(
             "Expected a network with `BatchNormalization`; the draws of others need no "
             f"statistics. Received: model={model!r}"
+        )
+    inside = whole_layers(model.wrapped_model)
+    if inside:
+        raise ValueError(
+            "The members of this ensemble have posteriors and running statistics of "
+            "their own, which stay as trained. "
+            f"Received: model={model!r}, which holds {inside[0].name!r}"
         )
     count = model.bayesian.posterior.num_draws
     size = count or validation.integer("num_samples", num_samples, least=1)

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_bdl.conversion.whole import BayesianModel
 from keras_bdl.core import validation
-from keras_bdl.inference.fitted import around
+from keras_bdl.inference.fitted import around, check_plain
 from keras_bdl.inference.statistics import has_statistics
 from keras_bdl.maps.wrapped import check_no_constraint, weights_inside
 from keras_bdl.posteriors import Gaussian, LowRank
@@ -68,6 +68,7 @@ class SWAG(keras.callbacks.Callback):
         self._deviations: collections.deque = collections.deque(maxlen=self.rank)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        check_plain(self.model)
         check_no_constraint(self.model.trainable_variables)
         if not weights_inside(self.model, "all"):
             raise ValueError(

@@ -252,7 +252,8 @@ def refuse_sample(layer):
     """
     raise ValueError(
         "One draw of noise without a wrapped layer has no plain Keras layer; convert "
-        f"with weights='mean'. Received: weights='sample', layer={layer.name!r}"
+        "with weights='mean' (of an ensemble, convert `ensemble.member(index)`). "
+        f"Received: weights='sample', layer={layer.name!r}"
     )
 
 

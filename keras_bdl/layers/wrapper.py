@@ -37,9 +37,10 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
 
     Raises:
         TypeError: if `layer` is not a Keras layer.
-        ValueError: on another wrong argument; if the layer holds keras_bdl layers, has
-            nothing to train, or a constraint on a weight; in `fit` and `evaluate`
-            while `num_examples` is unknown.
+        ValueError: on another wrong argument; if the layer holds keras_bdl layers and
+            the posterior is not one of `Particles`; if it has nothing to train, or a
+            constraint on a weight; in `fit` and `evaluate` while `num_examples` is
+            unknown.
 
     Example:
 
@@ -81,7 +82,7 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
                 f"Expected `layer` to be a Keras layer. Received: layer={layer!r}"
             )
         inside = whole_layers(layer)
-        if inside:
+        if inside and not getattr(posterior, "of_state", False):
             raise ValueError(
                 "Expected `layer` without keras_bdl layers, whose weights would have "
                 f"two posteriors. Received: layer={layer.name!r}, which holds "

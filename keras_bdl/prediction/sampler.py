@@ -56,12 +56,18 @@ def make_sampler(model, num_samples, reduction, kind, mc_dropout=False, joint=Fa
 
 
 def sample_count(model, num_samples):
-    """Returns a valid number of samples; None stands for all members, or for 32."""
-    layers = stochastic.stochastic_layers(model)
-    counts = [layer.num_draws for layer in layers if layer.num_draws is not None]
+    """Returns a valid number of samples.
+
+    None stands for 32, or for all members; if these sample themselves, for as many
+    samples of each as make at least 32.
+    """
+    draws = [layer.num_draws for layer in stochastic.stochastic_layers(model)]
+    counts = [number for number in draws if number is not None]
     count = math.lcm(*counts) if counts else None
+    if num_samples is None and count is not None:
+        return count if None not in draws else count * math.ceil(DEFAULT / count)
     if num_samples is None:
-        return count or DEFAULT
+        return DEFAULT
     num_samples = validation.integer("num_samples", num_samples, 1, 10**9)
     if count is not None and num_samples % count:
         raise ValueError(

@@ -1,0 +1,48 @@
+"""The networks of an ensemble: how they are made and told apart."""
+
+import keras
+from keras import ops
+
+from keras_bdl.core import copies, finding
+from keras_bdl.graphs.layer_copy import made_anew
+from keras_bdl.layers.bayesian import counted_layers
+
+
+def check_num_examples(network):
+    """Raises an error if a layer does not know the number of training examples."""
+    for layer in counted_layers(network):
+        if layer.num_examples is None:
+            raise ValueError(
+                f"Layer '{layer.name}' does not know the number of training examples, "
+                "which divides its KL term: call "
+                "`keras_bdl.set_num_examples(network, n)` before. "
+                f"Received: network={network!r}"
+            )
+
+
+def drawn_anew(network):
+    """Returns a copy of a model with new initial weights."""
+    if finding.is_graph(network):
+        return keras.models.clone_model(network)
+    copy = made_anew(network)
+    if not copy.built:
+        copies.build_alike(copy, network)
+    return copy
+
+
+def only_computes(network):
+    """Whether layers draw no noise in training, add no loss and are all of Keras."""
+    weights = {id(weight) for weight in network.weights}
+    layers = finding.flatten_layers(network)
+    return (
+        all(id(variable) in weights for variable in network.variables)  # no seeds
+        and all(layer.activity_regularizer is None for layer in layers)
+        and all(type(layer).__module__.startswith("keras.") for layer in layers)
+    )
+
+
+def unstacked(tensors, count):
+    """Returns `count` nests of the slices of tensors along their first axis."""
+    leaves = keras.tree.flatten(tensors)
+    apart = zip(*[ops.unstack(tensor, count) for tensor in leaves])
+    return [keras.tree.pack_sequence_as(tensors, list(parts)) for parts in apart]
