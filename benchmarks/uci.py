@@ -56,6 +56,11 @@ class Setting:
         """Settings that differ in nothing else are trained as one batch."""
         return dataclasses.replace(self, kl_weight=1.0, weight_decay=0.0, members=1)
 
+    @property
+    def samples(self):
+        """Whether the network differs from sample to sample."""
+        return self.method == "variational" or self.rate > 0.0
+
     def loss(self, model):
         if self.beta:
             return keras_bdl.losses.BetaNLL(self.beta)
@@ -227,7 +232,7 @@ class Fleet:
             for place, value in enumerate(network.trainable_variables):
                 trainable[place][mine] = np.asarray(value)
             for place in position(variables[1], "seed_generator_state"):
-                others[place][mine, 0] += 1_000_003 * seed  # layers keep their own
+                others[place][mine, 0] += 1_003 * seed  # layers keep their own
         return trainable, others
 
     def train(self, settings, data, owners, seeds, name):
@@ -317,7 +322,7 @@ def train_and_score(jobs, num_samples, name):
         for place, part in zip(places, parts):
             mine = [i for i, network in enumerate(networks) if network[0] == place]
             standard = distinct[id(part)]
-            samples = num_samples // len(mine)
+            samples = num_samples // len(mine) if architecture.samples else 1
             score = fleet.score(mine, standard, *part[2:], samples)
             if not all(np.isfinite(values).all() for values in score):
                 print(f"{name}: {architecture} diverged", flush=True)

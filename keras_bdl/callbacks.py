@@ -1,5 +1,6 @@
 """Callbacks for Bayesian models, for `model.fit(callbacks=[...])`."""
 
+import functools
 import warnings
 from typing import Any, TypeAlias
 
@@ -13,6 +14,7 @@ from keras_bdl.inference.swag import SWAG as SWAG
 from keras_bdl.layers.bayesian import bayesian_layers
 from keras_bdl.layers.kl_weight import weighted_layers
 from keras_bdl.layers.latent import early_exit_blocks
+from keras_bdl.layers.members import mean_over_members
 from keras_bdl.sparsity import report
 
 __all__ = [
@@ -41,15 +43,15 @@ class KLWarmup(keras.callbacks.Callback):
     uses and no file holds. It depends on the epoch alone, so resumed training continues
     it, and `val_loss` is a bound.
 
-    The share does not survive an interrupted `fit`: Keras resets the metrics of layers
-    before each epoch, evaluation and `train_on_batch`, and this resets the share. If
-    the `metrics` of a model omit those of its layers, a warning says so. A custom
-    training loop calls `model.reset_metrics()` first.
+    Keras resets the metrics of layers before each epoch, evaluation and
+    `train_on_batch`, which ends an interrupted warm-up. If the `metrics` of a model
+    omit those of its layers, a warning says so. A custom loop calls
+    `model.reset_metrics()` first.
 
     The callback adds two values to the training log: `kl`, the unweighted KL of all
-    posteriors over weights in nats per data set, and `kl_weight`, the share of the full
-    weight. The log has `nll` if the model compiles it as a metric, as
-    `BayesianClassifier` does. For other models give
+    posteriors over weights in nats per data set (the mean over members of an ensemble),
+    and `kl_weight`, the share of the full weight. The log has `nll` if the model
+    compiles it as a metric, as `BayesianClassifier` does. For other models give
     `metrics=[keras_bdl.metrics.NegativeLogLikelihood(from_logits=..., name="nll")]`.
 
     Args:
@@ -74,7 +76,7 @@ class KLWarmup(keras.callbacks.Callback):
                 "`KLWarmup` expected a model with keras_bdl layers. "
                 f"Received: model={model!r}"
             )
-        self._posteriors = bayesian_layers(model)
+        self._posteriors = [x for x in bayesian_layers(model) if x.has_kl]
         self._factor = 1.0
         self._warned = False
 
@@ -108,10 +110,7 @@ class KLWarmup(keras.callbacks.Callback):
         if logs is None:
             return
         if self._posteriors:
-            logs["kl"] = sum(
-                float(ops.convert_to_numpy(ops.stop_gradient(layer.measured_kl())))
-                for layer in self._posteriors
-            )
+            logs["kl"] = mean_over_members(self.model, self._kl)
         logs["kl_weight"] = self._factor
         if self._posteriors and "nll" not in logs and not self._warned:
             self._warned = True
@@ -122,6 +121,10 @@ class KLWarmup(keras.callbacks.Callback):
                 "likelihood apart from the KL.",
                 stacklevel=2,
             )
+
+    def _kl(self):
+        kls = [layer.measured_kl() for layer in self._posteriors]
+        return sum(float(ops.convert_to_numpy(ops.stop_gradient(kl))) for kl in kls)
 
     def _set(self, factor):
         for layer in self._layers:
@@ -196,22 +199,9 @@ class _LayerLogger(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: _Logs = None) -> None:
         if logs is None:
             return
-        for name, layer in zip(_log_names(self._layers), self._layers):
-            logs[f"{self.prefix}_{name}"] = self.value(layer)
-
-
-def _log_names(layers):
-    """Returns names of built layers.
-
-    Layers of equal names get their paths instead, with a number if these are equal.
-    """
-    names, paths = [x.name for x in layers], [x.path for x in layers]
-    return [
-        name
-        if names.count(name) == 1
-        else path + (f"_{index}" if paths.count(path) > 1 else "")
-        for index, (name, path) in enumerate(zip(names, paths))
-    ]
+        for name, layer in zip(finding.unique_names(self._layers), self._layers):
+            value = functools.partial(self.value, layer)
+            logs[f"{self.prefix}_{name}"] = mean_over_members(self.model, value)
 
 
 class SparsityLogger(_LayerLogger):

@@ -21,9 +21,10 @@ from keras_bdl.conversion.choice import (
     num_weights,
     row,
 )
+from keras_bdl.conversion.draws import number_of_draw
 from keras_bdl.conversion.search import Found, find
 from keras_bdl.conversion.whole import BayesianModel
-from keras_bdl.core import copies, finding, stochastic, validation
+from keras_bdl.core import copies, finding, scopes, stochastic, validation
 from keras_bdl.core.typing import Weights
 from keras_bdl.graphs.copy import ModelCopier, copied, own_copy
 from keras_bdl.layers.bayesian import bayesian_layers
@@ -258,13 +259,10 @@ def to_keras(
     """
     if isinstance(model, BayesianModel):
         return model.to_keras(weights, seed, index)
-    if index is not None:
-        raise ValueError(
-            "Only an ensemble has members with numbers; use `seed` for a sample. "
-            f"Received: model={model!r}, index={index!r}"
-        )
+    number = number_of_draw(model, weights, seed, index)
     if hasattr(type(model), "to_keras"):
-        return model.to_keras(weights, seed)
+        with scopes.NumberOfDraw(number):
+            return model.to_keras(weights, seed)
     check_is_built_model(model)
     copies.check_weights(weights)
     seed = validation.optional_integer("seed", seed)
@@ -291,7 +289,8 @@ def to_keras(
 
     targets = [layer for layer in layers if id(layer) not in inside]
     copier = ModelCopier(targets, convert, plain=True)
-    copy = copier.copy(model)
+    with scopes.NumberOfDraw(number):
+        copy = copier.copy(model)
     _borrowed(copier.borrowed)
     if any(
         isinstance(posterior, Posterior) and not posterior.trains_means

@@ -119,3 +119,17 @@ def name_of_keras_loss(loss: Any) -> str | None:
     if getattr(source, "__module__", "").split(".")[0] != "keras":
         return None
     return source.__name__.replace("_", "").lower()
+
+
+def unique_names(layers):
+    """Returns names of built layers.
+
+    Layers of equal names get their paths instead, with a number if these are equal.
+    """
+    names, paths = [x.name for x in layers], [x.path for x in layers]
+    return [
+        name
+        if names.count(name) == 1
+        else path + (f"_{index}" if paths.count(path) > 1 else "")
+        for index, (name, path) in enumerate(zip(names, paths))
+    ]

@@ -113,6 +113,19 @@ class LossOfMember(ThreadScope):
     """
 
 
+class NumberOfDraw(ThreadScope):
+    """While it is active, posteriors whose draws have numbers take this one.
+
+    So all layers of a model that is converted have the same member.
+
+    Args:
+        number: integer.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 class SharedWeights(ThreadScope):
     """While it is active, a layer with a posterior draws its weights once for all rows.
 

@@ -16,7 +16,7 @@ from keras_bdl.core.stochastic import PACKAGE, whole_layers
 from keras_bdl.core.typing import Tensor, Weights
 from keras_bdl.graphs.copy import own_copy, trainable_copy
 from keras_bdl.inference.members import (
-    check_num_examples,
+    check_network,
     drawn_anew,
     only_computes,
     unstacked,
@@ -114,7 +114,7 @@ class Ensemble(BayesianModel):
                 "Expected `network` to be built: call it on a batch, or give it an "
                 f"`Input`. Received: network={network!r}"
             )
-        check_num_examples(network)
+        check_network(network)
         super().__init__(
             network if make else trainable_copy(network),
             name=name,

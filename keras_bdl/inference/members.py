@@ -4,16 +4,28 @@ import keras
 from keras import ops
 
 from keras_bdl.core import copies, finding
+from keras_bdl.core.stochastic import stochastic_layers
 from keras_bdl.graphs.layer_copy import made_anew
 from keras_bdl.layers.bayesian import counted_layers
 
 
-def check_num_examples(network):
-    """Raises an error if a layer does not know the number of training examples."""
+def check_network(network: keras.Model) -> None:
+    """Raises an error for a network that cannot be a member of an ensemble."""
+    if hasattr(network, "sampled_network") or hasattr(network, "log_prob"):
+        raise ValueError(
+            "Expected `network` to be a network by itself, which is trained by the "
+            "loss of the ensemble; this is a model around one: give its `network`. "
+            f"Received: network={network!r}"
+        )
+    if any(layer.num_draws is not None for layer in stochastic_layers(network)):
+        raise ValueError(
+            "Expected `network` to be one network; this one has members itself. "
+            f"Received: network={network!r}"
+        )
     for layer in counted_layers(network):
-        if layer.num_examples is None:
+        if layer.num_examples is None and getattr(layer, "has_kl", True):
             raise ValueError(
-                f"Layer '{layer.name}' does not know the number of training examples, "
+                f"Layer '{layer.name}' is not told the number of training examples, "
                 "which divides its KL term: call "
                 "`keras_bdl.set_num_examples(network, n)` before. "
                 f"Received: network={network!r}"

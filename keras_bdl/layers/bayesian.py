@@ -5,6 +5,7 @@ class. It owns the KL term and the number of examples.
 """
 
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -68,15 +69,20 @@ class KLTerm(keras.layers.Layer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(dtype="float32", autocast=False, **kwargs)
         self.built = True
+        self._added: weakref.ref | None = None
 
     def call(self, factor: Tensor, kl: Callable[[], Tensor]) -> Tensor:
-        # This layer has no regularizer and no sublayer, whose losses would look like a
-        # term that is there already.
-        if not self.losses:
+        # Keras knows the losses of a layer by their ids. Where a layer is called with
+        # the weights of several networks in turn, the loss of another layer may have
+        # the id of a loss that is gone. So the term itself has to be among them.
+        added = None if self._added is None else self._added()
+        if added is None or all(loss is not added for loss in self.losses):
             value = kl()
             # Keras adds up the losses in `floatx`.
             term = ops.cast(factor, value.dtype) * value
-            self.add_loss(ops.cast(term, keras.config.floatx()))
+            term = ops.cast(term, keras.config.floatx())
+            self.add_loss(term)
+            self._added = weakref.ref(term)
         return factor
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 
 from keras_bdl.core.stochastic import register
+from keras_bdl.layers.counterparts import of_posterior
 from keras_bdl.layers.input_noise import InputNoiseLayer
-from keras_bdl.layers.posterior_layer import of_posterior
 from keras_bdl.posteriors import ConcreteNoise
 
 

@@ -58,3 +58,15 @@ def check_conversion(layer, weights):
             "Expected a built layer; call it on a batch first. "
             f"Received: layer={layer.name!r}"
         )
+
+
+def of_posterior(name):
+    """Returns a property that reads and sets an attribute of a layer's posterior."""
+
+    def get(layer):
+        return getattr(layer.posterior, name)
+
+    def assign(layer, value):
+        setattr(layer.posterior, name, value)
+
+    return property(get, assign)

@@ -99,7 +99,8 @@ class VariationalLayer(DropInLayer):
                 f"weights of its own kind: use {self.posterior.own_layers}. "
                 f"Received: posterior={posterior!r}"
             )
-        if self.posterior.num_draws is not None and not self.draws_at_once:
+        agree = self.draws_at_once or self.posterior.splits_rows
+        if self.posterior.num_draws is not None and not agree:
             raise ValueError(
                 f"The posterior `{type(self.posterior).__name__}` is over the weights "
                 "of a whole model, whose layers must agree on the draw: use "

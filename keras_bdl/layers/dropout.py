@@ -16,10 +16,9 @@ from keras_bdl.core.copies import live_config
 from keras_bdl.core.renamed import renamed
 from keras_bdl.core.stochastic import StochasticLayer, register
 from keras_bdl.core.typing import Activation, Initializer, Tensor, Weights
-from keras_bdl.layers.counterparts import check_conversion
+from keras_bdl.layers.counterparts import check_conversion, of_posterior
 from keras_bdl.layers.drop_in import DropInLayer
 from keras_bdl.layers.input_noise import InputNoiseLayer, refuse_sample
-from keras_bdl.layers.posterior_layer import of_posterior
 from keras_bdl.ops import estimators
 from keras_bdl.posteriors import GaussianNoise, WeightMask
 

@@ -13,8 +13,8 @@ from keras import ops
 
 from keras_bdl.core import stochastic, validation
 from keras_bdl.core.typing import Initializer, Tensor
-from keras_bdl.layers.counterparts import check_conversion
-from keras_bdl.layers.posterior_layer import PosteriorLayer, of_posterior
+from keras_bdl.layers.counterparts import check_conversion, of_posterior
+from keras_bdl.layers.posterior_layer import PosteriorLayer
 from keras_bdl.maps import Dense
 from keras_bdl.posteriors import FullCovariance
 

@@ -26,18 +26,6 @@ from keras_bdl.posteriors import Posterior
 ESTIMATORS = ("local_reparameterization", "flipout", "reparameterization")
 
 
-def of_posterior(name):
-    """Returns a property that reads and sets an attribute of a layer's posterior."""
-
-    def get(layer):
-        return getattr(layer.posterior, name)
-
-    def assign(layer, value):
-        setattr(layer.posterior, name, value)
-
-    return property(get, assign)
-
-
 def check_estimator(estimator):
     """Returns a valid estimator or None, and raises an error for any other value."""
     if estimator is None:
@@ -170,6 +158,11 @@ class PosteriorLayer(StochasticLayer):
         return self.weight_map.apply(self, inputs, weights, **arguments)
 
     def call_noisy(self, inputs: Tensor, **arguments: Any) -> Any:
+        if self.posterior.splits_rows:
+            drawn = self.posterior.members(self.noise)
+            count = next(iter(drawn.values())).shape[0]
+            weights = self._narrow(self._with_points(drawn, count))
+            return self.weight_map.apply_to_parts(self, inputs, weights, **arguments)
         if not self.has_moments:
             weights = self._narrow(self.drawn_weights(self.noise))
             return self.weight_map.apply(self, inputs, weights, **arguments)

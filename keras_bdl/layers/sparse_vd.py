@@ -15,8 +15,9 @@ from keras_bdl.core import validation
 from keras_bdl.core.renamed import renamed
 from keras_bdl.core.stochastic import register
 from keras_bdl.core.typing import Activation, Initializer, Tensor
+from keras_bdl.layers.counterparts import of_posterior
 from keras_bdl.layers.drop_in import DropInLayer
-from keras_bdl.layers.posterior_layer import check_estimator, of_posterior
+from keras_bdl.layers.posterior_layer import check_estimator
 from keras_bdl.posteriors import SparseVD
 
 

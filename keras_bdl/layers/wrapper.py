@@ -8,7 +8,7 @@ import keras
 from keras_bdl import maps, priors
 from keras_bdl.core import copies, masking, scopes, validation
 from keras_bdl.core.finding import flatten_layers
-from keras_bdl.core.stochastic import register, whole_layers
+from keras_bdl.core.stochastic import register, stochastic_layers, whole_layers
 from keras_bdl.layers.counterparts import check_conversion, obstacle
 from keras_bdl.layers.drop_in import VariationalLayer
 from keras_bdl.maps.wrapped import check_no_constraint, weights_inside
@@ -108,6 +108,12 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
             **policy,
             **kwargs,
         )
+        if self.posterior.splits_rows:
+            raise ValueError(
+                "The members of this posterior take parts of the rows of layers that "
+                "are known: convert the layers by `keras_bdl.to_bayesian`, or use "
+                f"`keras_bdl.Ensemble`. Received: posterior={self.posterior!r}"
+            )
         self.layer = layer
         self.which = _checked_weights(weights, layer)
         self.supports_masking = True
@@ -219,7 +225,14 @@ class BayesianWrapper(VariationalLayer, keras.layers.Layer):
             return keras.tree.flatten(outputs) + masks
 
         with scopes.KLAddedElsewhere():
-            found = keras.ops.map(of_one, weights)
+            if any(x.sample_at_inference for x in stochastic_layers(self.layer)):
+                # The state of their noise cannot leave a loop of the backend.
+                draws = [
+                    {n: w[i] for n, w in weights.items()} for i in range(count or 0)
+                ]
+                found = [keras.ops.stack(y) for y in zip(*map(of_one, draws))]
+            else:
+                found = keras.ops.map(of_one, weights)
         structure, masked = shape
         masks = iter(found[len(masked) :])
         outputs = keras.tree.pack_sequence_as(structure, found[: len(masked)])

@@ -106,6 +106,35 @@ class WeightMap:
             lambda y: ops.reshape(y, (-1, *ops.shape(y)[2:])), outputs
         )
 
+    def apply_to_parts(
+        self,
+        layer: keras.layers.Layer,
+        inputs: Any,
+        weights: dict[str, Tensor],
+        **arguments: Any,
+    ) -> Any:
+        """Calls `apply` with each of several weights on an equal part of the rows.
+
+        Rows that do not divide among them are filled up, so the last parts are smaller.
+
+        Args:
+            layer, inputs, weights: as in `apply_per_sample`; the inputs have any number
+                of rows.
+            **arguments: as in `apply`; tensors have the rows of the inputs.
+        """
+        count = next(iter(weights.values())).shape[0]
+        rows = ops.shape(keras.tree.flatten(inputs)[0])[0]
+        if isinstance(rows, int) and rows % count == 0:
+            return self.apply_per_sample(layer, inputs, weights, **arguments)
+        numbers = ops.arange((rows + count - 1) // count * count)
+        numbers = ops.minimum(numbers, rows - 1)
+        inputs, arguments = keras.tree.map_structure(
+            lambda x: ops.take(x, numbers, axis=0) if ops.is_tensor(x) else x,
+            (inputs, arguments),
+        )
+        outputs = self.apply_per_sample(layer, inputs, weights, **arguments)
+        return keras.tree.map_structure(lambda y: y[:rows], outputs)
+
 
 def _attribute(layer, path):
     """Returns an attribute by a path with dots, or None."""

@@ -16,10 +16,13 @@ from keras_bdl.posteriors.input_noise import GaussianNoise as GaussianNoise
 from keras_bdl.posteriors.input_noise import InputNoise as InputNoise
 from keras_bdl.posteriors.low_rank import LowRank as LowRank
 from keras_bdl.posteriors.particles import Particles as Particles
+from keras_bdl.posteriors.rank_one import BatchEnsemble as BatchEnsemble
+from keras_bdl.posteriors.rank_one import RankOneGaussian as RankOneGaussian
 from keras_bdl.posteriors.sparse_vd import SparseVD as SparseVD
 from keras_bdl.posteriors.weight_mask import WeightMask as WeightMask
 
 __all__ = [
+    "BatchEnsemble",
     "ConcreteNoise",
     "FullCovariance",
     "Gaussian",
@@ -31,6 +34,7 @@ __all__ = [
     "LowRankAdaptation",
     "Particles",
     "Posterior",
+    "RankOneGaussian",
     "SparseVD",
     "WeightMask",
     "get",

@@ -45,6 +45,9 @@ class Posterior:
         has_mean: whether there is a network of mean weights. If not, the mean of the
             predictions takes its place.
         of_state: whether it is over running statistics of a layer too.
+        splits_rows: whether it has members that take equal parts of the rows in
+            training, in order, so that all layers of a model agree who takes which.
+            `members` draws the weights of all.
     """
 
     has_moments: bool = False
@@ -56,6 +59,7 @@ class Posterior:
     has_kl: bool = True
     has_mean: bool = True
     of_state: bool = False
+    splits_rows: bool = False
 
     def __init__(self) -> None:
         self._means: dict[str, keras.Variable] = {}
@@ -172,6 +176,10 @@ class Posterior:
             f"The posterior `{type(self).__name__}` cannot be set by trained weights. "
             f"Received: moped={delta!r}"
         )
+
+    def members(self, seed: keras.random.SeedGenerator) -> dict[str, Tensor]:
+        """Draws the weights of all members in order, `(members, ...)`, by name."""
+        raise NotImplementedError
 
     def regularize(self, regularizers: dict[str, Any]) -> None:
         """Takes the regularizers of the means, which the layer has dropped.

@@ -172,3 +172,60 @@ def test_nothing_is_fitted_around_a_network_that_samples():
             network.fit(X, Y, verbose=0, callbacks=[keeper])
     with pytest.raises(ValueError, match="statistics of their own"):
         keras_bdl.inference.refresh_statistics(fitted(variational()), X)
+
+
+def test_the_loss_has_every_term_of_every_member():
+    # Many small losses that come and go have made Keras take one for another.
+    options = {"activation": "tanh", "num_examples": 1}
+    network = keras.Sequential(
+        [keras.Input((4,))]
+        + [keras_bdl.VariationalDense(8, **options) for _ in range(3)]
+    )
+    model = keras_bdl.Ensemble(network, 5, seed=0)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    kls = [model.member(i) for i in range(5)]
+    kls = [sum(float(to_numpy(x.kl())) for x in m.layers) for m in kls]
+    warmup = keras_bdl.callbacks.KLWarmup(1)
+    with pytest.warns(UserWarning, match="no `nll`"):
+        history = model.fit(
+            X, np.zeros((64, 8)), epochs=4, batch_size=16, verbose=0, callbacks=[warmup]
+        ).history
+    np.testing.assert_allclose(history["kl"], np.mean(kls), rtol=1e-5)
+    expected = history["loss"][0] + np.mean(kls)  # the first epoch has no KL
+    np.testing.assert_allclose(history["loss"][1:], expected, rtol=1e-4)
+
+
+def test_callbacks_log_the_mean_of_the_members():
+    noisy = keras_bdl.ConcreteDropout(layers.Dense(8), num_examples=64)
+    network = keras.Sequential([keras.Input((4,)), noisy, layers.Dense(2)])
+    model = keras_bdl.Ensemble(network, 2, seed=0)
+    model.compile(keras.optimizers.Adam(0.1), LOSS)
+    logger = keras_bdl.callbacks.DropoutRateLogger()
+    log = model.fit(X, Y, epochs=2, verbose=0, callbacks=[logger]).history
+    (rates,) = [values for name, values in log.items() if name.startswith("rate")]
+    own = [model.member(i).layers[0].rate for i in range(2)]
+    np.testing.assert_allclose(rates[-1], np.mean(own), rtol=1e-5)
+    assert rates[-1] != rates[0]
+
+
+def test_layers_that_always_draw_leave_a_usable_model():
+    network = keras.Sequential(
+        [keras.Input((4,)), keras_bdl.MCDropout(0.5, sample_at_inference=True)]
+        + [layers.Dense(2)]
+    )
+    model = fitted(network)
+    first, second = (model.predict(X, verbose=0) for _ in range(2))
+    assert np.abs(first - second).max() > 0.0
+    assert np.isfinite(model.evaluate(X, Y, verbose=0))
+
+
+@pytest.mark.parametrize(
+    "network, match",
+    [
+        (lambda: keras_bdl.BayesianRegressor(variational()), "give its `network`"),
+        (lambda: keras_bdl.Ensemble(dropout(), 2), "has members itself"),
+    ],
+)
+def test_models_around_networks_are_refused(network, match):
+    with pytest.raises(ValueError, match=match):
+        keras_bdl.Ensemble(network(), 2)
