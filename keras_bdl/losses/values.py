@@ -80,7 +80,9 @@ class BetaNLL(GaussianNLL):
     Here the weight s^(2 beta) of each term, through which no gradient flows, undoes a
     part of this: beta = 0 is `GaussianNLL`, and beta = 1 gives means the gradient of
     the squared error. The loss is no log likelihood, so it fits a network without a
-    KL term, such as the members of an `Ensemble`; evaluate with `GaussianNLL`.
+    KL term, such as the members of an `Ensemble`; evaluate with `GaussianNLL`. The
+    terms shrink with the deviations, so beside them regularizers of weights weigh more;
+    the decoupled weight decay of `keras.optimizers.AdamW` does not.
 
     Args:
         beta: float from 0 to 1.

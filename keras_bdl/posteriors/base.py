@@ -164,7 +164,10 @@ class Posterior:
 
     def distribution(self) -> Any:
         """Returns the posterior as a TensorFlow Probability distribution."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"The posterior `{type(self).__name__}` is no distribution of TensorFlow "
+            f"Probability. Received: posterior={self!r}"
+        )
 
     def inform(self, delta: float) -> None:
         """Sets the posterior from its means, which count as trained (MOPED).
