@@ -53,14 +53,18 @@ def test_each_part_of_a_batch_runs_its_own_member(name, rows):
     x = inputs_of(name, rows)
     inputs = keras.Input(x.shape[1:], dtype="int32" if name == "embedding" else None)
     model = keras.Model(inputs, LAYERS[name][0](BatchEnsemble(3))(inputs))
+    for variable in model.variables:
+        if "bias_offsets" in variable.name:  # which start at 0
+            variable.assign(rng.normal(size=variable.shape))
     outputs = to_numpy(model(x, training=True))
-    part = -(-rows // 3)
+    bounds = np.arange(4) * rows // 3  # of parts that differ by one row at most
     members = [keras_bdl.to_keras(model, "sample", index=i) for i in range(3)]
     for row in range(rows):
-        expected = to_numpy(members[row // part](x))[row]
+        member = np.searchsorted(bounds, row, side="right") - 1
+        expected = to_numpy(members[member](x))[row]
         np.testing.assert_allclose(outputs[row], expected, rtol=1e-4, atol=1e-5)
-    kernels = [m.get_weights()[0] for m in members]
-    assert np.ptp(kernels, axis=0).max() > 0.01
+    for weights in zip(*(m.get_weights() for m in members)):
+        assert np.ptp(weights, axis=0).max() > 0.01
 
 
 def test_a_member_is_the_kernel_times_its_factors():
@@ -188,7 +192,7 @@ def test_a_plain_model_is_converted():
         ),
         (
             lambda: keras_bdl.to_keras(network("gaussian"), "sample", index=1),
-            "a sample of an ensemble has a number",
+            "Only an ensemble has members with numbers",
         ),
         (
             lambda: keras_bdl.Ensemble(network("batch_ensemble"), 2),
@@ -199,3 +203,49 @@ def test_a_plain_model_is_converted():
 def test_bad_arguments_are_refused(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_models_around_a_network_take_all_members_alike():
+    x = rng.normal(size=(9, 5)).astype("float32")
+    model = keras_bdl.BayesianClassifier(network(BatchEnsemble(3)))
+    assert model.num_samples == 33
+    model.compile("adam")
+    model.fit(x, rng.integers(0, 2, 9), verbose=0)
+    assert model.predict(x, verbose=0).shape == (9, 2)
+    regressor = keras_bdl.BayesianRegressor(network("rank_one"), num_examples=9)
+    assert regressor.num_samples == 100
+
+
+def test_layers_of_different_sizes_are_refused():
+    options = {"activation": "relu", "num_examples": 1}
+    model = keras.Sequential(
+        [keras.Input((5,))]
+        + [
+            keras_bdl.VariationalDense(2, posterior=BatchEnsemble(size), **options)
+            for size in (2, 3)
+        ]
+    )
+    with pytest.raises(ValueError, match="the same number of members in all layers"):
+        keras_bdl.predict(model, np.ones((4, 5)), verbose=0)
+
+
+def test_samples_of_gaussian_members_come_in_whole_cycles():
+    model = network(RankOneGaussian(3))
+    x = np.ones((2, 5), "float32")
+    options = {"return_samples": True, "verbose": 0}
+    assert to_numpy(keras_bdl.predict(model, x, **options)).shape[0] == 33
+    with pytest.raises(ValueError, match="a multiple of 3"):
+        keras_bdl.predict(model, x, 1, **options)
+
+
+def test_dropout_inside_of_a_recurrent_layer_trains():
+    model = keras.Sequential(
+        [
+            keras.Input((4, 2)),
+            keras_bdl.VariationalLSTM(3, dropout=0.3, posterior=BatchEnsemble(2)),
+        ]
+    )
+    model.compile("adam", "mse")
+    x = rng.normal(size=(8, 4, 2)).astype("float32")
+    history = model.fit(x, np.zeros((8, 3)), batch_size=3, verbose=0).history
+    assert np.isfinite(history["loss"][0])

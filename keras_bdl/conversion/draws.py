@@ -11,16 +11,17 @@ from keras_bdl.posteriors import Posterior
 
 def number_of_draw(model, weights, seed, index):
     """Returns the number of the draw that all layers with members take."""
-    members = isinstance(model, keras.layers.Layer) and any(
-        layer.posterior.splits_rows
-        for layer in bayesian_layers(model)
-        if isinstance(layer.posterior, Posterior)
-    )
+    posteriors = []
+    if isinstance(model, keras.layers.Layer):
+        posteriors = [layer.posterior for layer in bayesian_layers(model)]
+    found = [x for x in posteriors if isinstance(x, Posterior) and x.splits_rows]
+    sizes = [x.cycle or 1 for x in found]
     if index is None:
         return random.Random(seed).randrange(2**31)
-    if not members or weights != "sample":
+    if not sizes or weights != "sample":
         raise ValueError(
-            "Only a sample of an ensemble has a number; use `seed` for another one. "
+            "Only an ensemble has members with numbers, as samples; use `seed` for "
+            "another sample. "
             f"Received: model={model!r}, weights={weights!r}, index={index!r}"
         )
-    return validation.integer("index", index, least=0)
+    return validation.integer("index", index, least=0, most=min(sizes) - 1)

@@ -113,6 +113,8 @@ class StochasticLayer(_Base):
     shares_seed = False
     # Number of different draws if there are only so many, else None.
     num_draws: int | None = None
+    # Number of samples after which the members of its posterior begin again, else None.
+    cycle: int | None = None
     # Whether the outputs are the inputs if nothing is sampled.
     is_identity = False
 

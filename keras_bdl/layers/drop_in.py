@@ -25,6 +25,10 @@ class DropInLayer(PosteriorLayer, BayesianLayer):
     def num_draws(self) -> int | None:  # type: ignore[override]  # of the posterior
         return self.posterior.num_draws
 
+    @property
+    def cycle(self) -> int | None:  # type: ignore[override]  # of the posterior
+        return self.posterior.cycle
+
     def prior_shapes(self) -> dict[str, tuple[int, ...]]:
         return self.posterior.prior_shapes
 

@@ -113,9 +113,9 @@ class WeightMap:
         weights: dict[str, Tensor],
         **arguments: Any,
     ) -> Any:
-        """Calls `apply` with each of several weights on an equal part of the rows.
+        """Calls `apply` with each of several weights on its part of the rows.
 
-        Rows that do not divide among them are filled up, so the last parts are smaller.
+        The parts are in order, and differ by one row at most.
 
         Args:
             layer, inputs, weights: as in `apply_per_sample`; the inputs have any number
@@ -125,15 +125,44 @@ class WeightMap:
         count = next(iter(weights.values())).shape[0]
         rows = ops.shape(keras.tree.flatten(inputs)[0])[0]
         if isinstance(rows, int) and rows % count == 0:
-            return self.apply_per_sample(layer, inputs, weights, **arguments)
-        numbers = ops.arange((rows + count - 1) // count * count)
-        numbers = ops.minimum(numbers, rows - 1)
+            return self.apply_to_equal_parts(layer, inputs, weights, **arguments)
+        # Parts are filled up to the size of the largest by their own last rows.
+        parts, size = ops.arange(count), (rows + count - 1) // count
+        starts, ends = parts * rows // count, (parts + 1) * rows // count
+        numbers = ops.expand_dims(starts, 1) + ops.arange(size)
+        last = ops.maximum(ops.expand_dims(ends, 1) - 1, 0)
+        numbers = ops.reshape(ops.minimum(numbers, last), (-1,))
         inputs, arguments = keras.tree.map_structure(
             lambda x: ops.take(x, numbers, axis=0) if ops.is_tensor(x) else x,
             (inputs, arguments),
         )
-        outputs = self.apply_per_sample(layer, inputs, weights, **arguments)
-        return keras.tree.map_structure(lambda y: y[:rows], outputs)
+        outputs = self.apply_to_equal_parts(layer, inputs, weights, **arguments)
+        row = ops.arange(rows)
+        part = ((row + 1) * count - 1) // rows
+        places = part * size + row - ops.take(starts, part, axis=0)
+        return keras.tree.map_structure(lambda y: ops.take(y, places, axis=0), outputs)
+
+    def apply_to_equal_parts(
+        self,
+        layer: keras.layers.Layer,
+        inputs: Any,
+        weights: dict[str, Tensor],
+        **arguments: Any,
+    ) -> Any:
+        """Does what `apply_per_sample` does, in training.
+
+        The parts take turns, because the state of a layer, such as that of the seed of
+        its dropout, cannot leave a loop of the backend.
+        """
+        count = next(iter(weights.values())).shape[0]
+        given = keras.tree.flatten((inputs, arguments))
+        outputs = []
+        for i in range(count):
+            leaves = [_by_sample(x, count)[i] if ops.is_tensor(x) else x for x in given]
+            args, kwargs = keras.tree.pack_sequence_as((inputs, arguments), leaves)
+            own = {name: weight[i] for name, weight in weights.items()}
+            outputs.append(self.apply(layer, args, own, **kwargs))
+        return keras.tree.map_structure(lambda *y: ops.concatenate(y), *outputs)
 
 
 def _attribute(layer, path):
@@ -264,6 +293,15 @@ class LinearMap(WeightMap):
         **arguments: Any,
     ) -> Tensor:
         return self.activate(layer, self.affine(layer, inputs, weights))
+
+    def apply_to_equal_parts(
+        self,
+        layer: keras.layers.Layer,
+        inputs: Any,
+        weights: dict[str, Tensor],
+        **arguments: Any,
+    ) -> Any:
+        return self.apply_per_sample(layer, inputs, weights, **arguments)
 
     def apply_per_sample(
         self,

@@ -40,7 +40,8 @@ class LikelihoodModel(CheckedBatches):
 
     Args:
         network: Keras model.
-        num_samples: number of posterior samples of `predict` and `evaluate`.
+        num_samples: number of posterior samples of `predict` and `evaluate`; where
+            layers have members, it is filled up to a multiple of their number.
         num_examples: number of training examples; None reads it off the data.
         num_latent_samples: number of draws of discrete latent variables for each
             training example, if layers have `estimator="score_function"`.
@@ -69,7 +70,8 @@ class LikelihoodModel(CheckedBatches):
         if posterior is not None:
             network = convert.with_posterior(network, posterior)
         self.network = network
-        self.num_samples = validation.integer("num_samples", num_samples, 1, 10**9)
+        num_samples = validation.integer("num_samples", num_samples, 1, 10**9)
+        self.num_samples = sampler.filled_up(num_samples, sampler.cycle_of(network))
         self.num_examples = validation.optional_integer(
             "num_examples", num_examples, least=1
         )

@@ -45,9 +45,9 @@ class Posterior:
         has_mean: whether there is a network of mean weights. If not, the mean of the
             predictions takes its place.
         of_state: whether it is over running statistics of a layer too.
-        splits_rows: whether it has members that take equal parts of the rows in
-            training, in order, so that all layers of a model agree who takes which.
-            `members` draws the weights of all.
+        splits_rows: whether it has members that take parts of the rows in training,
+            in order, so that all layers agree who takes which where they see the rows
+            of the batch. `members` draws the weights of all.
     """
 
     has_moments: bool = False
@@ -218,6 +218,11 @@ class Posterior:
     def num_draws(self) -> int | None:
         """Number of different draws if there are only so many, else None."""
         return None
+
+    @property
+    def cycle(self) -> int | None:
+        """Number of samples after which the members begin again, or None."""
+        return self.num_draws
 
     @property
     def built(self) -> bool:

@@ -25,8 +25,8 @@ class RankOne(Posterior):
     """Base class of kernels W * (r s'), with r and s of each member.
 
     W is the variable of the layer, which all members share. As a matrix its columns are
-    those of the last axis: r has a factor for each row, and s for each column. Weights
-    of one axis, such as biases, are the sum of the layer's and an offset of the member.
+    those of the last axis: r has a factor for each row, and s for each column. Biases,
+    and other weights of one axis, are the sum of the layer's and the member's own.
 
     Args:
         size: number of members, a positive integer.
@@ -41,6 +41,10 @@ class RankOne(Posterior):
         self.spread = validation.positive("spread", spread)
 
     @property
+    def cycle(self) -> int:
+        return self.size
+
+    @property
     def prior_shapes(self) -> dict[str, tuple[int, ...]]:
         """No shapes, because the prior is not over the weights."""
         return {}
@@ -52,7 +56,7 @@ class RankOne(Posterior):
         added = {}
         for name, mean in means.items():
             shape = tuple(mean.shape)
-            if len(shape) == 1:
+            if _is_bias(name, shape):
                 added[f"{name}_offsets"] = add_weight(
                     name=f"{name}_offsets",
                     shape=(self.size, *shape),
@@ -105,7 +109,7 @@ class RankOne(Posterior):
         weights = {}
         for name, value in self._means.items():
             value = wide(value)
-            if len(value.shape) == 1:
+            if _is_bias(name, value.shape):
                 weights[name] = value + factors(f"{name}_offsets")
                 continue
             columns = factors(f"{name}_columns")
@@ -131,6 +135,10 @@ class RankOne(Posterior):
         return {"size": self.size, "spread": self.spread}
 
 
+def _is_bias(name, shape):
+    return len(shape) == 1 or "bias" in name
+
+
 @register("batch_ensemble")
 class BatchEnsemble(RankOne):
     """An ensemble whose members share most of their weights (Wen et al., 2020).
@@ -138,8 +146,10 @@ class BatchEnsemble(RankOne):
     The kernel of member k is W * (r_k s_k'): one factor for each row and column of W,
     which has the last axis as its columns. Its bias is its own. So `size` members have
     hardly more weights than one network, and a step of training costs what a step of
-    one costs: the rows of a batch are split among the members, in order, in equal
-    parts. Every layer of a model needs the same `size`, and batches should be shuffled.
+    one costs: the rows of a batch are split among the members, in order, in parts that
+    differ by one row at most. Every layer of a model needs the same `size`, batches
+    should be shuffled and have at least `size` rows, and no layer may see other rows
+    than those of the batch, as where two branches are joined along the first axis.
 
     There is no density, so there is no KL; W has no prior, but takes the weight decay
     of an optimizer. `keras_bdl.predict` takes all members alike, sample number i being
@@ -196,8 +206,8 @@ class RankOneGaussian(RankOne):
     without a prior.
 
     Args:
-        size: number of components, a positive integer. In training they take equal
-            parts of the rows of a batch, in order.
+        size: number of components, a positive integer. In training they take parts of
+            the rows of a batch, in order, as the members of a `BatchEnsemble`.
         spread: positive float, standard deviation of the initial means around 1.
         initial_log_stddev: start of the log standard deviations of factors, from -40 to
             10.

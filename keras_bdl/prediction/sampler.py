@@ -55,27 +55,48 @@ def make_sampler(model, num_samples, reduction, kind, mc_dropout=False, joint=Fa
     return kept_with(network, "samplers", (*options, *cut), make)
 
 
+def cycle_of(model):
+    """Returns the number of samples that has all members alike, or None without any.
+
+    Raises:
+        ValueError: if the members of layers are not those of the others.
+    """
+    layers = [x for x in stochastic.stochastic_layers(model) if x.cycle is not None]
+    shared = {x.cycle for x in layers if x.posterior.splits_rows}
+    if len(shared) > 1:
+        raise ValueError(
+            "Expected the same number of members in all layers, because member i of "
+            "one is the member i of the others. "
+            f"Received: layers with {', '.join(map(str, sorted(shared)))} members"
+        )
+    return math.lcm(*(layer.cycle for layer in layers)) if layers else None
+
+
 def sample_count(model, num_samples):
     """Returns a valid number of samples.
 
     None stands for 32, or for all members; if these sample themselves, for as many
     samples of each as make at least 32.
     """
-    draws = [layer.num_draws for layer in stochastic.stochastic_layers(model)]
-    counts = [number for number in draws if number is not None]
-    count = math.lcm(*counts) if counts else None
-    if num_samples is None and count is not None:
-        return count if None not in draws else count * math.ceil(DEFAULT / count)
+    cycle = cycle_of(model)
     if num_samples is None:
-        return DEFAULT
+        layers = stochastic.stochastic_layers(model)
+        if cycle is not None and all(x.num_draws is not None for x in layers):
+            return cycle
+        return filled_up(DEFAULT, cycle)
     num_samples = validation.integer("num_samples", num_samples, 1, 10**9)
-    if count is not None and num_samples % count:
+    if cycle is not None and num_samples % cycle:
         raise ValueError(
-            f"The posterior has {count} members, each of which counts alike: expected "
-            f"`num_samples` to be None or a multiple of {count}. "
+            f"The posterior has {cycle} members, each of which counts alike: expected "
+            f"`num_samples` to be None or a multiple of {cycle}. "
             f"Received: num_samples={num_samples}"
         )
     return num_samples
+
+
+def filled_up(num_samples, cycle):
+    """Returns the least number of samples from `num_samples` of whole cycles."""
+    return num_samples if cycle is None else -(-num_samples // cycle) * cycle
 
 
 class Cut:
