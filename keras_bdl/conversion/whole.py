@@ -7,7 +7,7 @@ from typing import Any, Self
 import keras
 
 from keras_bdl.core import copies, finding, masking, scopes
-from keras_bdl.core.stochastic import PACKAGE
+from keras_bdl.core.stochastic import PACKAGE, whole_layers
 from keras_bdl.core.typing import Tensor, Weights
 from keras_bdl.graphs.copy import own_copy
 from keras_bdl.layers.wrapper import BayesianWrapper
@@ -119,7 +119,12 @@ class BayesianModel(keras.Model):
                 f"Received: weights={weights!r}, index={index!r}"
             )
         copy = own_copy(self.wrapped_model, plain=True)
-        return self.bayesian.assign_to(copy, weights, seed, index)
+        copy = self.bayesian.assign_to(copy, weights, seed, index)
+        if not whole_layers(copy):
+            return copy
+        from keras_bdl.conversion.convert import to_keras  # which imports this module
+
+        return to_keras(copy, weights, seed)
 
     def prior_from_posterior(self) -> Self:
         """Returns a copy, not compiled, as in `keras_bdl.prior_from_posterior`."""

@@ -9,11 +9,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bdl.conversion.convert import to_keras
 from keras_bdl.conversion.whole import BayesianModel
 from keras_bdl.core import finding, masking, noise, scopes, validation
-from keras_bdl.core.stochastic import PACKAGE, whole_layers
-from keras_bdl.core.typing import Tensor, Weights
+from keras_bdl.core.stochastic import PACKAGE
+from keras_bdl.core.typing import Tensor
 from keras_bdl.graphs.copy import own_copy, trainable_copy
 from keras_bdl.inference.members import (
     check_network,
@@ -141,27 +140,6 @@ class Ensemble(BayesianModel):
         """
         copy = own_copy(self.wrapped_model)
         return self.bayesian.assign_to(copy, "sample", None, index)
-
-    def to_keras(
-        self,
-        weights: Weights = "mean",
-        seed: int | None = None,
-        index: int | None = None,
-    ) -> keras.Model:
-        """Returns one member as a plain Keras model; see `keras_bdl.to_keras`.
-
-        Args:
-            weights: "sample". There is no mean network.
-            seed: integer for a repeatable choice of the member, and for a repeatable
-                draw of its weights if it has keras_bdl layers; or None.
-            index: number of the member, or None for any.
-        """
-        if weights != "sample" or not whole_layers(self.wrapped_model):
-            return super().to_keras(weights, seed, index)
-        seed = noise.seed_or_new(seed)
-        if index is None:
-            index = random.Random(seed).randrange(self.size)
-        return to_keras(self.member(index), "sample", seed)
 
     def _start_apart(self, make):
         """Draws the initial weights of all members but the first."""

@@ -156,9 +156,10 @@ class WeightMap:
         """
         count = next(iter(weights.values())).shape[0]
         given = keras.tree.flatten((inputs, arguments))
+        given = [_by_sample(x, count) if ops.is_tensor(x) else x for x in given]
         outputs = []
         for i in range(count):
-            leaves = [_by_sample(x, count)[i] if ops.is_tensor(x) else x for x in given]
+            leaves = [x[i] if ops.is_tensor(x) else x for x in given]
             args, kwargs = keras.tree.pack_sequence_as((inputs, arguments), leaves)
             own = {name: weight[i] for name, weight in weights.items()}
             outputs.append(self.apply(layer, args, own, **kwargs))

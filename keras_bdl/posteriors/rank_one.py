@@ -98,8 +98,12 @@ class RankOne(Posterior):
 
     def mean(self) -> dict[str, Tensor]:
         """Returns the means over all members by name, in float32 (or float64)."""
-        weights = self._with_factors(lambda name: wide(self._variables[name]))
-        return {name: ops.mean(value, axis=0) for name, value in weights.items()}
+        members = self._means_of_members()
+        return {name: ops.mean(value, axis=0) for name, value in members.items()}
+
+    def _means_of_members(self):
+        """Returns the mean weights of each member in order, `(size, ...)`."""
+        return self._with_factors(lambda name: wide(self._variables[name]))
 
     def _weights(self, numbers, seed):
         """Returns weights of the members of these numbers, `(numbers, ...)`."""
@@ -180,8 +184,8 @@ class BatchEnsemble(RankOne):
     def particle(self, index: int) -> dict[str, Tensor]:
         """Returns the weights of one member by name, in float32 (or float64)."""
         index = validation.integer("index", index, 0, self.size - 1)
-        weights = self._with_factors(lambda name: wide(self._variables[name]))
-        return {name: value[index] for name, value in weights.items()}
+        members = self._means_of_members()
+        return {name: value[index] for name, value in members.items()}
 
     def kl(
         self,

@@ -229,3 +229,10 @@ def test_layers_that_always_draw_leave_a_usable_model():
 def test_models_around_networks_are_refused(network, match):
     with pytest.raises(ValueError, match=match):
         keras_bdl.Ensemble(network(), 2)
+
+
+def test_a_particle_of_a_wrapped_network_becomes_plain_too():
+    particles = keras_bdl.posteriors.Particles(2)
+    model = keras_bdl.Bayesian(variational(), "all", posterior=particles)
+    plain = keras_bdl.to_keras(model, "sample", seed=1, index=0)
+    assert {type(x).__module__.split(".")[0] for x in plain.layers} == {"keras"}
